@@ -11,6 +11,7 @@ _HOME = {
     "UnnormalizedSAM": "samkeras.perturbation",
     "RandomPerturbation": "samkeras.perturbation",
     "SGD": "samkeras.optimizers",
+    "prune_at_init": "samkeras.pruning",
     "Workload": "samkeras.workload",
 }
 

@@ -1,9 +1,13 @@
 """SAMModel: a keras.Model whose training step is sharpness-aware."""
 
+from typing import Any
+
 import keras
+import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import Hyperparameter
+from samkeras.masks import Masks
 from samkeras.perturbation import Perturbation
 from samkeras.step import GRADIENT_METRICS, GradientMetrics
 
@@ -18,16 +22,22 @@ else:
     )
 
 
+# A mask's name in a weights file; the number is its weight's place in model.weights.
+MASK_PREFIX = "mask_"
+
+
 @keras.saving.register_keras_serializable(package="samkeras")
 class SAMModel(Trainer):
     """A keras.Model that trains with sharpness-aware minimization.
 
     Built, fitted, evaluated, saved and loaded as any keras.Model, functional or
-    subclassed. With `perturbation=None` and `l2=0` it trains as keras.Model does, to
-    the bit.
+    subclassed. With `perturbation=None`, `l2=0` and no masks it trains as keras.Model
+    does, to the bit.
     """
 
     perturbation = None
+    masks: Masks | None = None
+    """Which weights are kept in training; None: all of them."""
     _l2 = None
     _gradient_metrics = None
 
@@ -77,6 +87,52 @@ class SAMModel(Trainer):
             )
         self._l2.value = value
 
+    def set_masks(self, kept: list[tuple[keras.Variable, np.ndarray]]) -> None:
+        """Sets weights to zero, where they stay in training, saving and loading.
+
+        Args:
+            kept: pairs of a weight of the model and a bool array of its shape, True
+                where the weight is kept. Weights without a pair are kept whole.
+
+        Raises:
+            ValueError: an array is not of its weight's shape.
+        """
+        self.masks = Masks(kept)
+        self.masks.zero_weights()
+        self.train_function = None  # compiled without these masks
+
+    def _mask(self, tensors: list[Any]) -> list[Any]:
+        """Zero in place of the entries whose trainable weights are pruned."""
+        if self.masks is None:
+            return tensors
+        return self.masks.apply(self.trainable_variables, tensors)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.masks is not None:
+            for i, weight in enumerate(self.weights):
+                mask = self.masks.of(weight)
+                if mask is not None:
+                    store[f"{MASK_PREFIX}{i}"] = keras.ops.convert_to_numpy(mask)
+
+    def load_own_variables(self, store):
+        names = list(store.keys())
+        own = {n: store[n] for n in names if not n.startswith(MASK_PREFIX)}
+        super().load_own_variables(own)
+        kept = [
+            (weight, np.asarray(store[f"{MASK_PREFIX}{i}"]))
+            for i, weight in enumerate(self.weights)
+            if f"{MASK_PREFIX}{i}" in names
+        ]
+        # A model pruned already stays so when it takes the weights of a dense one.
+        if kept:
+            self.set_masks(kept)
+
+    def load_weights(self, *args, **kwargs):
+        super().load_weights(*args, **kwargs)
+        if self.masks is not None:
+            self.masks.zero_weights()
+
     @property
     def metrics(self):
         metrics = super().metrics
@@ -105,5 +161,5 @@ class SAMModel(Trainer):
     @property
     def _program_inputs(self) -> list[keras.Variable]:
         """Variables outside the model's state that a compiled step reads anew."""
-        inputs = [] if self.perturbation is None else list(self.perturbation.variables)
-        return inputs if self._l2 is None else inputs + self._l2.variables
+        sources = (self.perturbation, self._l2, self.masks)
+        return [v for source in sources if source for v in source.variables]

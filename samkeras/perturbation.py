@@ -67,6 +67,7 @@ class Perturbation:
         gradients: list[Tensor],
         gradients_at: Callable[[list[Tensor]], list[Tensor]],
         step: Tensor,
+        mask: Callable[[list[Tensor]], list[Tensor]] = lambda tensors: tensors,
     ) -> list[Tensor]:
         """Computes epsilon.
 
@@ -74,6 +75,7 @@ class Perturbation:
             gradients: gradients of the loss at the weights w, one per weight.
             gradients_at: epsilon -> gradients at w + epsilon, for further ascent.
             step: int scalar, the optimizer's step.
+            mask: sets tensors to zero where weights are pruned, as all gradients are.
 
         Returns:
             epsilon, one tensor per weight, of its shape.
@@ -124,7 +126,7 @@ class SAM(Perturbation):
         self.p = float(p)
         self.steps = steps
 
-    def __call__(self, gradients, gradients_at, step):
+    def __call__(self, gradients, gradients_at, step, mask=None):
         radius = self._rho.at(step) / self.steps
         epsilon = self._ascend(gradients, radius)
         for _ in range(self.steps - 1):
@@ -169,7 +171,7 @@ class UnnormalizedSAM(Perturbation):
         rho: factor of the gradient, a number >= 0 or a schedule. Default 0.05.
     """
 
-    def __call__(self, gradients, gradients_at, step):
+    def __call__(self, gradients, gradients_at, step, mask=None):
         return _scaled(gradients, self._rho.at(step))
 
 
@@ -190,7 +192,7 @@ class RandomPerturbation(Perturbation):
         self.seed = seed
         self._generator = keras.random.SeedGenerator(seed)
 
-    def __call__(self, gradients, gradients_at, step):
+    def __call__(self, gradients, gradients_at, step, mask=lambda tensors: tensors):
         # The generator counts its draws in the second word, so a stride of the number
         # of tensors keeps every (step, tensor) apart.
         words = [self.seed, step * len(gradients)]
@@ -200,6 +202,7 @@ class RandomPerturbation(Perturbation):
                 keras.random.normal(ops.shape(g), dtype=g.dtype, seed=self._generator)
                 for g in gradients
             ]
+        normals = mask(normals)
         scale = self._rho.at(step) / (global_norm(normals) + NORM_EPSILON)
         return _scaled(normals, scale)
 

@@ -50,7 +50,9 @@ def sharpness_aware_gradients(
     gradients: list[Tensor],
     gradients_at: Callable[[list[Tensor]], list[Tensor]],
     step: Tensor,
+    *,
     is_due: Tensor,
+    mask: Callable[[list[Tensor]], list[Tensor]],
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The gradients at w + epsilon, and how they relate to those at w.
 
@@ -60,13 +62,14 @@ def sharpness_aware_gradients(
         gradients_at: epsilon -> gradients at w + epsilon.
         step: int scalar, the optimizer's step.
         is_due: bool scalar, whether to compare the two gradients at this step.
+        mask: sets tensors to zero where weights are pruned.
 
     Returns:
         The gradients at w + epsilon, and float32 scalars under the names in
         `GRADIENT_METRICS`: both norms and the cosine between the two gradients. All but
         the first are NaN where not due.
     """
-    sam_gradients = gradients_at(perturbation(gradients, gradients_at, step))
+    sam_gradients = gradients_at(perturbation(gradients, gradients_at, step, mask))
     grad_norm = global_norm(gradients)
 
     def compare() -> tuple[Tensor, Tensor]:

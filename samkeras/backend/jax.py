@@ -19,37 +19,19 @@ class Trainer(keras.Model):
     hyperparameters as arguments of the compiled program."""
 
     def train_step(self, state, data):
-        if self.perturbation is None and self._l2 is None:
+        if self.perturbation is None and self._l2 is None and self.masks is None:
             return super().train_step(state, data)
-        weights, non_trainable, optimizer_state, metrics = state
+        weights, _, optimizer_state, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        optimizer_values = zip(self.optimizer.variables, optimizer_state, strict=True)
-        with keras.StatelessScope(state_mapping=list(optimizer_values)):
-            step = jnp.asarray(self.optimizer.iterations)
-            loss_scale = self.optimizer.scale_loss(1.0)
-
-        def loss_and_gradients(weights):
-            # Both passes start from the incoming non-trainable state: the same
-            # dropout draws, and the batch statistics of the first pass alone kept.
-            (_, updates), gradients = jax.value_and_grad(
-                self.compute_loss_and_updates, has_aux=True
-            )(
-                weights,
-                non_trainable,
-                metrics,
-                x,
-                y,
-                sample_weight,
-                training=True,
-                optimizer_variables=optimizer_state,
-            )
-            return updates, [g / loss_scale for g in gradients]
+        step, loss_scale = self._step_and_loss_scale(optimizer_state)
 
         def gradients_at(epsilon):
+            # Every pass starts from the incoming non-trainable state: the same
+            # dropout draws, and the batch statistics of the first pass alone kept.
             perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
-            return loss_and_gradients(perturbed)[1]
+            return self._loss_and_gradients(perturbed, state, data)[1]
 
-        updates, gradients = loss_and_gradients(weights)
+        updates, gradients = self._loss_and_gradients(weights, state, data)
         loss, y_pred, new_non_trainable, new_metrics = updates
         statistics = {}
         if self.perturbation is not None:
@@ -57,7 +39,12 @@ class Trainer(keras.Model):
             with keras.StatelessScope(state_mapping=list(metric_values)):
                 is_due = self._gradient_metrics.is_due(step)
             gradients, statistics = sharpness_aware_gradients(
-                self.perturbation, gradients, gradients_at, step, is_due
+                self.perturbation,
+                gradients,
+                gradients_at,
+                step,
+                is_due=is_due,
+                mask=self._mask,
             )
             if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
                 gradients = poison_unless_finite(gradients, statistics["grad_norm"])
@@ -75,7 +62,53 @@ class Trainer(keras.Model):
             with keras.StatelessScope(state_mapping=list(metric_values)) as scope:
                 logs = {**logs, **self._gradient_metrics.update(statistics)}
             new_metrics = [scope.get_current_value(v) for v in self.metrics_variables]
+        # An optimizer may move weights whose gradients are zero.
+        weights = self._mask(weights)
         return logs, (weights, new_non_trainable, optimizer_state, new_metrics)
+
+    def _loss_and_gradients(self, weights, state, data):
+        """One pass at `weights`: ((loss, predictions, new non-trainable state, new
+        metrics), gradients that are unscaled and zero where weights are pruned)."""
+        _, non_trainable, optimizer_state, metrics = state
+        (_, updates), gradients = jax.value_and_grad(
+            self.compute_loss_and_updates, has_aux=True
+        )(
+            weights,
+            non_trainable,
+            metrics,
+            *keras.utils.unpack_x_y_sample_weight(data),
+            training=True,
+            optimizer_variables=optimizer_state,
+        )
+        _, loss_scale = self._step_and_loss_scale(optimizer_state)
+        return updates, self._mask([g / loss_scale for g in gradients])
+
+    def _step_and_loss_scale(self, optimizer_state):
+        values = zip(self.optimizer.variables, optimizer_state, strict=True)
+        with keras.StatelessScope(state_mapping=list(values)):
+            return jnp.asarray(self.optimizer.iterations), self.optimizer.scale_loss(
+                1.0
+            )
+
+    def make_gradient_function(self):
+        """A compiled function from a batch (x, y[, sample_weight]) to the gradients of
+        the training loss at the weights. Nothing of the model changes."""
+
+        @jax.jit
+        def compute(state, batch):
+            return self._loss_and_gradients(state[0], state, batch)[1]
+
+        def gradients_of(batch):
+            self._symbolic_build(data_batch=batch)
+            variables = (
+                self.trainable_variables,
+                self.non_trainable_variables,
+                self.optimizer.variables,
+                self.metrics_variables,
+            )
+            return compute([[v.value for v in group] for group in variables], batch)
+
+        return gradients_of
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:

@@ -10,7 +10,7 @@ class Trainer(keras.Model):
     """Keras' TensorFlow trainer with the SAM step."""
 
     def train_step(self, data):
-        if self.perturbation is None and self._l2 is None:
+        if self.perturbation is None and self._l2 is None and self.masks is None:
             return super().train_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
@@ -24,27 +24,24 @@ class Trainer(keras.Model):
         with tf.GradientTape() as tape:
             y_pred, loss = self._forward(x, y, sample_weight)
             scaled_loss = loss * tf.cast(loss_scale, loss.dtype)
-        gradients = _gradients(tape, scaled_loss, variables, loss_scale)
+        gradients = self._mask(_gradients(tape, scaled_loss, variables, loss_scale))
         num_examples = tf.shape(tf.nest.flatten(x)[0])[0]
         self._loss_tracker.update_state(loss, sample_weight=num_examples)
 
         def gradients_at(epsilon):
             perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
-            mapping = [*zip(variables, perturbed, strict=True), *incoming]
-            # The stateless scope reads the perturbed weights in place of the
-            # variables and drops every update, so nothing has to be restored.
-            scope = keras.StatelessScope(state_mapping=mapping, collect_losses=True)
-            with tf.GradientTape(watch_accessed_variables=False) as tape, scope:
-                tape.watch(perturbed)
-                _, loss = self._forward(x, y, sample_weight)
-                scaled_loss = loss * tf.cast(loss_scale, loss.dtype)
-            return _gradients(tape, scaled_loss, perturbed, loss_scale)
+            return self._gradients_at(perturbed, incoming, data)
 
         statistics = {}
         if self.perturbation is not None:
             is_due = self._gradient_metrics.is_due(step)
             gradients, statistics = sharpness_aware_gradients(
-                self.perturbation, gradients, gradients_at, step, is_due
+                self.perturbation,
+                gradients,
+                gradients_at,
+                step,
+                is_due=is_due,
+                mask=self._mask,
             )
             if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
                 gradients = poison_unless_finite(gradients, statistics["grad_norm"])
@@ -53,10 +50,43 @@ class Trainer(keras.Model):
         factor = loss_scale / _num_replicas()
         gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
         self.optimizer.apply(gradients, variables)
+        if self.masks is not None:
+            # An optimizer may move weights whose gradients are zero.
+            self.masks.zero_weights()
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         if statistics:
             logs = {**logs, **self._gradient_metrics.update(statistics)}
         return logs
+
+    def _gradients_at(self, weights, state, data):
+        """Gradients at `weights` in place of the model's, from the state of other
+        variables in pairs: unscaled, zero where weights are pruned, no side effects."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        loss_scale = self.optimizer.scale_loss(tf.ones(()))
+        mapping = [*zip(self.trainable_variables, weights, strict=True), *state]
+        # The stateless scope reads these weights in place of the variables and drops
+        # every update, so nothing has to be restored.
+        scope = keras.StatelessScope(state_mapping=mapping, collect_losses=True)
+        with tf.GradientTape(watch_accessed_variables=False) as tape, scope:
+            tape.watch(weights)
+            _, loss = self._forward(x, y, sample_weight)
+            scaled_loss = loss * tf.cast(loss_scale, loss.dtype)
+        return self._mask(_gradients(tape, scaled_loss, weights, loss_scale))
+
+    def make_gradient_function(self):
+        """A compiled function from a batch (x, y[, sample_weight]) to the gradients of
+        the training loss at the weights. Nothing of the model changes."""
+
+        @tf.function
+        def compute(batch):
+            weights = [tf.convert_to_tensor(v.value) for v in self.trainable_variables]
+            return self._gradients_at(weights, [], batch)
+
+        def gradients_of(batch):
+            self._symbolic_build(data_batch=batch)
+            return compute(tf.nest.map_structure(tf.convert_to_tensor, batch))
+
+        return gradients_of
 
     def _forward(self, x, y, sample_weight):
         training = {"training": True} if self._call_has_training_arg else {}
