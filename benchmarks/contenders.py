@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-LEARNING_RATE, MOMENTUM, L2, RHO, BATCH = 0.1, 0.9, 1e-4, 0.05, 128
+LEARNING_RATE, MOMENTUM, L2, RHO, BATCH = 0.01, 0.9, 1e-4, 0.05, 128
 
 
 @dataclasses.dataclass(frozen=True)

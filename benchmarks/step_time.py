@@ -4,7 +4,7 @@
     KERAS_BACKEND=tensorflow python benchmarks/step_time.py --width_mult 1,10
     python benchmarks/step_time.py --torch_python ~/torch/bin/python --json times.json
 
-The task is LeNet-300-100 on random 28 x 28 images: momentum 0.9, learning rate 0.1,
+The task is LeNet-300-100 on random 28 x 28 images: momentum 0.9, learning rate 0.01,
 coupled L2 1e-4, rho 0.05, batch 128. The contenders, in benchmarks/contenders.py:
 
     scan          a whole epoch in one jax.lax.scan, written by hand

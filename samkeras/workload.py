@@ -18,10 +18,11 @@ class DataInfo:
     Attributes:
         name: the data set's name.
         input_shape: shape of one example's input.
-        num_outputs: classes of a classification, or values of a regression.
-        is_classification: which of both.
+        num_outputs: outputs of the model: classes, binary labels or values.
         num_train: examples of the training set; None before it is on disk.
         num_validation: likewise of the validation set.
+        num_classes: classes that a label can take, 2 for each of several binary labels;
+            None for a regression.
     """
 
     name: str
@@ -29,7 +30,7 @@ class DataInfo:
     num_outputs: int
     num_train: int | None
     num_validation: int | None
-    is_classification: bool = True
+    num_classes: int | None
 
 
 @dataclass(frozen=True)

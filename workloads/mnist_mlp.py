@@ -13,6 +13,7 @@ workload = Workload(
         info.num_outputs,
         [300, 100],
         config.width_mult,
+        depth=config.depth,
         input_scale=1 / 255,
     ),
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -11,7 +11,11 @@ workload = Workload(
         config.train_examples, config.validation_examples
     ),
     build=lambda config, info: build_mlp(
-        info.input_shape, info.num_outputs, [100], config.width_mult
+        info.input_shape,
+        info.num_outputs,
+        [100],
+        config.width_mult,
+        depth=config.depth,
     ),
     loss=keras.losses.MeanSquaredError(),
     metrics=[],

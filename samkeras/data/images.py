@@ -49,13 +49,24 @@ def load_images(dataset: str, data_dir: str | None) -> Splits:
         InputError: there is no such set, or it can neither be read nor downloaded.
     """
     if dataset == SAMPLE:
-        info = DataInfo(SAMPLE, (28, 28, 1), 10, 4_000, 1_000)
+        info = _info(SAMPLE, (28, 28, 1), 10, 4_000, 1_000)
         return Splits(info, _read_sample)
     if dataset.endswith(".npz"):
         return _load_npz(dataset)
     if data_dir is not None and not Path(data_dir).is_dir():
         raise InputError(f"--data_dir {data_dir}: there is no such directory")
     return Splits(_describe_tfds(dataset, data_dir), lambda: _read(dataset, data_dir))
+
+
+def _info(
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    num_train: int | None,
+    num_validation: int | None,
+) -> DataInfo:
+    sizes = (num_train, num_validation)
+    return DataInfo(name, input_shape, num_classes, *sizes, num_classes=num_classes)
 
 
 def _read(dataset: str, data_dir: str | None) -> tuple[Examples, Examples]:
@@ -88,7 +99,7 @@ def _split_names(builder: Any) -> tuple[str, str]:
 
 def _describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     if dataset in KNOWN:
-        return DataInfo(dataset, *KNOWN[dataset])
+        return _info(dataset, *KNOWN[dataset])
     builder = _tfds_builder(dataset, data_dir)
     sizes = [None, None]
     if builder.is_prepared():
@@ -106,7 +117,7 @@ def _describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
             f"--dataset {dataset} has images of different sizes, this workload needs "
             f"one size. Received: image shape {shape}"
         )
-    return DataInfo(dataset, shape, features["label"].num_classes, *sizes)
+    return _info(dataset, shape, features["label"].num_classes, *sizes)
 
 
 def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
@@ -199,7 +210,7 @@ def _load_npz(path: str) -> Splits:
     train, validation = _images(x_train, y_train), _images(x_test, y_test)
     num_classes = int(max(train[1].max(), validation[1].max())) + 1
     sizes = len(train[0]), len(validation[0])
-    info = DataInfo(Path(path).name, train[0].shape[1:], num_classes, *sizes)
+    info = _info(Path(path).name, train[0].shape[1:], num_classes, *sizes)
     return Splits(info, lambda: (train, validation))
 
 

@@ -1,25 +1,31 @@
-"""Symmetric label noise, the paper's section 5."""
+"""Symmetric label noise (paper, section 5.1)."""
 
 import numpy as np
 
 
 def add_label_noise(
     labels: np.ndarray, rate: float, num_classes: int, seed: int
-) -> np.ndarray:
-    """Replaces exactly round(rate * n) labels, each by another class at random.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Replaces exactly round(rate * n) of n labels, each by another class at random.
+
+    Labels of any shape: one an example, one a token, or several binary ones an example,
+    which are flipped. Missing labels, NaN or negative, are neither counted nor changed.
 
     Args:
-        labels: int[example], classes from 0 to num_classes - 1.
+        labels: int or float[example, ...], classes from 0 to num_classes - 1.
         rate: fraction of labels to replace, in [0, 1].
         num_classes: number of classes, at least 2.
         seed: seed of the choice.
 
     Returns:
-        The noisy labels, of the same type; `labels` is left as it is.
+        The noisy labels, of the same type and shape (`labels` is left as it is), and
+        where they are: int[noisy label, axis of labels], in order.
     """
     generator = np.random.default_rng(seed)
-    chosen = generator.permutation(len(labels))[: round(rate * len(labels))]
-    shifts = generator.integers(1, num_classes, size=len(chosen))
+    present = np.flatnonzero(labels >= 0)  # which NaN is not
+    count = round(rate * len(present))
+    chosen = np.sort(present[generator.permutation(len(present))[:count]])
+    shifts = generator.integers(1, num_classes, size=count)
     noisy = labels.copy()
-    noisy[chosen] = (labels[chosen] + shifts) % num_classes
-    return noisy
+    noisy.flat[chosen] = (labels.flat[chosen] + shifts) % num_classes
+    return noisy, np.stack(np.unravel_index(chosen, labels.shape), axis=1)

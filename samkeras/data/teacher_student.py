@@ -35,7 +35,7 @@ def load_teacher_student(
         1,
         num_train,
         num_validation,
-        is_classification=False,
+        num_classes=None,
     )
     arguments = (num_train, num_validation, num_inputs, num_hidden, noise)
     return Splits(info, functools.partial(_generate, *arguments))

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _FINITE = ("<", float("inf"))
 PositiveFloat = restricted_number_type("Positive", float, [(">", 0), _FINITE])
 NonNegativeFloat = restricted_number_type("NonNegative", float, [(">=", 0), _FINITE])
+Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
 
 # How messages name the values that a type allows, and help their place.
 ALLOWED = {
@@ -39,6 +40,7 @@ ALLOWED = {
     NonNegativeInt: ("an integer >= 0", "N"),
     ClosedUnitInterval: ("a number from 0 to 1", "X"),
     OpenUnitInterval: ("a number between 0 and 1", "X"),
+    Fraction: ("a number >= 0 and < 1", "X"),
     bool: ("true or false", "[true|false]"),
     str: ("text", "TEXT"),
 }
@@ -53,6 +55,8 @@ class Config:
 
     width_mult: PositiveFloat = 1.0
     """width of the model, as a multiple of the standard model's"""
+    depth: PositiveInt | None = None
+    """number of hidden layers (default: the standard model's)"""
     sam: bool = False
     """train with sharpness-aware minimization"""
     perturbation: Literal["sam", "unnormalized", "random"] = "sam"
@@ -72,9 +76,22 @@ class Config:
     """validate on the first N examples"""
     label_noise: ClosedUnitInterval = 0.0
     """fraction of training labels replaced by another class"""
+    holdout: Fraction = 0.0
+    """validate on this fraction of the training set, not on the test split"""
+
+    pruner: Literal["none", "snip", "random", "magnitude"] = "none"
+    """how to choose the weights that stay zero from the start"""
+    sparsity: Fraction | None = None
+    """with a pruner: fraction of the kernels' weights to prune"""
+    match_width: PositiveFloat | None = None
+    """with a pruner: prune to the size of the dense model of this width_mult"""
+    allow_empty_layers: bool = False
+    """with a pruner: let a layer lose all its weights"""
 
     epochs: PositiveInt = 1
     """passes over the training set"""
+    epochs_mult: PositiveFloat = 1.0
+    """factor of the epochs; the learning rate's schedule stretches with them"""
     batch_size: PositiveInt = 128
     """examples per step"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -108,6 +125,17 @@ class Config:
     verbose: Literal[0, 1, 2] = 1
     """0: the table alone; 1: progress; 2: a line an epoch"""
 
+    @property
+    def total_epochs(self) -> int:
+        """Passes over the training set, with their factor applied."""
+        return max(1, round(self.epochs * self.epochs_mult))
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether any weight is pruned."""
+        is_dense = self.match_width == self.width_mult or self.sparsity == 0
+        return self.pruner != "none" and not is_dense
+
 
 # Fields that change where and how a run is done, not what comes out of it.
 EXECUTION_FIELDS = (
@@ -129,6 +157,10 @@ def result_fields(config: Config) -> dict:
     values = dataclasses.asdict(config)
     if not config.sam:
         values.update(perturbation="sam", rho=0.0)
+    if not config.is_pruned:
+        values.update(
+            pruner="none", sparsity=None, match_width=None, allow_empty_layers=False
+        )
     return {k: v for k, v in values.items() if k not in EXECUTION_FIELDS}
 
 
@@ -199,11 +231,41 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
         config = _parse_one(parser, _default_file(workload), options)
         # Equal runs, such as the base optimizer at several rho, are one run.
         runs.setdefault(json.dumps(result_fields(config)), config)
+    _check_pruning(list(runs.values()))
     if print_config:
         for config in runs.values():
             print(_to_yaml(config, leave_out=()))
         raise SystemExit(0)
     return list(runs.values())
+
+
+def _check_pruning(configs: list[Config]) -> None:
+    """Checks the options of pruning against each other.
+
+    Raises:
+        InputError: they contradict each other.
+    """
+    for config in configs:
+        amounts = (config.sparsity, config.match_width)
+        if config.pruner == "none":
+            continue
+        if amounts == (None, None):
+            raise InputError(
+                f"--pruner {config.pruner} needs --sparsity S or --match_width W"
+            )
+        if None not in amounts:
+            raise InputError("give one of --sparsity and --match_width, not both")
+        if config.match_width and config.match_width > config.width_mult:
+            raise InputError(
+                f"--match_width must be at most --width_mult {config.width_mult:g}. "
+                f"Received: {config.match_width:g}"
+            )
+    if all(config.pruner == "none" for config in configs):
+        for name in ("sparsity", "match_width"):
+            if any(getattr(config, name) is not None for config in configs):
+                raise InputError(
+                    f"--{name} needs --pruner, one of snip, random, magnitude"
+                )
 
 
 def split_list(text: str) -> list[str]:

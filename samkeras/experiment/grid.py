@@ -31,6 +31,9 @@ def run_grid(configs: list[Config]) -> int:
     if session.dry_run:
         print_dry_run(configs, splits)
         return 0
+    for config, data in zip(configs, splits, strict=True):
+        if config.match_width is not None:
+            run.measure_size(config, data.info)  # which can be too narrow to match
     _check_writable(Path(session.run_dir))
     # A data set that cannot be had is bad input, and known before anything is logged.
     splits = _read_once(configs, splits)
@@ -78,16 +81,19 @@ def print_dry_run(configs: list[Config], splits: list[Splits]) -> None:
     devices = ", ".join(keras.distribution.list_devices())
     for config, data in zip(configs, splits, strict=True):
         info = data.info
-        # In a stateless scope variables have shapes but no values: no memory, no time.
-        with keras.StatelessScope(initialize_variables=False):
-            count = run.count_params(run.build_model(config, info))
+        size = run.measure_size(config, info)
+        shown = f"{size.num_params:,} trainable"
+        if config.is_pruned:
+            shown += f", non-zero: {size.num_nonzero:,}"
         steps = "unknown until the data set is on disk"
         if info.num_train is not None:
             per_epoch = run.steps_per_epoch(config, info.num_train)
-            steps = f"{per_epoch:,} an epoch, {per_epoch * config.epochs:,} in all"
+            steps = (
+                f"{per_epoch:,} an epoch, {per_epoch * config.total_epochs:,} in all"
+            )
         if len(configs) > 1:
             label = _label(config, configs)
-            print(f"{label}: parameters: {count:,} trainable; steps: {steps}")
+            print(f"{label}: parameters: {shown}; steps: {steps}")
             continue
         for name, value in dataclasses.asdict(config).items():
             print(f"{name}: {value}")
@@ -97,7 +103,7 @@ def print_dry_run(configs: list[Config], splits: list[Splits]) -> None:
             f"data: {info.name}, {train} training and {validation} validation "
             f"examples of shape {info.input_shape}, {info.num_outputs} outputs"
         )
-        print(f"parameters: {count:,} trainable")
+        print(f"parameters: {shown}")
         print(f"steps: {steps}")
         print(f"devices: {devices} ({keras.backend.backend()})")
     if len(configs) > 1:
@@ -111,6 +117,8 @@ def print_table(results: list[Result]) -> None:
     workload = run.find_workload(results[0].config.workload)
     varied = _varied([result.config for result in results])
     columns = ["width_mult", "parameters", "sam", "rho"]
+    if any(result.config.is_pruned for result in results):
+        columns.insert(2, "non-zero")
     columns += [name for name in varied if name not in columns]
     console = _console()
     table = Table(*columns, f"best {workload.monitor}", f"final {workload.monitor}")
@@ -118,6 +126,7 @@ def print_table(results: list[Result]) -> None:
     for result in results:
         values = result_fields(result.config)
         values.update(parameters=f"{result.num_params:,}")
+        values["non-zero"] = f"{result.num_nonzero:,}"
         if not result.config.sam:
             values.update(rho="", perturbation="")
         cells = [_cell(values[name]) for name in columns]
@@ -131,14 +140,14 @@ def print_table(results: list[Result]) -> None:
     gains = compute_gains(results, workload.mode)
     if gains:
         table = Table(
-            *[name for name in gains[0] if name not in ("gain", "standard_error")],
-            f"gain in best {workload.monitor} (SAM - base, improvement > 0)",
+            *[name for name in gains[0] if name not in ("gain", "final_gain")],
+            f"gain in best {workload.monitor}",
+            "in final",
+            title="SAM - base, improvement > 0",
         )
         for row in gains:
-            error = row.pop("standard_error")
-            gain = f"{row.pop('gain'):+.4f}"
-            gain += "" if error is None else f" ± {error:.4f}"
-            table.add_row(*[_cell(value) for value in row.values()], gain)
+            shown = [_with_error(*row.pop(name)) for name in ("gain", "final_gain")]
+            table.add_row(*[_cell(value) for value in row.values()], *shown)
         console.print(table)
 
 
@@ -150,8 +159,9 @@ def compute_gains(results: list[Result], mode: str) -> list[dict]:
 
     Returns:
         A row for each width that has both: width_mult, the other varied options, rho
-        and perturbation where they vary, number of seeds, gain, and its standard error
-        (None for fewer than two seeds).
+        and perturbation where they vary, number of seeds, and (mean, standard error)
+        of `gain`, in the best metric (the paper's early stopping), and `final_gain`,
+        in the last. The error is None for fewer than two seeds.
     """
     sign = 1 if mode == "max" else -1
     done = [result for result in results if not result.failure]
@@ -163,31 +173,46 @@ def compute_gains(results: list[Result], mode: str) -> list[dict]:
         fields = result_fields(result.config)
         group = groups.setdefault(tuple(fields[key] for key in keys), {})
         rule = (fields["sam"], fields["perturbation"], fields["rho"])
-        group.setdefault(rule, {})[fields["seed"]] = sign * result.best
+        group.setdefault(rule, {})[fields["seed"]] = result
     rows = []
     for group_key, group in groups.items():
         base = next((by_seed for rule, by_seed in group.items() if not rule[0]), {})
         pairs = {
-            rule: [by_seed[s] - base[s] for s in by_seed if s in base]
+            rule: [(by_seed[s], base[s]) for s in by_seed if s in base]
             for rule, by_seed in group.items()
             if rule[0]
         }
-        pairs = {rule: gains for rule, gains in pairs.items() if gains}
-        if not pairs:
+        gains = {
+            rule: [
+                [sign * (getattr(a, name) - getattr(b, name)) for a, b in paired]
+                for name in ("best", "final")
+            ]
+            for rule, paired in pairs.items()
+            if paired
+        }
+        if not gains:
             continue
-        (_, perturbation, rho), gains = max(
-            pairs.items(), key=lambda item: statistics.mean(item[1])
+        (_, perturbation, rho), (best, final) = max(
+            gains.items(), key=lambda item: statistics.mean(item[1][0])
         )
-        error = None
-        if len(gains) > 1:
-            error = statistics.stdev(gains) / len(gains) ** 0.5
         row = dict(zip(keys, group_key, strict=True))
         if "perturbation" in varied:
             row["perturbation"] = perturbation
-        row.update(rho=rho, seeds=len(gains))
-        row.update(gain=statistics.mean(gains), standard_error=error)
+        row.update(rho=rho, seeds=len(best))
+        row.update(gain=_mean_and_error(best), final_gain=_mean_and_error(final))
         rows.append(row)
     return rows
+
+
+def _mean_and_error(values: list[float]) -> tuple[float, float | None]:
+    error = None
+    if len(values) > 1:
+        error = statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), error
+
+
+def _with_error(mean: float, error: float | None) -> str:
+    return f"{mean:+.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def print_address(tracker: Tracker) -> None:
@@ -202,7 +227,7 @@ def print_address(tracker: Tracker) -> None:
 
 def _count_work(config: Config, splits: Splits) -> float:
     per_epoch = run.steps_per_epoch(config, len(splits.train[0]))
-    return run.count_work(config, config.epochs * per_epoch)
+    return run.count_work(config, config.total_epochs * per_epoch)
 
 
 def _console() -> Console:
@@ -228,7 +253,13 @@ def _check_writable(folder: Path) -> None:
 def _read_once(configs: list[Config], splits: list[Splits]) -> list[Splits]:
     """Reads each data set once, however many runs share it."""
     shared = {}
-    fields = ("dataset", "data_dir", "train_examples", "validation_examples")
+    fields = (
+        "dataset",
+        "data_dir",
+        "train_examples",
+        "validation_examples",
+        "holdout",
+    )
     keys = [tuple(getattr(config, name) for name in fields) for config in configs]
     for key, data in zip(keys, splits, strict=True):
         _ = shared.setdefault(key, data).train
@@ -246,6 +277,7 @@ def _find_finished(tracker: Tracker, configs: list[Config]) -> dict[int, Result]
             finished[i] = Result(
                 config,
                 num_params=int(found.data.params["num_params"]),
+                num_nonzero=int(found.data.params["num_nonzero_params"]),
                 best=found.data.metrics[f"best_{monitor}"],
                 final=found.data.metrics[f"final_{monitor}"],
                 seconds=(found.info.end_time - found.info.start_time) / 1000,
@@ -286,6 +318,8 @@ def _label(config: Config, configs: list[Config]) -> str:
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

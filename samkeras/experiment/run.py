@@ -9,6 +9,7 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -25,8 +26,9 @@ from samkeras.experiment.config import (
 )
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.tracking import RunLogger, Tracker
+from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
-from samkeras.workload import DataInfo, Splits, Workload
+from samkeras.workload import DataInfo, Examples, Splits, Workload
 
 PERTURBATIONS = {
     "sam": samkeras.SAM,
@@ -41,6 +43,7 @@ class Result:
 
     config: Config
     num_params: int
+    num_nonzero: int
     best: float | None = None
     final: float | None = None
     seconds: float | None = None
@@ -57,7 +60,8 @@ def find_workload(name: str) -> Workload:
 
 
 def load_data(config: Config) -> Splits:
-    """The data of a run, cut to the first examples that it asks for."""
+    """The data of a run: the first examples that it asks for, a part of those to train
+    on held out where it asks for that."""
     splits = find_workload(config.workload).load(config)
     limits = (config.train_examples, config.validation_examples)
     sizes = (splits.info.num_train, splits.info.num_validation)
@@ -67,18 +71,40 @@ def load_data(config: Config) -> Splits:
                 f"--{name}_examples must be at most {size}, the examples of "
                 f"{splits.info.name}. Received: {limit}"
             )
-    if config.label_noise and not splits.info.is_classification:
+    if config.label_noise and splits.info.num_classes is None:
         raise InputError(
             f"--label_noise needs classes to confuse, and {splits.info.name} is a "
             "regression"
         )
-    sizes = [limit or size for limit, size in zip(limits, sizes, strict=True)]
-    info = dataclasses.replace(splits.info, num_train=sizes[0], num_validation=sizes[1])
+    num_train, num_validation = (
+        limit or size for limit, size in zip(limits, sizes, strict=True)
+    )
+    if config.holdout and num_train:
+        num_held_out = round(config.holdout * num_train)
+        if not 0 < num_held_out < num_train:
+            raise InputError(
+                f"--holdout must leave examples to train and to validate on. "
+                f"Received: {config.holdout:g} of {num_train} examples"
+            )
+        num_train -= num_held_out
+        num_validation = min(limits[1] or num_held_out, num_held_out)
+    info = dataclasses.replace(
+        splits.info, num_train=num_train, num_validation=num_validation
+    )
 
     def read():
         (x, y), (x_val, y_val) = splits.train, splits.validation
-        first, first_val = (slice(limit) for limit in limits)
-        return (x[first], y[first]), (x_val[first_val], y_val[first_val])
+        x, y = x[: limits[0]], y[: limits[0]]
+        if config.holdout:
+            # One choice for all seeds and widths, as a validation split of its own.
+            order = np.random.default_rng(0).permutation(len(x))
+            num_held_out = round(config.holdout * len(x))
+            held_out, rest = (
+                np.sort(order[:num_held_out]),
+                np.sort(order[num_held_out:]),
+            )
+            x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
+        return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
 
     return Splits(info, read)
 
@@ -92,9 +118,46 @@ def build_model(config: Config, info: DataInfo) -> keras.Model:
     return find_workload(config.workload).build(config, info)
 
 
-def count_params(model: keras.Model) -> int:
-    """Number of trainable parameters."""
-    return sum(math.prod(v.shape) for v in model.trainable_variables)
+class ModelSize(NamedTuple):
+    """Trainable parameters of a run's model, and those left after pruning."""
+
+    num_params: int
+    num_nonzero: int
+    sparsity: float
+
+
+def measure_size(config: Config, info: DataInfo) -> ModelSize:
+    """The size of a run's model, known without the memory for it.
+
+    Raises:
+        InputError: the biases alone are more than the dense model of match_width has.
+    """
+    # In a stateless scope variables have shapes but no values: no memory, no time.
+    with keras.StatelessScope(initialize_variables=False):
+        model = build_model(config, info)
+        num_params = count_params(model.trainable_variables)
+        if not config.is_pruned:
+            return ModelSize(num_params, num_params, 0.0)
+        size = count_params(find_kernels(model))
+        sparsity = config.sparsity
+        if config.match_width is not None:
+            dense = dataclasses.replace(config, width_mult=config.match_width)
+            target = count_params(build_model(dense, info).trainable_variables)
+            num_kept = target - (num_params - size)
+            if num_kept < 1:
+                raise InputError(
+                    f"--match_width {config.match_width:g}, of {target:,} "
+                    f"parameters, is too small: --width_mult {config.width_mult:g} has "
+                    f"{num_params - size:,} outside its kernels, never pruned"
+                )
+            sparsity = 1 - num_kept / size
+    return ModelSize(
+        num_params, num_params - size + count_kept(size, sparsity), sparsity
+    )
+
+
+def count_params(weights: list[keras.Variable]) -> int:
+    return sum(math.prod(weight.shape) for weight in weights)
 
 
 def steps_per_epoch(config: Config, num_train: int) -> int:
@@ -103,14 +166,15 @@ def steps_per_epoch(config: Config, num_train: int) -> int:
 
 def learning_rate(config: Config, epoch: int) -> float:
     """The learning rate of an epoch: dropped after each milestone passed."""
-    drops = sum(epoch >= round(m * config.epochs) for m in config.lr_milestones)
+    drops = sum(epoch >= round(m * config.total_epochs) for m in config.lr_milestones)
     return config.learning_rate * config.lr_decay**drops
 
 
 def run_name(config: Config) -> str:
     rule = "" if config.perturbation == "sam" else f"_{config.perturbation}"
     trained = f"sam{rule}{config.rho:g}" if config.sam else config.optimizer
-    return f"{config.workload}_w{config.width_mult:g}_{trained}_s{config.seed}"
+    pruned = f"_{config.pruner}" if config.is_pruned else ""
+    return f"{config.workload}_w{config.width_mult:g}{pruned}_{trained}_s{config.seed}"
 
 
 def train(
@@ -122,8 +186,9 @@ def train(
 ) -> Result:
     """Trains one run and records it. A failure is recorded and returned."""
     started = time.monotonic()
+    size = measure_size(config, splits.info)
     model = build_model(config, splits.info)
-    result = Result(config, count_params(model))
+    result = Result(config, size.num_params, size.num_nonzero)
     backend = keras.backend.backend()
     name, mark = run_name(config), fingerprint(config, backend)
     tags = {"workload": config.workload, "fingerprint": mark}
@@ -131,8 +196,25 @@ def train(
     folder = Path(config.run_dir) / f"{name}_{mark[:8]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _record_setup(logger, config, model, folder)
-        recorder = _fit(config, model, splits, logger, progress)
+        _record_setup(logger, config, size, model, folder)
+        examples = _noisy_examples(config, splits, logger, folder)
+        batches = EpochBatches(
+            *examples, config.batch_size, derive_seed(config.seed, "order")
+        )
+        _compile(config, model, batches.num_batches)
+        if config.is_pruned:
+            _prune(config, model, size.sparsity, examples)
+        recorder = Recorder(config, batches, logger, progress, len(examples[0]))
+        model.fit(
+            batches,
+            epochs=config.total_epochs,
+            validation_data=splits.validation,
+            validation_batch_size=config.batch_size,
+            callbacks=[recorder],
+            # The batches' own order is a function of the epoch; keras would shuffle it.
+            shuffle=False,
+            verbose=0,
+        )
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
     except KeyboardInterrupt:
@@ -202,7 +284,7 @@ class Recorder(keras.callbacks.Callback):
             self.best_weights = [np.array(w) for w in self.model.get_weights()]
         self._reach(self._batches.num_batches)
         shown = {name: logs[name] for name in ("loss", self.monitor)}
-        self._progress.end_epoch(epoch, self._config.epochs, shown)
+        self._progress.end_epoch(epoch, self._config.total_epochs, shown)
 
     def _reach(self, step: int) -> None:
         """Shows how far the run is: at the `step`-th step of the current epoch."""
@@ -216,44 +298,57 @@ def count_work(config: Config, steps: int) -> float:
     return steps * (2 if config.sam else 1)
 
 
-def _fit(
-    config: Config,
-    model: keras.Model,
-    splits: Splits,
-    logger: RunLogger,
-    progress: ProgressDisplay,
-) -> Recorder:
-    workload = find_workload(config.workload)
+def _noisy_examples(
+    config: Config, splits: Splits, logger: RunLogger, folder: Path
+) -> Examples:
+    """The training examples with the run's label noise, which is recorded."""
     x, y = splits.train
-    if config.label_noise:
-        seed = derive_seed(config.seed, "label_noise")
-        y = add_label_noise(y, config.label_noise, splits.info.num_outputs, seed)
-    order_seed = derive_seed(config.seed, "order")
-    batches = EpochBatches(x, y, config.batch_size, order_seed)
-    is_sgd = config.optimizer == "sgd"
+    if not config.label_noise:
+        return x, y
+    seed = derive_seed(config.seed, "label_noise")
+    noisy, indices = add_label_noise(
+        y, config.label_noise, splits.info.num_classes, seed
+    )
+    where = tuple(indices.T)
+    path = folder / "label_noise.npz"
+    np.savez_compressed(path, indices=indices, true=y[where], noisy=noisy[where])
+    logger.log_file(path)
+    num_labels = np.count_nonzero(y >= 0)
+    logger.log_params({"label_noise_realized": len(indices) / num_labels})
+    return x, noisy
+
+
+def _compile(config: Config, model: keras.Model, num_batches: int) -> None:
+    """Compiles a run's model for epochs of `num_batches` steps."""
+    workload = find_workload(config.workload)
     model.compile(
-        optimizer=_build_optimizer(config, batches.num_batches),
+        optimizer=_build_optimizer(config, num_batches),
         loss=workload.loss,
         metrics=list(workload.metrics),
         perturbation=PERTURBATIONS[config.perturbation](config.rho)
         if config.sam
         else None,
-        l2=config.weight_decay if is_sgd else 0.0,
-        steps_per_execution=min(config.steps_per_execution, batches.num_batches),
+        l2=config.weight_decay if config.optimizer == "sgd" else 0.0,
+        steps_per_execution=min(config.steps_per_execution, num_batches),
         jit_compile=_choose_jit_compile(model),
     )
-    recorder = Recorder(config, batches, logger, progress, len(x))
-    model.fit(
-        batches,
-        epochs=config.epochs,
-        validation_data=splits.validation,
-        validation_batch_size=config.batch_size,
-        callbacks=[recorder],
-        # The batches' own order is a function of the epoch; keras would shuffle it.
-        shuffle=False,
-        verbose=0,
+
+
+def _prune(
+    config: Config, model: keras.Model, sparsity: float, examples: Examples
+) -> None:
+    """Prunes a run's model; snip scores one training batch, as the authors do."""
+    x, y = examples
+    seed = derive_seed(config.seed, "pruning")
+    chosen = np.random.default_rng(seed).permutation(len(x))[: config.batch_size]
+    samkeras.prune_at_init(
+        model,
+        config.pruner,
+        sparsity,
+        (x[chosen], y[chosen]),
+        seed=seed,
+        allow_empty_layers=config.allow_empty_layers,
     )
-    return recorder
 
 
 def _choose_jit_compile(model: keras.Model) -> bool | str:
@@ -270,7 +365,7 @@ def _choose_jit_compile(model: keras.Model) -> bool | str:
 def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     """The base optimizer; `steps` is the number of steps of an epoch."""
     rate = learning_rate(config, 0)
-    drops = sorted({round(m * config.epochs) for m in config.lr_milestones} - {0})
+    drops = sorted({round(m * config.total_epochs) for m in config.lr_milestones} - {0})
     if drops:
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             # Keras changes the rate after the boundary, not at it.
@@ -283,7 +378,7 @@ def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
 
 
 def _record_setup(
-    logger: RunLogger, config: Config, model: keras.Model, folder: Path
+    logger: RunLogger, config: Config, size: ModelSize, model: keras.Model, folder: Path
 ) -> None:
     backend = keras.backend.backend()
     devices = keras.distribution.list_devices()
@@ -291,7 +386,8 @@ def _record_setup(
         {
             **dataclasses.asdict(config),
             **result_fields(config),
-            "num_params": count_params(model),
+            "num_params": size.num_params,
+            "num_nonzero_params": size.num_nonzero,
             "keras_backend": backend,
             "device": devices[0].split(":")[0],
             "num_devices": len(devices),

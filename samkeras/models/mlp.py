@@ -12,6 +12,8 @@ def build_mlp(
     num_outputs: int,
     hidden: Sequence[int],
     width_mult: float = 1.0,
+    *,
+    depth: int | None = None,
     input_scale: float | None = None,
 ) -> SAMModel:
     """A ReLU network on flattened inputs with linear outputs.
@@ -22,6 +24,8 @@ def build_mlp(
         hidden: neurons of each hidden layer at width_mult 1.
         width_mult: factor of the neurons of every hidden layer, rounded to a whole
             neuron, at least 1.
+        depth: number of hidden layers, all as wide as the first of `hidden`. None
+            (default): those of `hidden`.
         input_scale: factor of the inputs, such as 1/255 for pixels, applied inside the
             model so that it takes them raw.
 
@@ -34,13 +38,16 @@ def build_mlp(
     if input_scale is not None:
         x = keras.layers.Rescaling(input_scale)(x)
     x = keras.layers.Flatten()(x)
-    for neurons in hidden:
-        width = max(1, round(neurons * width_mult))
+    widths = hidden if depth is None else [hidden[0]] * depth
+    for number, neurons in enumerate(widths, 1):
         x = keras.layers.Dense(
-            width, activation="relu", kernel_initializer="lecun_normal"
+            max(1, round(neurons * width_mult)),
+            activation="relu",
+            kernel_initializer="lecun_normal",
+            name=f"hidden_{number}",
         )(x)
     # Logits stay in float32 under mixed precision.
     outputs = keras.layers.Dense(
-        num_outputs, kernel_initializer="lecun_normal", dtype="float32"
+        num_outputs, kernel_initializer="lecun_normal", dtype="float32", name="outputs"
     )(x)
     return SAMModel(inputs, outputs)
