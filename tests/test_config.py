@@ -90,6 +90,21 @@ def test_a_flag_needs_no_value():
         (["--train_examples", "0"], ["--train_examples", "integer", "0"]),
         (["--perturbation", "sma"], ["--perturbation", "did you mean sam"]),
         (["--lr_milestones", "[0.5,2]"], ["--lr_milestones", "between 0 and 1"]),
+        (["--pruner", "snip", "--sparsity", "1"], ["--sparsity", "< 1", "1"]),
+        (["--sparsity", "0.5"], ["--sparsity", "needs --pruner", "snip"]),
+        (["--match_width", "0.5"], ["--match_width", "needs --pruner"]),
+        (["--pruner", "snip"], ["--pruner snip", "--sparsity S"]),
+        (["--pruner", "snp"], ["--pruner", "did you mean snip"]),
+        (
+            ["--pruner", "random", "--match_width", "2"],
+            ["--match_width", "at most --width_mult 1", "Received: 2"],
+        ),
+        (
+            ["--pruner", "snip", "--match_width", "0.5", "--sparsity", "0.5"],
+            ["--sparsity", "--match_width", "not both"],
+        ),
+        (["--holdout", "1"], ["--holdout", "< 1", "Received: 1"]),
+        (["--depth", "0"], ["--depth", "integer >= 1"]),
         (["--seed"], ["--seed", "needs a value"]),
         (["--seed", "1", "--seed", "2"], ["--seed", "twice", "--seed a,b"]),
         (["seed=1"], ["seed=1", "start with --"]),
@@ -142,6 +157,15 @@ def test_fingerprint_is_of_what_defines_the_result():
     assert fingerprint(parse_one("--rho", "0.7"), "jax") == base  # no SAM, no rho
     assert fingerprint(parse_one("--seed", "1"), "jax") != base
     assert fingerprint(parse_one(), "tensorflow") != base
+
+
+def test_a_dense_run_is_one_run_whatever_the_pruner():
+    """Without a pruner, at sparsity 0 or at the width to match, nothing is pruned."""
+    runs = parse_runs("mnist_mlp", ["--pruner", "none,snip", "--sparsity", "0,0.5"])
+    assert [(c.pruner, c.sparsity) for c in runs if c.is_pruned] == [("snip", 0.5)]
+    assert len(runs) == 2
+    runs = parse_runs("mnist_mlp", ["--pruner=random", "--match_width=1"])
+    assert fingerprint(runs[0], "jax") == fingerprint(parse_one(), "jax")
 
 
 @pytest.mark.parametrize(

@@ -53,19 +53,43 @@ def test_streams_of_a_seed_differ_by_name():
 def test_label_noise_replaces_exactly_its_share(rate):
     """round(rate * n) labels change, each to another class, by the seed alone."""
     labels = np.random.default_rng(0).integers(0, 10, 1001)
-    noisy = add_label_noise(labels, rate, num_classes=10, seed=5)
-    assert np.sum(noisy != labels) == round(rate * 1001)
+    noisy, indices = add_label_noise(labels, rate, num_classes=10, seed=5)
+    np.testing.assert_array_equal(np.argwhere(noisy != labels), indices)
+    assert len(indices) == round(rate * 1001)
     assert set(np.unique(noisy)) <= set(range(10))
-    np.testing.assert_array_equal(noisy, add_label_noise(labels, rate, 10, seed=5))
+    np.testing.assert_array_equal(noisy, add_label_noise(labels, rate, 10, seed=5)[0])
 
 
 def test_label_noise_is_symmetric():
     """Every other class is equally likely: 9,000 replaced labels, 1,000 each."""
-    noisy = add_label_noise(np.zeros(9_000, int), 1.0, num_classes=10, seed=0)
+    noisy, _ = add_label_noise(np.zeros(9_000, int), 1.0, num_classes=10, seed=0)
     counts = np.bincount(noisy, minlength=10)
     assert counts[0] == 0
     # Five standard deviations of a binomial count with n = 9000, p = 1/9.
     assert np.all(np.abs(counts[1:] - 1000) < 5 * (1000 * 8 / 9) ** 0.5)
+
+
+def test_label_noise_flips_binary_labels_that_are_present():
+    """Several binary labels an example, some missing: exactly half of the others flip,
+    and the missing ones stay missing."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (50, 7)).astype("float32")
+    labels[rng.random(labels.shape) < 0.3] = np.nan
+    present = ~np.isnan(labels)
+    noisy, indices = add_label_noise(labels, 0.5, num_classes=2, seed=1)
+    np.testing.assert_array_equal(np.isnan(noisy), ~present)
+    flipped = noisy[present] == 1 - labels[present]
+    assert flipped.sum() == len(indices) == round(0.5 * present.sum())
+    np.testing.assert_array_equal(noisy[present][~flipped], labels[present][~flipped])
+
+
+def test_label_noise_of_tokens_leaves_padding_alone():
+    """A label a token, -1 where there is none: its share is of the real tokens."""
+    labels = np.random.default_rng(0).integers(0, 9, (20, 12))
+    labels[:, 8:] = -1
+    noisy, indices = add_label_noise(labels, 0.25, num_classes=9, seed=1)
+    assert np.all(noisy[:, 8:] == -1)
+    assert len(indices) == np.sum(noisy != labels) == round(0.25 * 160)
 
 
 def test_teacher_student_data_is_fixed_and_noisy():

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.data.batches import EpochBatches
+from samkeras.data.images import load_images
 from samkeras.experiment import run
 from samkeras.experiment.config import ROOT, parse_runs
 from samkeras.experiment.grid import compute_gains
@@ -264,10 +265,111 @@ def test_label_noise_reaches_training(train, recorded):
     assert "--label_noise" in message
 
 
+def test_label_noise_is_recorded(train, recorded, store, tmp_path):
+    """The artifact holds each noisy label's place, true and noisy class; the realised
+    rate is a parameter."""
+    options = ["--dataset", "mnist_5k", "--train_examples", "90", "--epochs", "1"]
+    train(*options, "--label_noise", "0.33", target="workloads/mnist_mlp")
+    (run_,) = recorded()
+    assert run_.data.params["label_noise_realized"] == str(30 / 90)
+    client = MlflowClient(store)
+    path = client.download_artifacts(run_.info.run_id, "label_noise.npz", str(tmp_path))
+    with np.load(path) as file:
+        indices, true, noisy = (file[name] for name in ("indices", "true", "noisy"))
+    assert indices.shape == (30, 1)
+    labels = load_images("mnist_5k", None).train[1]
+    np.testing.assert_array_equal(labels[indices[:, 0]], true)
+    assert np.all(noisy != true)
+
+
+def test_a_pruned_run_matches_the_dense_ones_size(train, recorded, tmp_path):
+    """Its best weights hold as many non-zero parameters as the run says, the number of
+    the dense model at the width to match."""
+    options = ["--dataset", "mnist_5k", "--train_examples", "256", "--epochs", "1"]
+    options += ["--width_mult", "0.5", "--match_width", "0.1", "--sam"]
+    options += ["--pruner", "snip,random,magnitude"]
+    code, out, _ = train(*options, target="workloads/mnist_mlp")
+    assert code == 0
+    dense = 784 * 30 + 30 + 30 * 10 + 10 + 10 * 10 + 10
+    assert out.count(f"{dense:,}") == 3
+    *children, _ = recorded()
+    assert {c.data.params["num_nonzero_params"] for c in children} == {str(dense)}
+    assert {c.data.params["num_params"] for c in children} == {"125810"}
+    for folder in (tmp_path / "runs").glob("*/"):
+        (config,) = parse_runs("mnist_mlp", ["--config", str(folder / "config.yaml")])
+        model = run.build_model(config, run.load_data(config).info)
+        model.load_weights(folder / "best.weights.h5")
+        kernels = sum(np.count_nonzero(w) for w in model.get_weights() if w.ndim == 2)
+        assert kernels + (150 + 50 + 10) == dense
+        assert model.masks.num_pruned == 125_810 - dense
+
+
+def test_an_emptied_layer_fails_the_run_with_a_remedy(train, recorded):
+    options = ["--dataset", "mnist_5k", "--train_examples", "128", "--epochs", "1"]
+    options += ["--pruner", "random", "--sparsity", "0.9999", "--width_mult", "0.1"]
+    code, out, err = train(*options, target="workloads/mnist_mlp")
+    assert code == 1
+    assert "outputs/kernel; lower the sparsity" in out + err
+    code, _, _ = train(*options, "--allow_empty_layers", target="workloads/mnist_mlp")
+    assert code == 0
+
+
+def test_a_dry_run_counts_what_pruning_leaves(train):
+    options = ["--dry_run", "--pruner", "snip", "--sparsity", "0.9"]
+    _, out, _ = train(*options, target="workloads/mnist_mlp")
+    kernels = 784 * 300 + 300 * 100 + 100 * 10
+    left = 410 + round(0.1 * kernels)
+    assert f"parameters: 266,610 trainable, non-zero: {left:,}" in out
+
+
+def test_holdout_takes_its_examples_from_the_training_set():
+    """A fixed tenth of the training set, the rest to train on, none of the test set."""
+    options = ["--dataset", "mnist_5k", "--holdout", "0.1", "--train_examples", "1000"]
+    (config,) = parse_runs("mnist_mlp", options)
+    splits, whole = run.load_data(config), load_images("mnist_5k", None)
+    assert (splits.info.num_train, splits.info.num_validation) == (900, 100)
+    (x, y), (x_val, y_val) = splits.train, splits.validation
+    assert (len(x), len(y), len(x_val), len(y_val)) == (900, 900, 100, 100)
+    parts = {image.tobytes() for image in x} | {image.tobytes() for image in x_val}
+    assert parts == {image.tobytes() for image in whole.train[0][:1000]}
+    (other,) = parse_runs("mnist_mlp", [*options, "--seed", "1"])
+    np.testing.assert_array_equal(run.load_data(other).validation[1], y_val)
+
+
+def test_holdout_must_leave_both_parts(capsys):
+    options = ["--dataset", "mnist_5k", "--holdout", "0.01", "--train_examples", "20"]
+    assert command.main(["workloads/mnist_mlp", *options]) == 2
+    assert "0.01 of 20 examples" in capsys.readouterr().err
+
+
+def test_twice_the_epochs_stretch_the_schedule(train, recorded, store):
+    """epochs_mult 2 of 2 epochs is 4, with the milestones at the same fractions."""
+    milestones = ["--lr_milestones", "[0.5]", "--learning_rate", "0.01"]
+    train(*SMALL, "--width_mult", "0.1", "--epochs_mult", "2", *milestones)
+    (run_,) = recorded()
+    client = MlflowClient(store)
+    curve = client.get_metric_history(run_.info.run_id, "learning_rate")
+    assert [point.value for point in curve] == pytest.approx([0.01, 0.01, 1e-3, 1e-3])
+
+
+@pytest.mark.parametrize(
+    ("workload", "depth", "count"),
+    [
+        ("mnist_mlp", 1, 784 * 300 + 300 + 300 * 10 + 10),
+        ("mnist_mlp", 3, 784 * 300 + 300 + 2 * (300 * 300 + 300) + 300 * 10 + 10),
+        ("synthetic_mlp", 2, 100 * 100 + 100 + 100 * 100 + 100 + 100 + 1),
+    ],
+)
+def test_depth_is_the_number_of_equal_hidden_layers(workload, depth, count):
+    (config,) = parse_runs(workload, ["--depth", str(depth)])
+    info = run.load_data(config).info
+    assert run.measure_size(config, info).num_params == count
+
+
 def make_result(width, sam, rho, seed, best):
     options = [f"--width_mult={width}", f"--sam={sam}", f"--rho={rho}"]
     (config,) = parse_runs("mnist_mlp", [*options, f"--seed={seed}"])
-    return Result(config, num_params=1, best=best, final=best, seconds=1.0)
+    return Result(config, 1, 1, best=best, final=best - 0.1 * rho, seconds=1.0)
 
 
 def test_gain_is_paired_by_seed_at_the_best_rho():
@@ -283,11 +385,10 @@ def test_gain_is_paired_by_seed_at_the_best_rho():
     ]
     (row,) = compute_gains(results, mode="max")
     assert (row["width_mult"], row["rho"], row["seeds"]) == (1.0, 0.2, 2)
-    assert row["gain"] == pytest.approx(0.02)
-    assert row["standard_error"] == pytest.approx(0.01)
+    assert row["gain"] == pytest.approx((0.02, 0.01))
+    assert row["final_gain"] == pytest.approx((0.0, 0.01))  # .02 less at rho 0.2
     (row,) = compute_gains(results[:3], mode="min")
-    assert row["gain"] == pytest.approx(-0.01)
-    assert row["standard_error"] is None
+    assert row["gain"] == (pytest.approx(-0.01), None)
 
 
 BLOCKED = {"jax": "tensorflow", "tensorflow": "jax"}
