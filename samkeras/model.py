@@ -145,6 +145,12 @@ class SAMModel(Trainer):
         results = super().get_metrics_result()
         return {k: v for k, v in results.items() if k not in GRADIENT_METRICS}
 
+    def get_gradient_metrics_result(self) -> dict[str, Any]:
+        """The gradients' metrics so far in the epoch; none without a perturbation."""
+        if self._gradient_metrics is None:
+            return {}
+        return {m.name: m.result() for m in self._gradient_metrics.metrics}
+
     def get_compile_config(self):
         config = super().get_compile_config()
         if config:

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 import run as command
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
-from samkeras.experiment import run
+from samkeras.experiment import recorder, run
 from samkeras.experiment.config import ROOT, parse_runs
 from samkeras.experiment.grid import compute_gains
 from samkeras.experiment.run import Result
@@ -179,7 +179,7 @@ def test_a_failed_run_stops_no_other(train, recorded):
 
 def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):
     """Ctrl-C: the run is KILLED, those before it are in the table, exit 130."""
-    end_epoch, calls = run.Recorder.on_epoch_end, []
+    end_epoch, calls = recorder.Recorder.on_epoch_end, []
 
     def interrupt(self, epoch, logs=None):
         calls.append(epoch)
@@ -187,7 +187,7 @@ def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):
             raise KeyboardInterrupt
         end_epoch(self, epoch, logs)
 
-    monkeypatch.setattr(run.Recorder, "on_epoch_end", interrupt)
+    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", interrupt)
     code, out, _ = train(*SMALL, "--width_mult", "0.1", "--seed", "0,1")
     assert code == 130
     *children, parent = recorded()

@@ -170,6 +170,17 @@ def fingerprint(config: Config, backend: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def learning_rate(config: Config, epoch: int) -> float:
+    """The learning rate of an epoch: dropped after each milestone passed."""
+    drops = sum(epoch >= round(m * config.total_epochs) for m in config.lr_milestones)
+    return config.learning_rate * config.lr_decay**drops
+
+
+def count_work(config: Config, steps: int) -> float:
+    """The work of a number of a run's steps, in gradients."""
+    return steps * (2 if config.sam else 1)
+
+
 def save_config(config: Config, path: Path) -> None:
     """Writes the config that `--config` reads back."""
     session = [name for name in EXECUTION_FIELDS if name != "data_dir"]

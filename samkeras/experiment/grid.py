@@ -13,7 +13,12 @@ from rich.table import Table
 
 from samkeras.errors import InputError
 from samkeras.experiment import run
-from samkeras.experiment.config import Config, fingerprint, result_fields
+from samkeras.experiment.config import (
+    Config,
+    count_work,
+    fingerprint,
+    result_fields,
+)
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.run import Result
 from samkeras.experiment.tracking import DEFAULT_URI, Tracker
@@ -71,7 +76,7 @@ def run_grid(configs: list[Config]) -> int:
     print_table([results[i] for i in sorted(results)])
     print_address(tracker)
     if interrupted:
-        print("run.py: interrupted", file=sys.stderr)
+        print("run.py: interrupted; the same command goes on", file=sys.stderr)
         return 130
     return 1 if failed else 0
 
@@ -227,7 +232,7 @@ def print_address(tracker: Tracker) -> None:
 
 def _count_work(config: Config, splits: Splits) -> float:
     per_epoch = run.steps_per_epoch(config, len(splits.train[0]))
-    return run.count_work(config, config.total_epochs * per_epoch)
+    return count_work(config, config.total_epochs * per_epoch)
 
 
 def _console() -> Console:

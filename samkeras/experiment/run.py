@@ -18,13 +18,17 @@ import samkeras
 from samkeras.data.batches import EpochBatches
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
+from samkeras.experiment.checkpoint import Checkpoints
 from samkeras.experiment.config import (
     Config,
     fingerprint,
+    learning_rate,
     result_fields,
     save_config,
 )
+from samkeras.experiment.interrupt import StopRequest
 from samkeras.experiment.progress import ProgressDisplay
+from samkeras.experiment.recorder import Recorder
 from samkeras.experiment.tracking import RunLogger, Tracker
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
@@ -48,10 +52,6 @@ class Result:
     final: float | None = None
     seconds: float | None = None
     failure: str | None = None
-
-
-class NotFiniteError(RuntimeError):
-    """The training loss or the validation metric is infinite or not a number."""
 
 
 def find_workload(name: str) -> Workload:
@@ -164,12 +164,6 @@ def steps_per_epoch(config: Config, num_train: int) -> int:
     return -(-num_train // config.batch_size)
 
 
-def learning_rate(config: Config, epoch: int) -> float:
-    """The learning rate of an epoch: dropped after each milestone passed."""
-    drops = sum(epoch >= round(m * config.total_epochs) for m in config.lr_milestones)
-    return config.learning_rate * config.lr_decay**drops
-
-
 def run_name(config: Config) -> str:
     rule = "" if config.perturbation == "sam" else f"_{config.perturbation}"
     trained = f"sam{rule}{config.rho:g}" if config.sam else config.optimizer
@@ -194,8 +188,11 @@ def train(
     tags = {"workload": config.workload, "fingerprint": mark}
     logger = tracker.start(name, tags, parent)
     folder = Path(config.run_dir) / f"{name}_{mark[:8]}"
+    checkpoints = Checkpoints(folder, mark, progress.say)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if config.rerun:
+            checkpoints.clear()
         _record_setup(logger, config, size, model, folder)
         examples = _noisy_examples(config, splits, logger, folder)
         batches = EpochBatches(
@@ -204,24 +201,26 @@ def train(
         _compile(config, model, batches.num_batches)
         if config.is_pruned:
             _prune(config, model, size.sparsity, examples)
-        recorder = Recorder(config, batches, logger, progress, len(examples[0]))
-        model.fit(
-            batches,
-            epochs=config.total_epochs,
-            validation_data=splits.validation,
-            validation_batch_size=config.batch_size,
-            callbacks=[recorder],
-            # The batches' own order is a function of the epoch; keras would shuffle it.
-            shuffle=False,
-            verbose=0,
-        )
+        with StopRequest() as stop:
+            recorder = Recorder(
+                config,
+                find_workload(config.workload),
+                logger=logger,
+                checkpoints=checkpoints,
+                progress=progress,
+                stop=stop,
+            )
+            recorder.fit(model, batches, splits.validation)
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
+        checkpoints.clear()
     except KeyboardInterrupt:
+        checkpoints.wait()
         logger.end("KILLED", "interrupted")
         raise
     except Exception as error:
-        failure = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        checkpoints.wait()
+        failure = _explain(error, config)
         logger.end("FAILED", failure)
         return dataclasses.replace(result, failure=failure)
     return dataclasses.replace(
@@ -232,70 +231,16 @@ def train(
     )
 
 
-class Recorder(keras.callbacks.Callback):
-    """Records a run's epochs: metrics, the best of them and its weights."""
-
-    # Keras then calls on_train_batch_end without waiting for the step's results.
-    async_safe = True
-
-    def __init__(
-        self,
-        config: Config,
-        batches: EpochBatches,
-        logger: RunLogger,
-        progress: ProgressDisplay,
-        num_train: int,
-    ):
-        super().__init__()
-        workload = find_workload(config.workload)
-        self.monitor, self._mode = workload.monitor, workload.mode
-        self.best = self.best_epoch = self.best_weights = self.final = None
-        self._config, self._batches, self._num_train = config, batches, num_train
-        self._logger, self._progress = logger, progress
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._batches.start_epoch(epoch)
-        self._epoch, self._started = epoch, time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._reach(batch + 1)
-
-    def on_test_begin(self, logs=None):
-        seconds = time.monotonic() - self._started
-        self._examples_per_second = self._num_train / seconds
-
-    def on_epoch_end(self, epoch, logs=None):
-        value = logs[self.monitor]
-        metrics = {
-            **logs,
-            "learning_rate": learning_rate(self._config, epoch),
-            "examples_per_second": self._examples_per_second,
-        }
-        self._logger.log_metrics(metrics, step=epoch)
-        if not (math.isfinite(value) and math.isfinite(logs["loss"])):
-            raise NotFiniteError(
-                f"epoch {epoch}: loss={logs['loss']:g}, {self.monitor}={value:g}; "
-                "try a lower learning_rate or rho"
-            )
-        self.final = value
-        if self.best is None or (value > self.best) == (self._mode == "max"):
-            self.best, self.best_epoch = value, epoch
-            # Copies, because the backend reuses the memory of the weights.
-            self.best_weights = [np.array(w) for w in self.model.get_weights()]
-        self._reach(self._batches.num_batches)
-        shown = {name: logs[name] for name in ("loss", self.monitor)}
-        self._progress.end_epoch(epoch, self._config.total_epochs, shown)
-
-    def _reach(self, step: int) -> None:
-        """Shows how far the run is: at the `step`-th step of the current epoch."""
-        per_epoch = self._batches.num_batches
-        steps = self._epoch * per_epoch + min(step, per_epoch)
-        self._progress.reach(count_work(self._config, steps))
-
-
-def count_work(config: Config, steps: int) -> float:
-    """The work of a number of a run's steps, in gradients."""
-    return steps * (2 if config.sam else 1)
+def _explain(error: Exception, config: Config) -> str:
+    """What went wrong, in one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    # JAX and TensorFlow name it so, each in an exception of its own.
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"out of memory: lower --batch_size (now {config.batch_size}) or "
+            f"--width_mult (now {config.width_mult:g}) ({text[:200]})"
+        )
+    return text[:500]
 
 
 def _noisy_examples(

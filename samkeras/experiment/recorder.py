@@ -1,0 +1,211 @@
+"""What happens beside training a run: its metrics, checkpoints and best weights."""
+
+import math
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from samkeras.data.batches import EpochBatches
+from samkeras.experiment import checkpoint
+from samkeras.experiment.checkpoint import Checkpoints
+from samkeras.experiment.config import Config, count_work, learning_rate
+from samkeras.experiment.interrupt import StopRequest
+from samkeras.experiment.progress import ProgressDisplay
+from samkeras.experiment.tracking import RunLogger
+from samkeras.workload import Examples, Workload
+
+
+class NotFiniteError(RuntimeError):
+    """The training loss or the validation metric is infinite or not a number."""
+
+
+class Recorder(keras.callbacks.Callback):
+    """Trains a run: from its checkpoint, if there is one, to its end.
+
+    After each epoch its metrics are logged and a checkpoint is saved. When a stop is
+    requested, the step is finished, a checkpoint is saved and KeyboardInterrupt raised.
+
+    Attributes:
+        best: the best of the monitored metric, None before the first epoch's end.
+        best_epoch: its epoch.
+        best_weights: its weights.
+        final: the metric's last value.
+    """
+
+    # Keras then calls on_train_batch_end without waiting for the step's results.
+    async_safe = True
+
+    def __init__(
+        self,
+        config: Config,
+        workload: Workload,
+        *,
+        logger: RunLogger,
+        checkpoints: Checkpoints,
+        progress: ProgressDisplay,
+        stop: StopRequest,
+    ):
+        super().__init__()
+        self.best = self.best_epoch = self.best_weights = self.final = None
+        self.monitor, self._mode = workload.monitor, workload.mode
+        self._config, self._logger, self._progress = config, logger, progress
+        self._checkpoints, self._stop = checkpoints, stop
+        self._finite_logs, self._restored = {}, None
+
+    def fit(
+        self, model: keras.Model, batches: EpochBatches, validation: Examples
+    ) -> None:
+        """Trains to the end of the run's epochs."""
+        self.set_model(model)
+        self._batches, self._validation = batches, validation
+        epoch, step = self._resume()
+        if 0 < step < batches.num_batches:
+            batches.start_epoch(epoch, step)
+            self._fit(epoch, epoch + 1)
+            epoch += 1
+        elif step:  # Interrupted while validating.
+            self._epoch = epoch
+            scores = model.evaluate(
+                *validation,
+                batch_size=self._config.batch_size,
+                verbose=0,
+                return_dict=True,
+            )
+            named = {f"val_{name}": value for name, value in scores.items()}
+            self.on_epoch_end(epoch, {**self._logs, **named})
+            epoch += 1
+        if epoch < self._config.total_epochs:
+            batches.start_epoch(epoch)
+            self._fit(epoch, self._config.total_epochs)
+        self._checkpoints.wait()
+
+    def _fit(self, first_epoch: int, end_epoch: int) -> None:
+        self.model.fit(
+            self._batches,
+            initial_epoch=first_epoch,
+            epochs=end_epoch,
+            validation_data=self._validation,
+            validation_batch_size=self._config.batch_size,
+            callbacks=[self],
+            # The batches' own order is a function of the epoch; keras would shuffle it.
+            shuffle=False,
+            verbose=0,
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._restored is not None:
+            checkpoint.restore_metrics(self.model, self._restored)
+            self._restored = None
+        else:
+            self._batches.start_epoch(epoch)
+        self._epoch, self._started = epoch, time.monotonic()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._stop.requested:
+            step = self._batches.first_batch + batch
+            if step > 0:  # else the checkpoint of the epoch before is as far
+                self._save(self._epoch, step)
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(self, batch, logs=None):
+        # On JAX, keras calls this late and from another thread, and raises in fit what
+        # is raised here.
+        step = self._batches.first_batch + batch + 1
+        if not math.isfinite(logs["loss"]):
+            steps = self._epoch * self._batches.num_batches_in_all + step
+            raise NotFiniteError(
+                f"loss is {logs['loss']:g} by step {steps:,}, in epoch "
+                f"{self._epoch + 1}; {self._advice()}"
+            )
+        self._reach(step)
+
+    def on_test_begin(self, logs=None):
+        seconds = time.monotonic() - self._started
+        num_examples = self._batches.num_batches * self._config.batch_size
+        self._examples_per_second = num_examples / seconds
+        results = {
+            **self.model.get_metrics_result(),
+            **self.model.get_gradient_metrics_result(),
+        }
+        self._logs = {name: float(value) for name, value in results.items()}
+
+    def on_test_batch_begin(self, batch, logs=None):
+        if self._stop.requested:
+            self._save(
+                self._epoch,
+                self._batches.num_batches_in_all,
+                logs=self._logs,
+                examples_per_second=self._examples_per_second,
+            )
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        value = logs[self.monitor]
+        metrics = {
+            **logs,
+            "learning_rate": learning_rate(self._config, epoch),
+            "examples_per_second": self._examples_per_second,
+        }
+        self._logger.log_metrics(metrics, step=epoch)
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{self.monitor} is {value:g} after epoch {epoch + 1}; {self._advice()}"
+            )
+        self.final, self._finite_logs = value, logs
+        if self.best is None or (value > self.best) == (self._mode == "max"):
+            self.best, self.best_epoch = value, epoch
+            # Copies, because the backend reuses the memory of the weights.
+            self.best_weights = [np.array(w) for w in self.model.get_weights()]
+        self._reach(self._batches.num_batches_in_all)
+        shown = {name: logs[name] for name in ("loss", self.monitor)}
+        self._progress.end_epoch(epoch, self._config.total_epochs, shown)
+        self._save(epoch + 1, 0)
+        if self._stop.requested and epoch + 1 < self._config.total_epochs:
+            raise KeyboardInterrupt
+
+    def _resume(self) -> tuple[int, int]:
+        """Goes back to the checkpoint: the epoch to go on with, and its steps done."""
+        found = self._checkpoints.load()
+        if found is None:
+            return 0, 0
+        arrays, values = found
+        checkpoint.restore(self.model, arrays)
+        self.best, self.best_epoch = values["best"], values["best_epoch"]
+        self.final, self._logs = values["final"], values["logs"]
+        self._examples_per_second = values["examples_per_second"]
+        if self.best is not None:
+            count = len(self.model.weights)
+            self.best_weights = [arrays[f"best/{i}"] for i in range(count)]
+        epoch, step = values["epoch"], values["step"]
+        if 0 < step < self._batches.num_batches:
+            self._restored = arrays
+        self._progress.say(f"going on after {epoch} epochs and {step} steps")
+        return epoch, step
+
+    def _save(self, epoch: int, step: int, **values: Any) -> None:
+        arrays = checkpoint.capture(self.model)
+        if self.best_weights is not None:
+            for i, weight in enumerate(self.best_weights):
+                arrays[f"best/{i}"] = weight
+        known = {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "final": self.final,
+            "logs": None,
+            "examples_per_second": None,
+        }
+        self._checkpoints.save(epoch, step, arrays, {**known, **values})
+
+    def _advice(self) -> str:
+        numbers = [f"{k}={v:.4g}" for k, v in self._finite_logs.items()]
+        last = f"last finite: {' '.join(numbers)}; " if numbers else ""
+        lower = "learning_rate or rho" if self._config.sam else "learning_rate"
+        return f"{last}try a lower {lower}"
+
+    def _reach(self, step: int) -> None:
+        """Shows how far the run is: at the `step`-th step of the current epoch."""
+        per_epoch = self._batches.num_batches_in_all
+        steps = self._epoch * per_epoch + min(step, per_epoch)
+        self._progress.reach(count_work(self._config, steps))

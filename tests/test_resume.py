@@ -1,0 +1,279 @@
+"""Interrupted runs go on and end as if nothing had happened, to the bit."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+import run as command
+import samkeras
+from samkeras.experiment import checkpoint, recorder, run
+from samkeras.experiment.checkpoint import CheckpointError, Checkpoints
+from samkeras.experiment.interrupt import StopRequest
+from tests import helpers
+from workloads import mnist_mlp
+
+# 8 steps an epoch, in calls of 3: an epoch ends with two single steps.
+OPTIONS = ["--dataset", "mnist_5k", "--train_examples", "250", "--batch_size", "32"]
+OPTIONS += ["--validation_examples", "100", "--steps_per_execution", "3"]
+OPTIONS += ["--epochs", "4", "--lr_milestones", "[0.5]", "--learning_rate", "0.05"]
+
+
+def build_noisy_model(config, info):
+    """A model with all the state there is: BatchNorm's and dropout's too."""
+    inputs = keras.Input(info.input_shape)
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(16)(x)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.3)(keras.layers.ReLU()(x))
+    return samkeras.SAMModel(inputs, keras.layers.Dense(info.num_outputs)(x))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> str:
+    """One SQLite store for the module: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def train(store, tmp_path, monkeypatch, capsys, request):
+    """A function: (name, stop at, options) -> (exit code, output, final weights).
+
+    Runs of one name share their folders and experiment. `stop at` is a place in
+    training, "train" or "validate" with epoch and step, where a stop is requested.
+    """
+    workload = dataclasses.replace(mnist_mlp.workload, build=build_noisy_model)
+    monkeypatch.setattr(mnist_mlp, "workload", workload)
+    final, record_best = {}, run._record_best
+
+    def keep_weights(logger, model, recorder_, folder):
+        final["weights"] = model.get_weights()
+        record_best(logger, model, recorder_, folder)
+
+    monkeypatch.setattr(run, "_record_best", keep_weights)
+    begin = {
+        "train": recorder.Recorder.on_train_batch_begin,
+        "validate": recorder.Recorder.on_test_batch_begin,
+    }
+    hooks = {"train": "on_train_batch_begin", "validate": "on_test_batch_begin"}
+
+    def call(name: str, *options: str, stop_at: tuple | None = None):
+        for phase, hook in hooks.items():
+
+            def at(self, batch, logs=None, phase=phase):
+                if stop_at == (phase, self._epoch, batch):
+                    self._stop.requested = True
+                begin[phase](self, batch, logs)
+
+            monkeypatch.setattr(recorder.Recorder, hook, at)
+        final.clear()
+        places = ["--tracking_uri", store, "--run_dir", str(tmp_path / name)]
+        places += ["--experiment", f"{request.node.name}_{name}"]
+        code = command.main(["workloads/mnist_mlp", *OPTIONS, *places, *options])
+        return code, capsys.readouterr().out, final.get("weights")
+
+    return call
+
+
+def assert_identical(actual: list, expected: list) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+SAM_PRUNED = ["--sam", "--perturbation", "random", "--pruner", "snip"]
+SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "places"),
+    [
+        (["--sam"], [("train", 0, 3), ("validate", 1, 0), ("train", 2, 0)]),
+        (SAM_PRUNED, [("train", 2, 6)]),
+        (["--optimizer", "adamw", "--weight_decay", "0.01"], [("train", 1, 3)]),
+    ],
+    ids=["sam", "random_pruned", "adamw"],
+)
+def test_an_interrupted_run_ends_with_the_same_weights(train, options, places):
+    """Stopped within an epoch, at its begin and while validating."""
+    code, whole_out, expected = train("whole", *options)
+    assert code == 0
+    for place in places:
+        code, _, _ = train("parts", *options, stop_at=place)
+        assert code == 130
+    code, out, weights = train("parts", *options)
+    assert code == 0
+    assert_identical(weights, expected)
+    scores = [text.split("│")[-4:-2] for text in (out, whole_out)]
+    assert scores[0] == scores[1]
+
+
+def test_checkpoints_are_gone_when_a_run_is_done(train, tmp_path):
+    train("run", stop_at=("train", 2, 0))
+    assert len(list((tmp_path / "run").glob("*/checkpoint_*"))) == 2
+    train("run")
+    assert not list((tmp_path / "run").glob("*/checkpoint_*"))
+
+
+def test_rerun_starts_afresh(train):
+    train("run", stop_at=("train", 2, 0))
+    _, out, _ = train("run", "--rerun", "--verbose", "2")
+    assert "epoch 1/4" in out
+    _, out, _ = train("other", stop_at=("train", 2, 0))
+    _, out, _ = train("other", "--verbose", "2")
+    assert "epoch 1/4" not in out
+    assert "epoch 3/4" in out
+
+
+def damage(path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "flipped":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif how == "foreign":
+        with np.load(path) as file:
+            arrays = dict(file)
+        values = json.loads(arrays.pop("values").tobytes())
+        text = json.dumps({**values, "fingerprint": "0"}).encode()
+        with open(path, "wb") as file:
+            np.savez(file, **arrays, values=np.frombuffer(text, "uint8"))
+    else:
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "foreign", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, how):
+    """It is named; with both damaged there is an error, and nothing is deleted."""
+    warnings = []
+    checkpoints = Checkpoints(tmp_path, "f", warnings.append)
+    for epoch in (1, 2):
+        checkpoints.save(epoch, 0, {"a": np.full(10_000, epoch)}, {})
+    checkpoints.wait()
+    older, newer = sorted(tmp_path.iterdir())
+    damage(newer, how)
+    arrays, values = checkpoints.load()
+    assert (values["epoch"], arrays["a"][0]) == (1, 1)
+    reason = "belongs to another run" if how == "foreign" else "is damaged"
+    assert [f"{newer.name} {reason}" in line for line in warnings] == [True]
+    damage(older, how)
+    with pytest.raises(CheckpointError, match=rf"{older.name}.*--rerun"):
+        checkpoints.load()
+    assert older.exists()
+    assert newer.exists()
+
+
+def test_a_run_goes_on_from_the_older_checkpoint(train, tmp_path):
+    """And ends with the same weights; with none left it fails, told why."""
+    _, _, expected = train("whole")
+    train("parts", stop_at=("train", 3, 3))
+    older, newer = sorted((tmp_path / "parts").glob("*/checkpoint_*"))
+    sound = older.read_bytes()
+    for path in (older, newer):
+        damage(path, "flipped")
+    code, out, _ = train("parts")
+    assert code == 1
+    assert f"{newer.name} is damaged" in out
+    older.write_bytes(sound)
+    code, _, weights = train("parts")
+    assert code == 0
+    assert_identical(weights, expected)
+
+
+def test_a_full_disk_costs_the_checkpoint_not_the_run(train, tmp_path, monkeypatch):
+    """Told in one line; the run goes on, and the earlier checkpoint stays."""
+    train("run", stop_at=("train", 1, 0))
+    (before,) = (tmp_path / "run").glob("*/checkpoint_*")
+    data = before.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.np, "savez", full)
+        code, out, _ = train("run", stop_at=("train", 3, 0))
+    assert code == 130
+    assert "cannot write a checkpoint" in out
+    assert "No space left on device" in out
+    assert before.read_bytes() == data
+    code, _, _ = train("run")
+    assert code == 0
+
+
+def test_a_kill_between_write_and_rename_leaves_the_one_before(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, "f", pytest.fail)
+    checkpoints.save(1, 0, {"a": np.arange(3)}, {})
+    checkpoints.wait()
+    monkeypatch.setattr(checkpoint.os, "replace", lambda *paths: None)
+    checkpoints.save(2, 0, {"a": np.arange(4)}, {})
+    checkpoints.wait()
+    assert list(tmp_path.glob("*.tmp"))
+    arrays, values = Checkpoints(tmp_path, "f", pytest.fail).load()
+    assert (values["epoch"], len(arrays["a"])) == (1, 3)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_last_two_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "f", pytest.fail)
+    for epoch, step in ((1, 0), (1, 500), (9, 0), (10, 0)):
+        checkpoints.save(epoch, step, {"a": np.arange(3)}, {})
+    checkpoints.wait()
+    assert len(list(tmp_path.iterdir())) == 2
+    assert checkpoints.load()[1]["epoch"] == 10
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    model, other = helpers.build_classifier(), helpers.build_classifier(norm=True)
+    for each in (model, other):
+        helpers.compile_classifier(each)
+        helpers.train(each, *helpers.random_examples())
+    with pytest.raises(CheckpointError, match="--rerun"):
+        checkpoint.restore(model, checkpoint.capture(other))
+
+
+def test_a_captured_state_does_not_change_in_training():
+    """It is a copy: backends reuse the memory of the weights."""
+    model = helpers.compile_classifier(helpers.build_classifier(dropout=0.5))
+    x, y = helpers.random_examples()
+    helpers.train(model, x, y)
+    captured = checkpoint.capture(model)
+    before = {name: array.copy() for name, array in captured.items()}
+    helpers.train(model, x, y)
+    for name, array in captured.items():
+        np.testing.assert_array_equal(array, before[name])
+    after = checkpoint.capture(model)
+    seeds = [n for n, a in after.items() if a.dtype == np.uint32]
+    assert seeds  # of dropout, which moved on
+    assert any(not np.array_equal(after[n], before[n]) for n in seeds)
+
+
+def test_the_first_signal_asks_and_the_second_interrupts():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):  # pytest's own handler is back
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_loss_that_is_not_finite_says_where_and_what_to_try(train):
+    code, out, _ = train("run", "--learning_rate", "1e30", "--epochs", "3")
+    assert code == 1
+    assert "loss is nan by step" in out or "loss is inf by step" in out
+    assert "try a lower learning_rate" in out
+
+
+def test_running_out_of_memory_says_what_to_lower(train, monkeypatch):
+    def exhaust(*args):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 8 bytes")
+
+    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", exhaust)
+    code, out, _ = train("run")
+    assert code == 1
+    assert "lower --batch_size (now 32)" in out
