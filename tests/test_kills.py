@@ -1,0 +1,174 @@
+"""Runs and grids that are killed by SIGKILL and SIGTERM, each in its own process."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from samkeras.experiment.config import ROOT
+
+pytestmark = pytest.mark.faults
+
+# run.py, which at a run's end also keeps its last weights.
+PROGRAM = """
+import sys, numpy as np, run
+from samkeras.experiment import run as training
+record_best = training._record_best
+def keep_weights(logger, model, recorder, folder):
+    np.savez(folder / "final.npz", *model.get_weights())
+    record_best(logger, model, recorder, folder)
+training._record_best = keep_weights
+sys.exit(run.main(sys.argv[1:]))
+"""
+EPOCHS = 24
+ONE_RUN = ["workloads/mnist_mlp", "--dataset", "mnist_5k", "--sam", "--verbose", "2"]
+ONE_RUN += ["--train_examples", "1000", "--epochs", str(EPOCHS)]
+GRID = ["workloads/synthetic_mlp", "--width_mult", "0.1,0.2", "--sam", "true,false"]
+GRID += ["--seed", "0,1,2", "--train_examples", "2000", "--epochs", "8"]
+DEADLINE_SEC = 300
+
+
+def start(folder: Path, options: list[str]) -> subprocess.Popen:
+    places = ["--tracking_uri", f"sqlite:///{folder}/mlflow.db"]
+    places += ["--run_dir", str(folder / "runs")]
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *options, *places],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, _ = process.communicate(timeout=DEADLINE_SEC)
+    assert process.returncode == 0, out
+    return out
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    """Waits until a condition holds, or the process has ended."""
+    give_up_at = time.monotonic() + DEADLINE_SEC
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+def final_weights(folder: Path) -> list[np.ndarray]:
+    (path,) = folder.glob("runs/*/final.npz")
+    with np.load(path) as file:
+        return list(file.values())
+
+
+def recorded_runs(folder: Path) -> list:
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    ids = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(ids, max_results=1000)
+    return [run for run in runs if "fingerprint" in run.data.tags]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    folder.mkdir(exist_ok=True)
+    finish(start(folder, ONE_RUN))
+    return folder
+
+
+def assert_as_undisturbed(folder: Path, undisturbed: Path) -> None:
+    """The same weights to the bit, and whole curves without a step twice."""
+    for a, b in zip(final_weights(folder), final_weights(undisturbed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    (run,), (expected,) = recorded_runs(folder), recorded_runs(undisturbed)
+    assert run.info.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    other = MlflowClient(f"sqlite:///{undisturbed}/mlflow.db")
+    for name in ("loss", "val_accuracy", "grad_norm", "learning_rate"):
+        curve = client.get_metric_history(run.info.run_id, name)
+        points = sorted((point.step, point.value) for point in curve)
+        whole = other.get_metric_history(expected.info.run_id, name)
+        assert [step for step, _ in points] == list(range(EPOCHS))
+        assert points == sorted((point.step, point.value) for point in whole)
+    for name in ("best_val_accuracy", "final_val_accuracy", "best_epoch"):
+        assert run.data.metrics[name] == expected.data.metrics[name]
+
+
+def test_twenty_kills_change_nothing(tmp_path, undisturbed):
+    """SIGKILL at random moments, some of them while a checkpoint is being written."""
+    moments = random.Random(0)
+    for _ in range(20):
+        process = start(tmp_path, ONE_RUN)
+        known = set(tmp_path.glob("runs/*/checkpoint_*"))
+
+        def wrote_one(known=known):
+            return set(tmp_path.glob("runs/*/checkpoint_*")) - known
+
+        wait_for(wrote_one, process)
+        time.sleep(moments.uniform(0, 0.2))
+        process.kill()
+        process.communicate()
+    finish(start(tmp_path, ONE_RUN))
+    assert_as_undisturbed(tmp_path, undisturbed)
+
+
+def test_a_preempted_run_saves_and_says_so(tmp_path, undisturbed):
+    """SIGTERM ends it with 130 within seconds, marked as killed; the same command
+    ends as if nothing had happened."""
+    process = start(tmp_path, ONE_RUN)
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoint_*")), process)
+    process.send_signal(signal.SIGTERM)
+    asked_at = time.monotonic()
+    out, _ = process.communicate(timeout=DEADLINE_SEC)
+    assert process.returncode == 130, out
+    assert time.monotonic() - asked_at < 30
+    assert "the same command goes on" in out
+    (run,) = recorded_runs(tmp_path)
+    assert run.info.status == "KILLED"
+    finish(start(tmp_path, ONE_RUN))
+    assert_as_undisturbed(tmp_path, undisturbed)
+
+
+def rows(out: str) -> list[list[str]]:
+    """The cells of the results' rows and of the gains', without the times."""
+    lines = [line for line in out.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines]
+    return [[c for c in row if not re.fullmatch(r"[\d.]+ s", c)] for row in cells]
+
+
+def test_a_grid_that_is_killed_ends_as_an_undisturbed_one(tmp_path):
+    """Twelve runs, killed twice: each finished once, and the same table."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = rows(finish(start(whole, GRID)))
+    for count in (3, 8):
+        process = start(parts, GRID)
+
+        def finished(count=count):
+            return len(list(parts.glob("runs/*/final.npz"))) >= count
+
+        wait_for(finished, process)
+        process.kill()
+        process.communicate()
+    before = {run.info.run_id: run.info.end_time for run in recorded_runs(parts)}
+    done = {
+        run.info.run_id for run in recorded_runs(parts) if run.info.status == "FINISHED"
+    }
+    assert len(expected) == 12 + 2
+    assert rows(finish(start(parts, GRID))) == expected
+    runs = recorded_runs(parts)
+    assert len(runs) == 12
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        if run.info.run_id in done:
+            assert run.info.end_time == before[run.info.run_id]
