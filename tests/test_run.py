@@ -38,8 +38,10 @@ def train(store, tmp_path, request, capsys):
     """
 
     def call(*options: str, target: str = "workloads/synthetic_mlp"):
-        places = ["--tracking_uri", store, "--run_dir", str(tmp_path / "runs")]
+        places = ["--run_dir", str(tmp_path / "runs")]
         places += ["--experiment", request.node.name]
+        if "--tracking_uri" not in options:
+            places += ["--tracking_uri", store]
         code = command.main([target, *places, *options])
         return code, *capsys.readouterr()
 
@@ -217,7 +219,7 @@ def test_dry_run_counts_and_leaves_nothing(train, recorded, tmp_path):
     ("options", "words"),
     [
         (["--run_dir", "/proc/x"], "--run_dir /proc/x cannot be written"),
-        (["--tracking_uri", "http://127.0.0.1:9"], "does not answer"),
+        (["--tracking_uri", "http://"], "cannot use the MLflow store http://"),
         (["--tracking_uri", "foo://x"], "cannot use the MLflow store foo://x"),
         (["--train_examples", "30", "--sam", "maybe"], "--sam must be true or false"),
     ],
@@ -232,6 +234,19 @@ def test_bad_input_exits_with_2_and_one_line(tmp_path, capsys, options, words):
     assert words in message
     assert message.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_is_down_stops_no_run(train):
+    """Training goes on, says where its records are, and is not repeated for them."""
+    options = [*SMALL, "--width_mult", "0.1", "--tracking_uri", "http://127.0.0.1:9"]
+    code, _, message = train(*options)
+    assert code == 0
+    assert "does not answer" in message
+    assert "records are not delivered to http://127.0.0.1:9 yet" in message
+    assert message.count("\n") == 2
+    code, second, _ = train(*options, "--verbose", "1")
+    assert code == 0
+    assert "1 of 1 runs already finished" in second
 
 
 def test_too_many_examples_are_refused(capsys):

@@ -1,6 +1,7 @@
 """Many runs: one after the other, those already finished skipped, and their table."""
 
 import dataclasses
+import hashlib
 import signal
 import statistics
 import sys
@@ -36,6 +37,7 @@ def run_grid(configs: list[Config]) -> int:
     splits = _read_once(configs, splits)
     workload = run.find_workload(session.workload)
     tracker = Tracker(session.tracking_uri, session.experiment or session.workload)
+    tracker.deliver_pending(Path(session.run_dir))
     tracker.save_view(session.workload, workload.monitor, workload.mode)
     finished = {} if session.rerun else _find_finished(tracker, configs)
     remaining = [i for i in range(len(configs)) if i not in finished]
@@ -55,7 +57,7 @@ def run_grid(configs: list[Config]) -> int:
                     configs[i],
                     splits[i],
                     tracker,
-                    parent and parent.run_id,
+                    parent,
                     progress,
                 )
                 if results[i].failure:
@@ -65,6 +67,7 @@ def run_grid(configs: list[Config]) -> int:
         failed = any(result.failure for result in results.values())
         if parent is not None:
             parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
+    tracker.close()
     print_table([results[i] for i in sorted(results)])
     print_address(tracker)
     if interrupted:
@@ -260,7 +263,10 @@ def _start_parent(tracker: Tracker, configs: list[Config]):
         for name, values in _varied(configs).items()
     )
     tags = {"workload": config.workload, "grid": varied}
-    return tracker.start(f"grid: {varied}", tags, parent=None)
+    marks = sorted(fingerprint(c, keras.backend.backend()) for c in configs)
+    name = f"grid_{hashlib.sha256(' '.join(marks).encode()).hexdigest()[:8]}"
+    folder = Path(config.run_dir) / name
+    return tracker.start(f"grid: {varied}", tags, None, folder, fresh=config.rerun)
 
 
 def _varied(configs: list[Config]) -> dict[str, list]:

@@ -117,7 +117,7 @@ def train(
     config: Config,
     splits: Splits,
     tracker: Tracker,
-    parent: str | None,
+    parent: RunLogger | None,
     progress: ProgressDisplay,
 ) -> Result:
     """Trains one run and records it. A failure is recorded and returned."""
@@ -127,10 +127,12 @@ def train(
     backend = keras.backend.backend()
     name, mark = run_name(config), fingerprint(config, backend)
     tags = {"workload": config.workload, "fingerprint": mark}
-    logger = tracker.start(name, tags, parent)
     folder = Path(config.run_dir) / f"{name}_{mark[:8]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        logger = tracker.start(name, tags, parent, folder, fresh=config.rerun)
+    except InputError as error:
+        return dataclasses.replace(result, failure=str(error))
+    try:
         _record_setup(logger, config, model, folder)
         recorder = _fit(config, model, splits, logger, progress)
         _record_best(logger, model, recorder, folder)
