@@ -24,7 +24,8 @@ REQUEST_TIMEOUT_SEC = 30
 DELIVER_EVERY_SEC = 1.0
 MAX_PAUSE_SEC = 30.0
 PATIENCE_SEC = 10.0
-LAST_CHANCE_SEC = 2.0
+SERVER_GRACE_SEC = 2.0
+SQLITE_GRACE_SEC = 60.0  # other processes go first, and our turn comes
 RECORDS_A_BATCH = 100
 
 
@@ -60,9 +61,10 @@ class Delivery:
         self._warned: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
+        make_client = _import_client()
         try:
             with self._exclusive():
-                self.client = _open_client(uri)
+                self.client = make_client(uri)
             if self.is_server:
                 self._check_health()
         except Exception as error:
@@ -117,12 +119,13 @@ class Delivery:
 
     def close(self) -> None:
         """Delivers the rest, as long as the store takes it, and says what is left."""
-        # A store that is down gets one chance, a busy one time.
-        last_chance = time.monotonic() + LAST_CHANCE_SEC
-        self._give_up_at = time.monotonic() + (PATIENCE_SEC if self.answers else 0)
+        # A store that is down gets one chance more.
+        patience = PATIENCE_SEC if self.answers else 0
+        self._give_up_at = time.monotonic() + patience
         self._closing.set()
+        grace = SERVER_GRACE_SEC if self.is_server else SQLITE_GRACE_SEC
         while self._thread.is_alive():
-            if time.monotonic() > max(self._give_up_at, last_chance):
+            if time.monotonic() > self._give_up_at + grace:
                 break
             self._thread.join(0.1)
         left = sum(journal.count_undelivered() for journal in self._journals)
@@ -380,7 +383,8 @@ def identify(uri: str) -> str:
     return parts._replace(netloc=host).geturl().rstrip("/")
 
 
-def _open_client(uri: str) -> Any:
+def _import_client() -> Any:
+    """MLflow's client class, imported so that it leaves us in peace."""
     # MLflow would block for minutes where this module tries again by itself. Its
     # telemetry draws from the global generator, which models are drawn from.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -395,7 +399,7 @@ def _open_client(uri: str) -> Any:
         # print the traceback of what is tried again here.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        return MlflowClient(uri)
+    return MlflowClient
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
