@@ -197,6 +197,31 @@ def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):
     assert out.count("1,021") == 1
 
 
+def test_an_interrupted_grid_goes_on(train, recorded, store, monkeypatch):
+    """The same command again: the same MLflow runs, each epoch once, and the parent
+    is ended even if one run was left."""
+    options = [*SMALL, "--width_mult", "0.1", "--seed", "0,1"]
+    with monkeypatch.context() as context:
+        end_epoch, calls = run.Recorder.on_epoch_end, []
+
+        def interrupt(self, epoch, logs=None):
+            calls.append(epoch)
+            end_epoch(self, epoch, logs)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+
+        context.setattr(run.Recorder, "on_epoch_end", interrupt)
+        assert train(*options)[0] == 130
+    before = {found.info.run_id for found in recorded()}
+    assert train(*options)[0] == 0
+    assert {found.info.run_id for found in recorded()} == before
+    assert {found.info.status for found in recorded()} == {"FINISHED"}
+    client = MlflowClient(store)
+    for child in recorded()[:-1]:
+        points = client.get_metric_history(child.info.run_id, "val_loss")
+        assert [point.step for point in points] == [0, 1]
+
+
 def test_dry_run_counts_and_leaves_nothing(train, recorded, tmp_path):
     """Parameters at every width of the paper's Table 1, exactly; nothing is written."""
     widths = "0.25,0.5,1,4,10"

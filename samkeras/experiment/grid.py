@@ -49,7 +49,9 @@ def run_grid(configs: list[Config]) -> int:
     with ProgressDisplay(len(remaining), total, session.verbose) as progress:
         if finished:
             progress.say(f"{len(finished)} of {len(configs)} runs already finished")
-        parent = _start_parent(tracker, configs) if len(remaining) > 1 else None
+        # A grid that was killed in its last run is ended too.
+        is_grid = len(remaining) > 1 or (remaining and _grid_folder(configs).exists())
+        parent = _start_parent(tracker, configs) if is_grid else None
         try:
             for number, i in enumerate(remaining, 1):
                 progress.start_run(_label(configs[i], configs), number, work[i])
@@ -67,8 +69,8 @@ def run_grid(configs: list[Config]) -> int:
         failed = any(result.failure for result in results.values())
         if parent is not None:
             parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
-    tracker.close()
     print_table([results[i] for i in sorted(results)])
+    tracker.close()
     print_address(tracker)
     if interrupted:
         print("run.py: interrupted", file=sys.stderr)
@@ -263,10 +265,14 @@ def _start_parent(tracker: Tracker, configs: list[Config]):
         for name, values in _varied(configs).items()
     )
     tags = {"workload": config.workload, "grid": varied}
-    marks = sorted(fingerprint(c, keras.backend.backend()) for c in configs)
-    name = f"grid_{hashlib.sha256(' '.join(marks).encode()).hexdigest()[:8]}"
-    folder = Path(config.run_dir) / name
+    folder = _grid_folder(configs)
     return tracker.start(f"grid: {varied}", tags, None, folder, fresh=config.rerun)
+
+
+def _grid_folder(configs: list[Config]) -> Path:
+    marks = sorted(fingerprint(c, keras.backend.backend()) for c in configs)
+    digest = hashlib.sha256(" ".join(marks).encode()).hexdigest()
+    return Path(configs[0].run_dir) / f"grid_{digest[:8]}"
 
 
 def _varied(configs: list[Config]) -> dict[str, list]:
