@@ -2,18 +2,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format ui clean
+.PHONY: demo test test-slow test-faults lint format ui clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run.py workloads/synthetic_mlp --width_mult 1,10 --sam true,false
 
 test: $(VENV)/.installed-dev
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow"
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m "not slow"
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow and not faults"
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m slow
+
+# Tracking knows nothing of backends.
+test-faults: $(VENV)/.installed-dev
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m faults
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

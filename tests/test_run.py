@@ -39,8 +39,10 @@ def train(store, tmp_path, request, capsys):
     """
 
     def call(*options: str, target: str = "workloads/synthetic_mlp"):
-        places = ["--tracking_uri", store, "--run_dir", str(tmp_path / "runs")]
+        places = ["--run_dir", str(tmp_path / "runs")]
         places += ["--experiment", request.node.name]
+        if "--tracking_uri" not in options:
+            places += ["--tracking_uri", store]
         code = command.main([target, *places, *options])
         return code, *capsys.readouterr()
 
@@ -196,6 +198,31 @@ def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):
     assert out.count("1,021") == 1
 
 
+def test_an_interrupted_grid_goes_on(train, recorded, store, monkeypatch):
+    """The same command again: the same MLflow runs, each epoch once, and the parent
+    is ended even if one run was left."""
+    options = [*SMALL, "--width_mult", "0.1", "--seed", "0,1"]
+    with monkeypatch.context() as context:
+        end_epoch, calls = run.Recorder.on_epoch_end, []
+
+        def interrupt(self, epoch, logs=None):
+            calls.append(epoch)
+            end_epoch(self, epoch, logs)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+
+        context.setattr(run.Recorder, "on_epoch_end", interrupt)
+        assert train(*options)[0] == 130
+    before = {found.info.run_id for found in recorded()}
+    assert train(*options)[0] == 0
+    assert {found.info.run_id for found in recorded()} == before
+    assert {found.info.status for found in recorded()} == {"FINISHED"}
+    client = MlflowClient(store)
+    for child in recorded()[:-1]:
+        points = client.get_metric_history(child.info.run_id, "val_loss")
+        assert [point.step for point in points] == [0, 1]
+
+
 def test_dry_run_counts_and_leaves_nothing(train, recorded, tmp_path):
     """Parameters at every width of the paper's Table 1, exactly; nothing is written."""
     widths = "0.25,0.5,1,4,10"
@@ -218,7 +245,7 @@ def test_dry_run_counts_and_leaves_nothing(train, recorded, tmp_path):
     ("options", "words"),
     [
         (["--run_dir", "/proc/x"], "--run_dir /proc/x cannot be written"),
-        (["--tracking_uri", "http://127.0.0.1:9"], "does not answer"),
+        (["--tracking_uri", "http://"], "cannot use the MLflow store http://"),
         (["--tracking_uri", "foo://x"], "cannot use the MLflow store foo://x"),
         (["--train_examples", "30", "--sam", "maybe"], "--sam must be true or false"),
     ],
@@ -233,6 +260,19 @@ def test_bad_input_exits_with_2_and_one_line(tmp_path, capsys, options, words):
     assert words in message
     assert message.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_is_down_stops_no_run(train):
+    """Training goes on, says where its records are, and is not repeated for them."""
+    options = [*SMALL, "--width_mult", "0.1", "--tracking_uri", "http://127.0.0.1:9"]
+    code, _, message = train(*options)
+    assert code == 0
+    assert "does not answer" in message
+    assert "records are not delivered to http://127.0.0.1:9 yet" in message
+    assert message.count("\n") == 2
+    code, second, _ = train(*options, "--verbose", "1")
+    assert code == 0
+    assert "1 of 1 runs already finished" in second
 
 
 def test_too_many_examples_are_refused(capsys):
@@ -295,10 +335,10 @@ def test_a_pruned_run_matches_the_dense_ones_size(train, recorded, tmp_path):
     *children, _ = recorded()
     assert {c.data.params["num_nonzero_params"] for c in children} == {str(dense)}
     assert {c.data.params["num_params"] for c in children} == {"125810"}
-    for folder in (tmp_path / "runs").glob("*/"):
-        (config,) = parse_runs("mnist_mlp", ["--config", str(folder / "config.yaml")])
+    for path in (tmp_path / "runs").glob("*/config.yaml"):
+        (config,) = parse_runs("mnist_mlp", ["--config", str(path)])
         model = run.build_model(config, run.load_data(config).info)
-        model.load_weights(folder / "best.weights.h5")
+        model.load_weights(path.with_name("best.weights.h5"))
         kernels = sum(np.count_nonzero(w) for w in model.get_weights() if w.ndim == 2)
         assert kernels + (150 + 50 + 10) == dense
         assert model.masks.num_pruned == 125_810 - dense

@@ -1,6 +1,7 @@
 """Many runs: one after the other, those already finished skipped, and their table."""
 
 import dataclasses
+import hashlib
 import signal
 import statistics
 import sys
@@ -44,6 +45,7 @@ def run_grid(configs: list[Config]) -> int:
     splits = _read_once(configs, splits)
     workload = run.find_workload(session.workload)
     tracker = Tracker(session.tracking_uri, session.experiment or session.workload)
+    tracker.deliver_pending(Path(session.run_dir))
     tracker.save_view(session.workload, workload.monitor, workload.mode)
     finished = {} if session.rerun else _find_finished(tracker, configs)
     remaining = [i for i in range(len(configs)) if i not in finished]
@@ -55,7 +57,9 @@ def run_grid(configs: list[Config]) -> int:
     with ProgressDisplay(len(remaining), total, session.verbose) as progress:
         if finished:
             progress.say(f"{len(finished)} of {len(configs)} runs already finished")
-        parent = _start_parent(tracker, configs) if len(remaining) > 1 else None
+        # A grid that was killed in its last run is ended too.
+        is_grid = len(remaining) > 1 or (remaining and _grid_folder(configs).exists())
+        parent = _start_parent(tracker, configs) if is_grid else None
         try:
             for number, i in enumerate(remaining, 1):
                 progress.start_run(_label(configs[i], configs), number, work[i])
@@ -63,7 +67,7 @@ def run_grid(configs: list[Config]) -> int:
                     configs[i],
                     splits[i],
                     tracker,
-                    parent and parent.run_id,
+                    parent,
                     progress,
                 )
                 if results[i].failure:
@@ -74,6 +78,7 @@ def run_grid(configs: list[Config]) -> int:
         if parent is not None:
             parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
     print_table([results[i] for i in sorted(results)])
+    tracker.close()
     print_address(tracker)
     if interrupted:
         print("run.py: interrupted; the same command goes on", file=sys.stderr)
@@ -297,7 +302,14 @@ def _start_parent(tracker: Tracker, configs: list[Config]):
         for name, values in _varied(configs).items()
     )
     tags = {"workload": config.workload, "grid": varied}
-    return tracker.start(f"grid: {varied}", tags, parent=None)
+    folder = _grid_folder(configs)
+    return tracker.start(f"grid: {varied}", tags, None, folder, fresh=config.rerun)
+
+
+def _grid_folder(configs: list[Config]) -> Path:
+    marks = sorted(fingerprint(c, keras.backend.backend()) for c in configs)
+    digest = hashlib.sha256(" ".join(marks).encode()).hexdigest()
+    return Path(configs[0].run_dir) / f"grid_{digest[:8]}"
 
 
 def _varied(configs: list[Config]) -> dict[str, list]:

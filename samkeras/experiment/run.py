@@ -175,7 +175,7 @@ def train(
     config: Config,
     splits: Splits,
     tracker: Tracker,
-    parent: str | None,
+    parent: RunLogger | None,
     progress: ProgressDisplay,
 ) -> Result:
     """Trains one run and records it. A failure is recorded and returned."""
@@ -186,11 +186,13 @@ def train(
     backend = keras.backend.backend()
     name, mark = run_name(config), fingerprint(config, backend)
     tags = {"workload": config.workload, "fingerprint": mark}
-    logger = tracker.start(name, tags, parent)
     folder = Path(config.run_dir) / f"{name}_{mark[:8]}"
     checkpoints = Checkpoints(folder, mark, progress.say)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        logger = tracker.start(name, tags, parent, folder, fresh=config.rerun)
+    except InputError as error:
+        return dataclasses.replace(result, failure=str(error))
+    try:
         if config.rerun:
             checkpoints.clear()
         _record_setup(logger, config, size, model, folder)

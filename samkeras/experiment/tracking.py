@@ -1,26 +1,27 @@
-"""What is recorded of a run, and where: MLflow."""
+"""What is recorded of a run, and where: a journal in its folder, then MLflow."""
 
 import json
-import logging
 import os
 import time
-import urllib.error
-import urllib.request
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError
 from samkeras.experiment.config import ROOT
+from samkeras.experiment.delivery import Delivery
+from samkeras.experiment.journal import Journal, find_journals, own_folder
 
 DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow' / 'mlflow.db'}"
 LOCAL_SERVER = "http://127.0.0.1:5000"
-SERVER_TIMEOUT_SEC = 5
-FLUSH_EVERY_SEC = 1.0
+OWNERSHIP_TIMEOUT_SEC = 2.0
 
 
 class Tracker:
     """One MLflow experiment, made if it is not there yet.
+
+    A server that does not answer is waited for in the background. What it is asked
+    until then has no answer.
 
     Args:
         tracking_uri: store or server; None for $MLFLOW_TRACKING_URI, else the SQLite
@@ -28,26 +29,16 @@ class Tracker:
         experiment: the experiment's name.
 
     Raises:
-        InputError: the store cannot be opened or the server does not answer.
+        InputError: the store cannot be opened, or the server answers with an error
+            that waiting does not cure.
     """
 
     def __init__(self, tracking_uri: str | None, experiment: str):
         self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-        if self.uri.startswith(("http://", "https://")):
-            _check_server(self.uri)
-        try:
-            self._client = _open_client(self.uri)
-            found = self._client.get_experiment_by_name(experiment)
-            self._experiment_id = found and found.experiment_id
-            if found is None:
-                self._experiment_id = self._client.create_experiment(
-                    experiment, artifact_location=_artifacts_of(self.uri, experiment)
-                )
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"cannot use the MLflow store {self.uri}: {reason}"
-            ) from None
+        self._experiment = experiment
+        self._delivery = Delivery(self.uri)
+        self._finished: dict[str, Journal] = {}  # not delivered yet, by fingerprint
+        self._ask(self._find_experiment)
 
     def save_view(self, workload: str, monitor: str, mode: str) -> None:
         """Saves the view that `view_url` opens: the columns that one compares, best
@@ -62,112 +53,180 @@ class Tracker:
             "orderByKey": f"metrics.`best_{monitor}`",
             "orderByAsc": mode == "min",
         }
-        self._client.set_experiment_tag(
-            self._experiment_id, "mlflow.sharedViewState.samkeras", json.dumps(view)
+        self._ask(
+            lambda: self._delivery.client.set_experiment_tag(
+                self._find_experiment(),
+                "mlflow.sharedViewState.samkeras",
+                json.dumps(view),
+            )
         )
 
     @property
     def view_url(self) -> str:
         """Where the saved view opens, on the server or on the one of `make ui`."""
-        server = self.uri if self.uri.startswith("http") else LOCAL_SERVER
+        server = self._delivery.store if self._delivery.is_server else LOCAL_SERVER
+        experiment_id = self._delivery.experiments.get(self._experiment)
+        if experiment_id is None:
+            return f"{server}/#/experiments"
         query = "viewStateShareKey=samkeras&workflowType=machine_learning"
-        path = f"/#/experiments/{self._experiment_id}/runs?{query}"
-        return server.rstrip("/") + path
+        return f"{server}/#/experiments/{experiment_id}/runs?{query}"
 
     def find_finished(self, fingerprint: str) -> Any | None:
         """The experiment's finished run with a fingerprint, or None."""
-        runs = self._client.search_runs(
-            [self._experiment_id],
-            f"tags.fingerprint = '{fingerprint}' and attributes.status = 'FINISHED'",
-            max_results=1,
+        if fingerprint in self._finished:
+            return _read_run(self._finished[fingerprint])
+        mark = f"tags.fingerprint = '{fingerprint}'"
+        runs = self._ask(
+            lambda: self._delivery.client.search_runs(
+                [self._find_experiment()],
+                f"{mark} and attributes.status = 'FINISHED'",
+                max_results=1,
+            )
         )
         return runs[0] if runs else None
 
-    def start(self, name: str, tags: dict[str, str], parent: str | None) -> "RunLogger":
-        """Starts a run, nested in the run with id `parent` if given."""
-        if parent is not None:
-            tags = {**tags, "mlflow.parentRunId": parent}
-        run = self._client.create_run(self._experiment_id, run_name=name, tags=tags)
-        return RunLogger(self._client, run.info.run_id)
+    def deliver_pending(self, run_dir: Path) -> None:
+        """Delivers what earlier commands recorded under `run_dir` for this store and
+        could not deliver; what another command is recording there is left to it."""
+        journals = map(self._delivery.know, find_journals(run_dir))
+        for journal in journals:
+            if journal.head["store"] != self._delivery.store:
+                continue
+            owner = own_folder(journal.path.parent)
+            if owner is None:
+                continue
+            owner.close()
+            if journal.count_undelivered():
+                self._delivery.add(journal)
+                is_ours = journal.head["experiment"] == self._experiment
+                if is_ours and _read_run(journal).info.status == "FINISHED":
+                    self._finished[journal.head["tags"].get("fingerprint")] = journal
+
+    def start(
+        self,
+        name: str,
+        tags: dict[str, str],
+        parent: "RunLogger | None",
+        folder: Path,
+        fresh: bool = False,
+    ) -> "RunLogger":
+        """Starts a run, or goes on with the one that its folder holds.
+
+        Args:
+            name: the run's name.
+            tags: its tags.
+            parent: the run that it is nested in.
+            folder: the run's own directory, made if it is not there yet.
+            fresh: start a new run, whatever the folder holds.
+
+        Raises:
+            InputError: another command is at this run.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        give_up_at = time.monotonic() + OWNERSHIP_TIMEOUT_SEC
+        while (owner := own_folder(folder)) is None:
+            # Another command may be looking whether there is something to deliver.
+            if time.monotonic() > give_up_at:
+                raise InputError(f"another command is training the run in {folder}")
+            time.sleep(0.05)
+        place = {"store": self._delivery.store, "experiment": self._experiment}
+        held = [j for j in find_journals(folder) if place.items() <= j.head.items()]
+        if held and not fresh:
+            journal = self._delivery.know(held[-1])
+            journal.open(owner)
+            journal.append({"status": "RUNNING", "time": _now()})
+        else:
+            head = {**place, "name": name, "tags": tags, "time": _now()}
+            head["parent"] = parent and parent.journal.id
+            journal = self._delivery.know(Journal.create(folder, head))
+            journal.open(owner)
+        self._delivery.add(journal)
+        return RunLogger(journal)
+
+    def close(self) -> None:
+        """Delivers what is left, if the store answers, and says in one line what an
+        unreachable one has not got."""
+        self._delivery.close()
+
+    def _find_experiment(self) -> str:
+        return self._delivery.find_experiment(self._experiment)
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """The store's answer, or None if it does not answer."""
+        if not self._delivery.answers:
+            return None
+        try:
+            return question()
+        except Exception as error:
+            self._delivery.note(error)
+            return None
 
 
 class RunLogger:
-    """Records one MLflow run. Metrics are sent in batches, about once a second."""
+    """Records one run. What is recorded is on disk at once, and in MLflow soon."""
 
-    def __init__(self, client: Any, run_id: str):
-        self._client = client
-        self.run_id = run_id
-        self._pending = []
-        self._sent_at = time.monotonic()
+    def __init__(self, journal: Journal):
+        self.journal = journal
+        self._params, self._points = set(), set()
+        for record, _ in journal.read(0):
+            self._params.update(record.get("params", ()))
+            self._points.update((k, record["step"]) for k in record.get("metrics", ()))
 
     def log_params(self, params: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(
-            self.run_id, params=[Param(k, _text(v)) for k, v in params.items()]
-        )
+        """Records parameters; those of a run that goes on stay what they were."""
+        new = {k: _text(v) for k, v in params.items() if k not in self._params}
+        self._params.update(new)
+        self.journal.append({"params": new})
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self._pending += [Metric(k, float(v), now, step) for k, v in metrics.items()]
-        if time.monotonic() - self._sent_at >= FLUSH_EVERY_SEC:
-            self._send()
+        """Records the metrics of a step, once: a run that goes on may repeat steps."""
+        new = {k: float(v) for k, v in metrics.items() if (k, step) not in self._points}
+        self._points.update((k, step) for k in new)
+        self.journal.append({"metrics": new, "step": step, "time": _now()})
 
     def log_file(self, path: Path) -> None:
-        self._client.log_artifact(self.run_id, str(path))
+        """Records a file, again if it was replaced since it was recorded."""
+        name = os.path.relpath(path, self.journal.path.parent)
+        self.journal.append({"file": name})
+
+    def set_tag(self, key: str, value: str) -> None:
+        self.journal.append({"tags": {key: value}})
 
     def end(self, status: str, reason: str | None = None) -> None:
         """Ends the run as FINISHED, FAILED or KILLED, the last two with the reason."""
-        self._send()
         if reason is not None:
-            self._client.set_tag(self.run_id, "failure", reason)
-        self._client.set_terminated(self.run_id, status)
+            self.set_tag("failure", reason)
+        self.journal.append({"status": status, "time": _now()})
+        self.journal.close()
 
-    def _send(self) -> None:
-        # A server takes at most 1,000 metrics in one request.
-        for start in range(0, len(self._pending), 1000):
-            batch = self._pending[start : start + 1000]
-            self._client.log_batch(self.run_id, metrics=batch)
-        self._pending = []
-        self._sent_at = time.monotonic()
+
+def _read_run(journal: Journal) -> Any:
+    """The MLflow run that a journal will be."""
+    from mlflow.entities import Metric, Param, Run, RunData, RunInfo
+
+    params, metrics, status = {}, {}, {"status": "RUNNING", "time": None}
+    for record, _ in journal.read(0):
+        params.update(record.get("params", {}))
+        metrics.update(record.get("metrics", {}))
+        status = record if "status" in record else status
+    head = journal.head
+    info = RunInfo(
+        run_id=journal.id,
+        experiment_id=head["experiment"],
+        user_id="",
+        status=status["status"],
+        start_time=head["time"],
+        end_time=status["time"],
+        lifecycle_stage="active",
+    )
+    metrics = [Metric(k, v, head["time"], 0) for k, v in metrics.items()]
+    return Run(info, RunData(metrics, [Param(k, v) for k, v in params.items()]))
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _text(value: Any) -> str:
     """A parameter as it is written on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _open_client(uri: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mlflow.tracking import MlflowClient
-
-        # MLflow and its database tools announce each step of setting up a store.
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        return MlflowClient(uri)
-
-
-def _artifacts_of(uri: str, experiment: str) -> str | None:
-    """Where an experiment's files go: beside a database file, or as a server says."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    # MLflow's default would be mlruns in whatever folder the user stands in.
-    folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
-    return (folder / "artifacts" / experiment).as_uri()
-
-
-def _check_server(uri: str) -> None:
-    """Asks a server for its health, because MLflow itself retries for minutes."""
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_SEC)
-    except urllib.error.HTTPError:
-        return  # It answers, if only to ask for credentials.
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(
-            f"the MLflow server {uri} does not answer ({reason}); start it, or leave "
-            "--tracking_uri out to log to a file"
-        ) from None
