@@ -168,6 +168,30 @@ def test_a_silent_store_gets_everything_later(
     assert capsys.readouterr().err == ""
 
 
+def test_a_child_waits_for_its_parent(
+    tracker, recorded, silence, tmp_path, monkeypatch
+):
+    """A run whose parent is another command's to deliver is not made without it."""
+    answer = silence()
+    first = tracker()
+    parent = first.start("parent", {}, None, tmp_path / "parent")
+    first.start("child", {}, parent, tmp_path / "child").end("FINISHED")
+    first.close()  # and yet the parent's folder is taken until its end
+    answer()
+    with monkeypatch.context() as context:
+        context.setattr("samkeras.experiment.delivery.PATIENCE_SEC", 0.5)
+        second = tracker()
+        second.deliver_pending(tmp_path)
+        second.close()
+    assert recorded() == {}
+    parent.end("FINISHED")
+    third = tracker()
+    third.deliver_pending(tmp_path)
+    third.close()
+    parent_id = recorded()["parent"].info.run_id
+    assert recorded()["child"].data.tags["mlflow.parentRunId"] == parent_id
+
+
 def test_a_finished_run_is_known_before_it_is_delivered(tracker, silence, tmp_path):
     """Nothing is trained twice because the server was down."""
     silence()
