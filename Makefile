@@ -8,16 +8,17 @@ demo: $(VENV)/.installed
 	$(BIN)/python run.py workloads/synthetic_mlp --width_mult 1,10 --sam true,false
 
 test: $(VENV)/.installed-dev
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not slow and not faults"
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m "not slow and not faults"
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not slow and not faults"
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m slow
 
-# Tracking knows nothing of backends.
+# The tracking servers' part knows nothing of backends.
 test-faults: $(VENV)/.installed-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m faults
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m faults tests/test_kills.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

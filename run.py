@@ -30,6 +30,9 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while nothing trains, or a second time
+        print("run.py: interrupted", file=sys.stderr)
+        return 130
 
 
 def print_targets() -> None:

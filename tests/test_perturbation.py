@@ -212,7 +212,8 @@ def compare_gradients(first, second, is_due=True) -> tuple[list, dict[str, float
         first,
         lambda epsilon: second,
         ops.convert_to_tensor(0, "int32"),
-        ops.convert_to_tensor(is_due),
+        is_due=ops.convert_to_tensor(is_due),
+        mask=lambda tensors: tensors,
     )
     return gradients, {name: float(value) for name, value in statistics.items()}
 

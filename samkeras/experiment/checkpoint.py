@@ -39,9 +39,18 @@ def capture(model: SAMModel) -> Arrays:
     return arrays
 
 
-def restore(model: SAMModel, arrays: Arrays) -> None:
+def restore(model: SAMModel, arrays: Arrays, batch: tuple) -> None:
     """Sets a compiled model to a captured state, but for its metrics: fit resets those
-    at the begin of an epoch, see `restore_metrics`."""
+    at the begin of an epoch, see `restore_metrics`.
+
+    Args:
+        model: the model.
+        arrays: what `capture` gave.
+        batch: a batch of its training, from which optimizer and metrics are built.
+
+    Raises:
+        CheckpointError: the state is of another model.
+    """
     masks = [
         (weight, arrays[f"masks/{i}"])
         for i, weight in enumerate(model.weights)
@@ -49,7 +58,7 @@ def restore(model: SAMModel, arrays: Arrays) -> None:
     ]
     if masks:
         model.set_masks(masks)
-    model.optimizer.build(model.trainable_variables)
+    model._symbolic_build(data_batch=batch)
     for name in ("variables", "optimizer"):
         _assign(name, _groups(model)[name], arrays)
 

@@ -360,13 +360,18 @@ def _plain(value: object) -> object:
     return value
 
 
-def _to_yaml(config: Config, leave_out: Sequence[str]) -> str:
-    values = {
+def plain_values(config: Config) -> dict:
+    """The fields as YAML has them."""
+    return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(config).items()
-        if name not in leave_out
     }
-    return yaml.safe_dump(values, sort_keys=False)
+
+
+def _to_yaml(config: Config, leave_out: Sequence[str]) -> str:
+    values = plain_values(config)
+    kept = {name: value for name, value in values.items() if name not in leave_out}
+    return yaml.safe_dump(kept, sort_keys=False)
 
 
 def _shown(value: object) -> str:

@@ -171,7 +171,7 @@ class Recorder(keras.callbacks.Callback):
         if found is None:
             return 0, 0
         arrays, values = found
-        checkpoint.restore(self.model, arrays)
+        checkpoint.restore(self.model, arrays, self._batches[0])
         self.best, self.best_epoch = values["best"], values["best_epoch"]
         self.final, self._logs = values["final"], values["logs"]
         self._examples_per_second = values["examples_per_second"]

@@ -1,5 +1,6 @@
 """One run: its data, model and training, recorded in MLflow."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import yaml
 
 import samkeras
 from samkeras.data.batches import EpochBatches
@@ -23,6 +25,7 @@ from samkeras.experiment.config import (
     Config,
     fingerprint,
     learning_rate,
+    plain_values,
     result_fields,
     save_config,
 )
@@ -195,6 +198,8 @@ def train(
     try:
         if config.rerun:
             checkpoints.clear()
+        if parent is None:
+            _mention_other_config(config, name, folder, progress)
         _record_setup(logger, config, size, model, folder)
         examples = _noisy_examples(config, splits, logger, folder)
         batches = EpochBatches(
@@ -223,7 +228,8 @@ def train(
     except Exception as error:
         checkpoints.wait()
         failure = _explain(error, config)
-        logger.end("FAILED", failure)
+        with contextlib.suppress(OSError):  # such as the full disk that is the failure
+            logger.end("FAILED", failure)
         return dataclasses.replace(result, failure=failure)
     return dataclasses.replace(
         result,
@@ -231,6 +237,26 @@ def train(
         final=recorder.final,
         seconds=time.monotonic() - started,
     )
+
+
+def _mention_other_config(
+    config: Config, name: str, folder: Path, progress: ProgressDisplay
+) -> None:
+    """Says so where an unfinished run differs from a new one in its config alone."""
+    if any(folder.glob("checkpoint_*.npz")):
+        return
+    for other in sorted(folder.parent.glob(f"{name}_????????")):
+        if other == folder or not any(other.glob("checkpoint_*.npz")):
+            continue
+        saved = yaml.safe_load((other / "config.yaml").read_text())
+        values = plain_values(config)
+        changed = [key for key in saved if saved[key] != values[key]]
+        if changed:
+            shown = (f"{key} {saved[key]} -> {values[key]}" for key in changed)
+            progress.say(
+                f"the unfinished run {other} stays as it is: this one is another "
+                f"({', '.join(shown)}) and starts anew"
+            )
 
 
 def _explain(error: Exception, config: Config) -> str:
