@@ -91,6 +91,33 @@ def losses(steps):
     return [(step, 1 / (step + 1)) for step in steps]
 
 
+def test_a_run_that_goes_on_in_another_store_is_whole_there(
+    tracker, recorded, curve, tmp_path
+):
+    """What the first store got before the interruption is in the second too; a run
+    that was finished elsewhere is a new one."""
+    elsewhere = Tracker(f"sqlite:///{tmp_path}/other.db", "experiment")
+    run = elsewhere.start("run", {}, None, tmp_path / "run")
+    run.log_params({"rho": 0.1})
+    log(run, range(3))
+    run.end("KILLED", "interrupted")
+    done = elsewhere.start("done", {}, None, tmp_path / "done")
+    log(done, range(3))
+    done.end("FINISHED")
+    elsewhere.close()
+    session = tracker()
+    run = session.start("run", {}, None, tmp_path / "run")
+    log(run, range(2, 5))
+    run.end("FINISHED")
+    session.start("done", {}, None, tmp_path / "done").end("FINISHED")
+    session.close()
+    runs = recorded()
+    assert runs["run"].data.params["rho"] == "0.1"
+    assert curve(runs["run"], "loss") == losses(range(5))
+    assert "failure" not in runs["run"].data.tags
+    assert curve(runs["done"], "loss") == []
+
+
 def test_everything_is_recorded(tracker, recorded, curve, store, tmp_path):
     """Names, tags, params, points, files, statuses and nesting reach MLflow."""
     session = tracker()

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,11 +54,12 @@ class Journal:
         self._file = self._owner = None
 
     @classmethod
-    def create(cls, folder: Path, head: dict) -> "Journal":
-        """Makes the journal of a new run, with its first record."""
+    def create(cls, folder: Path, head: dict, records: Iterable[dict]) -> "Journal":
+        """Makes the journal of a new run, with its first record and further ones."""
         name = uuid.uuid4().hex
         path = folder / f"journal_{name[:8]}.jsonl"
-        _replace(path, json.dumps({"journal": name, **head}) + "\n")
+        lines = map(json.dumps, [{"journal": name, **head}, *records])
+        _replace(path, "\n".join(lines) + "\n")
         return cls(path)
 
     def read(self, position: int) -> Iterator[tuple[dict, int]]:

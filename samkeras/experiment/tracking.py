@@ -130,16 +130,21 @@ class Tracker:
                 raise InputError(f"another command is training the run in {folder}")
             time.sleep(0.05)
         place = {"store": self._delivery.store, "experiment": self._experiment}
-        held = [j for j in find_journals(folder) if place.items() <= j.head.items()]
-        if held and not fresh:
+        journals = [] if fresh else find_journals(folder)
+        held = [j for j in journals if place.items() <= j.head.items()]
+        if held:
             journal = self._delivery.know(held[-1])
             journal.open(owner)
             journal.append({"status": "RUNNING", "time": _now()})
         else:
             head = {**place, "name": name, "tags": tags, "time": _now()}
             head["parent"] = parent and parent.journal.id
-            journal = self._delivery.know(Journal.create(folder, head))
+            # A run that goes on in another store brings along what it has recorded.
+            records = _unfinished_records(journals[-1]) if journals else []
+            journal = self._delivery.know(Journal.create(folder, head, records))
             journal.open(owner)
+            if records:
+                journal.append({"status": "RUNNING", "time": _now()})
         self._delivery.add(journal)
         return RunLogger(journal)
 
@@ -198,6 +203,13 @@ class RunLogger:
             self.set_tag("failure", reason)
         self.journal.append({"status": status, "time": _now()})
         self.journal.close()
+
+
+def _unfinished_records(journal: Journal) -> list[dict]:
+    """What a journal holds of a run that is not finished; nothing of another."""
+    records = [record for record, _ in journal.read(0)][1:]
+    is_finished = any(record.get("status") == "FINISHED" for record in records)
+    return [] if is_finished else [r for r in records if "status" not in r]
 
 
 def _read_run(journal: Journal) -> Any:
