@@ -18,3 +18,14 @@ def fresh_keras():
     yield
     keras.config.set_dtype_policy("float32")
     keras.backend.clear_session(free_memory=False)  # collecting takes 0.3 s a test
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory) -> str:
+    """One SQLite store for all tests, each with experiments of its own: making one
+    takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    MlflowClient(uri).search_experiments()
+    return uri

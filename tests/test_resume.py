@@ -34,12 +34,6 @@ def build_noisy_model(config, info):
     return samkeras.SAMModel(inputs, keras.layers.Dense(info.num_outputs)(x))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> str:
-    """One SQLite store for the module: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-
-
 @pytest.fixture
 def train(store, tmp_path, monkeypatch, capsys, request):
     """A function: (name, stop at, options) -> (exit code, output, final weights).
@@ -92,7 +86,7 @@ SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
 @pytest.mark.parametrize(
     ("options", "places"),
     [
-        (["--sam"], [("train", 0, 3), ("validate", 1, 0), ("train", 2, 0)]),
+        (["--sam"], [("train", 0, 3), ("validate", 1, 3), ("train", 2, 0)]),
         (SAM_PRUNED, [("train", 2, 6)]),
         (["--optimizer", "adamw", "--weight_decay", "0.01"], [("train", 1, 3)]),
     ],

@@ -22,14 +22,6 @@ from samkeras.experiment.run import Result
 SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "2"]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> str:
-    """One SQLite store for the module: making one takes seconds."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    MlflowClient(uri).search_experiments()
-    return uri
-
-
 @pytest.fixture
 def train(store, tmp_path, request, capsys):
     """Runs a command line in an experiment of the test's own.

@@ -20,14 +20,6 @@ from samkeras.experiment.tracking import Tracker
 NOBODY = "http://127.0.0.1:9"
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> str:
-    """One SQLite store for the module: making one takes seconds."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    MlflowClient(uri).search_experiments()
-    return uri
-
-
 @pytest.fixture
 def tracker(store, request):
     """A function: () -> a tracker of the test's own experiment."""
