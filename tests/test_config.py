@@ -12,6 +12,7 @@ from samkeras.experiment.config import (
     Config,
     describe_targets,
     fingerprint,
+    learning_rate,
     parse_runs,
     resolve_target,
     save_config,
@@ -42,6 +43,21 @@ def test_mnist_config_is_the_papers():
     assert (config.learning_rate, config.momentum) == (0.1, 0.9)
     assert (config.lr_milestones, config.lr_decay) == ((0.25, 0.5, 0.75), 0.1)
     assert config.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rates"),
+    [
+        (8, [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+        (2, [1, 0.01]),  # rounds two milestones to epoch 1, one to the end
+        (1, [1]),
+    ],
+)
+def test_the_learning_rate_drops_at_its_milestones(epochs, rates):
+    """At 25, 50 and 75 % of the epochs; never before the first epoch's end."""
+    config = parse_one("--epochs", str(epochs), "--learning_rate", "1")
+    got = [learning_rate(config, epoch) for epoch in range(epochs)]
+    assert got == pytest.approx(rates)
 
 
 def test_lists_are_multiplied_out():

@@ -170,9 +170,14 @@ def fingerprint(config: Config, backend: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def lr_drops(config: Config) -> list[int]:
+    """The epochs from which on the learning rate is lower; none is the first one."""
+    return [max(1, round(m * config.total_epochs)) for m in config.lr_milestones]
+
+
 def learning_rate(config: Config, epoch: int) -> float:
     """The learning rate of an epoch: dropped after each milestone passed."""
-    drops = sum(epoch >= round(m * config.total_epochs) for m in config.lr_milestones)
+    drops = sum(epoch >= drop for drop in lr_drops(config))
     return config.learning_rate * config.lr_decay**drops
 
 

@@ -25,6 +25,7 @@ from samkeras.experiment.config import (
     Config,
     fingerprint,
     learning_rate,
+    lr_drops,
     plain_values,
     result_fields,
     save_config,
@@ -338,7 +339,7 @@ def _choose_jit_compile(model: keras.Model) -> bool | str:
 def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     """The base optimizer; `steps` is the number of steps of an epoch."""
     rate = learning_rate(config, 0)
-    drops = sorted({round(m * config.total_epochs) for m in config.lr_milestones} - {0})
+    drops = sorted(set(lr_drops(config)))
     if drops:
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             # Keras changes the rate after the boundary, not at it.
