@@ -49,6 +49,11 @@ class Masks:
         """The mask of a weight, or None where all of it is kept."""
         return self._masks.get(id(weight), (weight, None))[1]
 
+    def to_arrays(self, weights: list[keras.Variable]) -> dict[int, np.ndarray]:
+        """The masks on the host, each under its weight's place in `weights`: copies."""
+        masks = enumerate(map(self.of, weights))
+        return {i: np.array(mask) for i, mask in masks if mask is not None}
+
     def apply(
         self, weights: list[keras.Variable], tensors: list[Tensor]
     ) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """SAMModel: a keras.Model whose training step is sharpness-aware."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,7 +10,13 @@ from keras.optimizers.schedules import LearningRateSchedule
 from samkeras.hyperparameter import Hyperparameter
 from samkeras.masks import Masks
 from samkeras.perturbation import Perturbation
-from samkeras.step import GRADIENT_METRICS, GradientMetrics
+from samkeras.step import (
+    GRADIENT_METRICS,
+    GradientMetrics,
+    add_l2,
+    poison_unless_finite,
+    sharpness_aware_gradients,
+)
 
 if keras.backend.backend() == "jax":
     from samkeras.backend.jax import Trainer
@@ -101,6 +108,32 @@ class SAMModel(Trainer):
         self.masks.zero_weights()
         self.train_function = None  # compiled without these masks
 
+    def _final_gradients(
+        self,
+        weights: list[Any],
+        gradients: list[Any],
+        gradients_at: Callable[[list[Any]], list[Any]],
+        step: Any,
+        is_due: Any,
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The gradients for the optimizer, perturbed and with l2, and how SAM's two
+        relate; see `sharpness_aware_gradients` for the arguments."""
+        statistics = {}
+        if self.perturbation is not None:
+            gradients, statistics = sharpness_aware_gradients(
+                self.perturbation,
+                gradients,
+                gradients_at,
+                step,
+                is_due=is_due,
+                mask=self._mask,
+            )
+            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+                gradients = poison_unless_finite(gradients, statistics["grad_norm"])
+        if self._l2 is not None:
+            gradients = add_l2(gradients, weights, self._l2, step)
+        return gradients, statistics
+
     def _mask(self, tensors: list[Any]) -> list[Any]:
         """Zero in place of the entries whose trainable weights are pruned."""
         if self.masks is None:
@@ -110,23 +143,22 @@ class SAMModel(Trainer):
     def save_own_variables(self, store):
         super().save_own_variables(store)
         if self.masks is not None:
-            for i, weight in enumerate(self.weights):
-                mask = self.masks.of(weight)
-                if mask is not None:
-                    store[f"{MASK_PREFIX}{i}"] = keras.ops.convert_to_numpy(mask)
+            for i, mask in self.masks.to_arrays(self.weights).items():
+                store[f"{MASK_PREFIX}{i}"] = mask
 
     def load_own_variables(self, store):
         names = list(store.keys())
         own = {n: store[n] for n in names if not n.startswith(MASK_PREFIX)}
         super().load_own_variables(own)
-        kept = [
-            (weight, np.asarray(store[f"{MASK_PREFIX}{i}"]))
-            for i, weight in enumerate(self.weights)
-            if f"{MASK_PREFIX}{i}" in names
-        ]
         # A model pruned already stays so when it takes the weights of a dense one.
-        if kept:
-            self.set_masks(kept)
+        if masks := [name for name in names if name not in own]:
+            places = [int(name.removeprefix(MASK_PREFIX)) for name in masks]
+            self.set_masks(
+                [
+                    (self.weights[place], np.asarray(store[name]))
+                    for place, name in zip(places, masks, strict=True)
+                ]
+            )
 
     def load_weights(self, *args, **kwargs):
         super().load_weights(*args, **kwargs)

@@ -39,7 +39,8 @@ def train(store, tmp_path, monkeypatch, capsys, request):
     """A function: (name, stop at, options) -> (exit code, output, final weights).
 
     Runs of one name share their folders and experiment. `stop at` is a place in
-    training, "train" or "validate" with epoch and step, where a stop is requested.
+    training, "train" or "validate" with epoch and step or "end" with an epoch, where a
+    stop is requested.
     """
     workload = dataclasses.replace(mnist_mlp.workload, build=build_noisy_model)
     monkeypatch.setattr(mnist_mlp, "workload", workload)
@@ -54,6 +55,7 @@ def train(store, tmp_path, monkeypatch, capsys, request):
         "train": recorder.Recorder.on_train_batch_begin,
         "validate": recorder.Recorder.on_test_batch_begin,
     }
+    end = recorder.Recorder.on_epoch_end
     hooks = {"train": "on_train_batch_begin", "validate": "on_test_batch_begin"}
 
     def call(name: str, *options: str, stop_at: tuple | None = None):
@@ -65,6 +67,12 @@ def train(store, tmp_path, monkeypatch, capsys, request):
                 begin[phase](self, batch, logs)
 
             monkeypatch.setattr(recorder.Recorder, hook, at)
+
+        def at_end(self, epoch, logs=None):
+            self._stop.requested |= stop_at == ("end", epoch)
+            end(self, epoch, logs)
+
+        monkeypatch.setattr(recorder.Recorder, "on_epoch_end", at_end)
         final.clear()
         places = ["--tracking_uri", store, "--run_dir", str(tmp_path / name)]
         places += ["--experiment", f"{request.node.name}_{name}"]
@@ -104,6 +112,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(train, options, places):
     assert_identical(weights, expected)
     scores = [text.split("│")[-4:-2] for text in (out, whole_out)]
     assert scores[0] == scores[1]
+
+
+def test_a_stop_in_the_last_epoch_stops_the_grid(train, tmp_path):
+    """The run is whole but not ended, the next one is not begun; the same command ends
+    the first without training and goes on."""
+    _, _, expected = train("whole", "--seed", "1")
+    code, _, _ = train("grid", "--seed", "1,2", stop_at=("end", 3))
+    assert code == 130
+    assert len(list((tmp_path / "grid").glob("*/config.yaml"))) == 1
+    code, _, weights = train("grid", "--seed", "1")
+    assert code == 0
+    assert_identical(weights, expected)
 
 
 def test_checkpoints_are_gone_when_a_run_is_done(train, tmp_path):
@@ -279,7 +299,7 @@ def test_running_out_of_memory_says_what_to_lower(train, monkeypatch):
     def exhaust(*args):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 8 bytes")
 
-    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", exhaust)
+    monkeypatch.setattr(recorder.Recorder, "on_test_begin", exhaust)
     code, out, _ = train("run")
     assert code == 1
     assert "lower --batch_size (now 32)" in out

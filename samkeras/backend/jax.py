@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from samkeras.step import add_l2, poison_unless_finite, sharpness_aware_gradients
-
 Step = Callable[[list, Any, Any], tuple[dict, Any]]
 
 
@@ -33,24 +31,15 @@ class Trainer(keras.Model):
 
         updates, gradients = self._loss_and_gradients(weights, state, data)
         loss, y_pred, new_non_trainable, new_metrics = updates
-        statistics = {}
+        is_due = None
         if self.perturbation is not None:
             metric_values = zip(self.metrics_variables, metrics, strict=True)
             with keras.StatelessScope(state_mapping=list(metric_values)):
                 is_due = self._gradient_metrics.is_due(step)
-            gradients, statistics = sharpness_aware_gradients(
-                self.perturbation,
-                gradients,
-                gradients_at,
-                step,
-                is_due=is_due,
-                mask=self._mask,
-            )
-            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                gradients = poison_unless_finite(gradients, statistics["grad_norm"])
-        if self._l2 is not None:
-            gradients = add_l2(gradients, weights, self._l2, step)
-
+        # Outside of any scope here, which would hide the program's inputs.
+        gradients, statistics = self._final_gradients(
+            weights, gradients, gradients_at, step, is_due
+        )
         weights, optimizer_state = self.optimizer.stateless_apply(
             optimizer_state, [g * loss_scale for g in gradients], weights
         )

@@ -3,8 +3,6 @@
 import keras
 import tensorflow as tf
 
-from samkeras.step import add_l2, poison_unless_finite, sharpness_aware_gradients
-
 
 class Trainer(keras.Model):
     """Keras' TensorFlow trainer with the SAM step."""
@@ -32,21 +30,12 @@ class Trainer(keras.Model):
             perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
             return self._gradients_at(perturbed, incoming, data)
 
-        statistics = {}
+        is_due = None
         if self.perturbation is not None:
             is_due = self._gradient_metrics.is_due(step)
-            gradients, statistics = sharpness_aware_gradients(
-                self.perturbation,
-                gradients,
-                gradients_at,
-                step,
-                is_due=is_due,
-                mask=self._mask,
-            )
-            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                gradients = poison_unless_finite(gradients, statistics["grad_norm"])
-        if self._l2 is not None:
-            gradients = add_l2(gradients, weights, self._l2, step)
+        gradients, statistics = self._final_gradients(
+            weights, gradients, gradients_at, step, is_due
+        )
         factor = loss_scale / _num_replicas()
         gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
         self.optimizer.apply(gradients, variables)

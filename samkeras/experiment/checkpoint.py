@@ -32,10 +32,8 @@ def capture(model: SAMModel) -> Arrays:
             # A copy, because the backend reuses the memory of its variables.
             arrays[f"{name}/{i}"] = np.array(variable)
     if model.masks is not None:
-        for i, weight in enumerate(model.weights):
-            mask = model.masks.of(weight)
-            if mask is not None:
-                arrays[f"masks/{i}"] = np.array(mask)
+        for i, mask in model.masks.to_arrays(model.weights).items():
+            arrays[f"masks/{i}"] = mask
     return arrays
 
 
@@ -89,6 +87,16 @@ def _assign(name: str, variables: list[keras.Variable], arrays: Arrays) -> None:
         )
     for i, variable in enumerate(variables):
         variable.assign(arrays[f"{name}/{i}"])
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder holds a checkpoint, sound or not."""
+    return bool(_paths(folder))
+
+
+def _paths(folder: Path) -> list[Path]:
+    """A folder's checkpoints, the oldest first."""
+    return sorted(folder.glob("checkpoint_*.npz"))
 
 
 class Checkpoints:
@@ -150,7 +158,7 @@ class Checkpoints:
         for path in self._folder.glob("checkpoint_*.tmp"):
             path.unlink()  # left by a kill
         problems = []
-        for path in reversed(self._paths()):
+        for path in reversed(_paths(self._folder)):
             try:
                 arrays, values = self._read(path)
             except CheckpointError as error:
@@ -169,11 +177,8 @@ class Checkpoints:
     def clear(self) -> None:
         """Deletes the run's checkpoints."""
         self.wait()
-        for path in self._paths():
+        for path in _paths(self._folder):
             path.unlink()
-
-    def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("checkpoint_*.npz"))
 
     def _write(self, path: Path, arrays: Arrays, values: dict) -> None:
         temporary = path.with_suffix(".tmp")
@@ -184,7 +189,7 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            for old in self._paths()[:-NUM_KEPT]:
+            for old in _paths(self._folder)[:-NUM_KEPT]:
                 old.unlink()
         except OSError as error:
             temporary.unlink(missing_ok=True)

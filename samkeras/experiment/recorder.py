@@ -80,6 +80,8 @@ class Recorder(keras.callbacks.Callback):
             batches.start_epoch(epoch)
             self._fit(epoch, self._config.total_epochs)
         self._checkpoints.wait()
+        # After the last epoch too: a grid must not go on with its next run.
+        self._stop_if_requested()
 
     def _fit(self, first_epoch: int, end_epoch: int) -> None:
         self.model.fit(
@@ -162,8 +164,7 @@ class Recorder(keras.callbacks.Callback):
         shown = {name: logs[name] for name in ("loss", self.monitor)}
         self._progress.end_epoch(epoch, self._config.total_epochs, shown)
         self._save(epoch + 1, 0)
-        if self._stop.requested and epoch + 1 < self._config.total_epochs:
-            raise KeyboardInterrupt
+        self._stop_if_requested()
 
     def _resume(self) -> tuple[int, int]:
         """Goes back to the checkpoint: the epoch to go on with, and its steps done."""
@@ -197,6 +198,10 @@ class Recorder(keras.callbacks.Callback):
             "examples_per_second": None,
         }
         self._checkpoints.save(epoch, step, arrays, {**known, **values})
+
+    def _stop_if_requested(self) -> None:
+        if self._stop.requested:
+            raise KeyboardInterrupt
 
     def _advice(self) -> str:
         numbers = [f"{k}={v:.4g}" for k, v in self._finite_logs.items()]

@@ -20,7 +20,7 @@ import samkeras
 from samkeras.data.batches import EpochBatches
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
-from samkeras.experiment.checkpoint import Checkpoints
+from samkeras.experiment.checkpoint import Checkpoints, has_checkpoint
 from samkeras.experiment.config import (
     Config,
     fingerprint,
@@ -102,11 +102,7 @@ def load_data(config: Config) -> Splits:
         if config.holdout:
             # One choice for all seeds and widths, as a validation split of its own.
             order = np.random.default_rng(0).permutation(len(x))
-            num_held_out = round(config.holdout * len(x))
-            held_out, rest = (
-                np.sort(order[:num_held_out]),
-                np.sort(order[num_held_out:]),
-            )
+            held_out, rest = np.split(order, [round(config.holdout * len(x))])
             x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
         return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
 
@@ -244,16 +240,16 @@ def _mention_other_config(
     config: Config, name: str, folder: Path, progress: ProgressDisplay
 ) -> None:
     """Says so where an unfinished run differs from a new one in its config alone."""
-    if any(folder.glob("checkpoint_*.npz")):
+    if has_checkpoint(folder):
         return
     for other in sorted(folder.parent.glob(f"{name}_????????")):
-        if other == folder or not any(other.glob("checkpoint_*.npz")):
+        if other == folder or not has_checkpoint(other):
             continue
         saved = yaml.safe_load((other / "config.yaml").read_text())
         values = plain_values(config)
-        changed = [key for key in saved if saved[key] != values[key]]
+        changed = [key for key in saved if saved[key] != values.get(key)]
         if changed:
-            shown = (f"{key} {saved[key]} -> {values[key]}" for key in changed)
+            shown = (f"{key} {saved[key]} -> {values.get(key)}" for key in changed)
             progress.say(
                 f"the unfinished run {other} stays as it is: this one is another "
                 f"({', '.join(shown)}) and starts anew"
