@@ -2,6 +2,7 @@
 
 import os
 import sys
+from types import ModuleType
 
 from samkeras.errors import InputError
 from samkeras.experiment.config import describe_targets, parse_runs, resolve_target
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> int:
         with silence_native_stderr():
             import keras
 
+            join_processes(keras)
             from samkeras.experiment.grid import run_grid
 
             keras.distribution.list_devices()  # starts the backend
@@ -50,6 +52,22 @@ def set_backend() -> None:
             f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}. Received: {backend}"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def join_processes(keras: ModuleType) -> None:
+    """Joins the processes on other hosts, where the environment names them."""
+    if not any(name.startswith("KERAS_DISTRIBUTION_") for name in os.environ):
+        return
+    if os.environ["KERAS_BACKEND"] != "jax":
+        raise InputError("several processes need KERAS_BACKEND=jax")
+    try:
+        keras.distribution.initialize()
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID do not "
+            f"lead to the other processes: {reason[:200]}"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
+from samkeras.backend import Trainer
 from samkeras.hyperparameter import Hyperparameter
 from samkeras.masks import Masks
 from samkeras.perturbation import Perturbation
@@ -17,17 +18,6 @@ from samkeras.step import (
     compare_gradients,
     poison_unless_finite,
 )
-
-if keras.backend.backend() == "jax":
-    from samkeras.backend.jax import Trainer
-elif keras.backend.backend() == "tensorflow":
-    from samkeras.backend.tensorflow import Trainer
-else:
-    raise ImportError(
-        "samkeras runs on the keras backends jax and tensorflow. "
-        f"Received: KERAS_BACKEND={keras.backend.backend()}"
-    )
-
 
 # A mask's name in a weights file; the number is its weight's place in model.weights.
 MASK_PREFIX = "mask_"

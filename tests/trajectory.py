@@ -7,7 +7,6 @@ backends draw different random numbers from the same seed.
 """
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 
 import keras
 import numpy as np
@@ -99,80 +98,16 @@ def train_token_model(perturbation: samkeras.SAM | None) -> dict:
     return record_steps(model, x, optimizer=optimizer, perturbation=perturbation)
 
 
-def train_on_devices(num_devices: int) -> dict:
-    """One epoch with each batch split over the first `num_devices` processors.
-
-    The two halves of a batch are the same examples, so that an epsilon of one half's
-    gradient, as TensorFlow's replicas make it, is also that of the whole.
-    """
-    x = np.random.default_rng(1).standard_normal((NUM_STEPS, BATCH // 2, FEATURES))
-    y = np.random.default_rng(2).integers(0, CLASSES, (NUM_STEPS, BATCH // 2))
-    with split_batches(num_devices):
-        inputs = keras.Input((FEATURES,))
-        hidden = keras.layers.Dense(8, "tanh")(inputs)
-        model = samkeras.SAMModel(inputs, keras.layers.Dense(CLASSES)(hidden))
-        set_numpy_weights(model)
-        model.compile(
-            optimizer=samkeras.SGD(0.1, momentum=0.9),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            perturbation=samkeras.UnnormalizedSAM(0.3),
-            l2=0.1,
-            # keras 3.15 itself fails with several under tf.distribute.
-            steps_per_execution=4 if keras.backend.backend() == "jax" else 1,
-        )
-    history = model.fit(
-        np.tile(x, (1, 2, 1)).reshape(-1, FEATURES).astype("float32"),
-        np.tile(y, (1, 2)).reshape(-1),
-        batch_size=BATCH,
-        shuffle=False,
-        verbose=0,
-    ).history
-    keras.distribution.set_distribution(None)
-    weights = np.concatenate([np.ravel(w) for w in model.get_weights()])
-    return {"weights": weights, **{name: np.array(history[name]) for name in history}}
-
-
-def split_batches(num_devices: int) -> AbstractContextManager:
-    """Has models that are built in it split their batches over processors."""
-    if keras.backend.backend() == "jax":
-        devices = keras.distribution.list_devices("cpu")[:num_devices]
-        distribution = keras.distribution.DataParallel(devices=devices)
-        keras.distribution.set_distribution(distribution)
-        return nullcontext()
-    import tensorflow as tf
-
-    devices = [f"CPU:{index}" for index in range(num_devices)]
-    return tf.distribute.MirroredStrategy(devices).scope()
-
-
-def divide_processor() -> None:
-    """Lets the backend see this machine's processor as two."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.config.update("jax_num_cpu_devices", 2)
-        return
-    import tensorflow as tf
-
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * 2,
-    )
-
-
 # The subclassed models come first: keras derives SAMModel from its Functional for the
 # rest of the process once a functional one exists.
 CASES = {
     "tokens_sam": lambda: train_token_model(samkeras.SAM(0.3)),
     "tokens_plain": lambda: train_token_model(None),
     "norm": train_norm_model,
-    "one_device": lambda: train_on_devices(1),
-    "two_devices": lambda: train_on_devices(2),
 }
 
 
 def main(path: str) -> None:
-    divide_processor()
     numbers = {
         f"{case}/{name}": values
         for case, train_case in CASES.items()

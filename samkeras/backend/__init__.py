@@ -1,0 +1,20 @@
+"""The backend that keras runs on: its train step and its devices, under one name."""
+
+import keras
+
+if keras.backend.backend() == "jax":
+    from samkeras.backend.jax import Trainer, all_devices, broadcast, find_process
+elif keras.backend.backend() == "tensorflow":
+    from samkeras.backend.tensorflow import (
+        Trainer,
+        all_devices,
+        broadcast,
+        find_process,
+    )
+else:
+    raise ImportError(
+        "samkeras runs on the keras backends jax and tensorflow. "
+        f"Received: KERAS_BACKEND={keras.backend.backend()}"
+    )
+
+__all__ = ["Trainer", "all_devices", "broadcast", "find_process"]

@@ -1,6 +1,8 @@
 """The train step and the compiled multi-step loop on JAX."""
 
+import contextlib
 import itertools
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from samkeras.step import shift_seeds
@@ -249,6 +252,36 @@ class Trainer(keras.Model):
             shardings = (weights, non_trainable, metrics)
         compiled = _compile_steps(step, self.steps_per_execution, shardings)
         self.test_function = lambda state, iterator: compiled([], state, iterator)
+
+
+@contextlib.contextmanager
+def all_devices() -> Iterator[None]:
+    """Has models that are built and trained in it split every batch over all devices,
+    of all processes; a batch is a multiple of their number."""
+    devices = keras.distribution.list_devices()
+    if len(devices) == 1:
+        yield
+        return
+    # Each process brings its own part of a batch.
+    split = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    with split.scope():
+        yield
+
+
+def find_process() -> tuple[int, int]:
+    """The number of this process, counted from 0, and how many there are."""
+    return jax.process_index(), jax.process_count()
+
+
+def broadcast(value: Any) -> Any:
+    """The value, anything that pickles, that the first process has."""
+    if jax.process_count() == 1:
+        return value
+    data = np.frombuffer(pickle.dumps(value), "uint8")
+    size = int(multihost_utils.broadcast_one_to_all(np.array(len(data))))
+    # Each process has to bring an array of the same size.
+    data = multihost_utils.broadcast_one_to_all(np.resize(data, size))
+    return pickle.loads(np.asarray(data).tobytes())
 
 
 def _map_floats(function: Callable, tree: Any, *others: Any) -> Any:

@@ -1,6 +1,7 @@
 """The train step on TensorFlow; keras fuses `steps_per_execution` there itself."""
 
 import contextlib
+import functools
 
 import keras
 import tensorflow as tf
@@ -197,6 +198,32 @@ class Trainer(keras.Model):
             return compute(tf.nest.map_structure(tf.convert_to_tensor, batch))
 
         return gradients_of
+
+
+@contextlib.contextmanager
+def all_devices():
+    """Has models that are built and trained in it split every batch over all devices,
+    GPUs where there are any; a batch is a multiple of their number."""
+    devices = keras.distribution.list_devices()
+    if len(devices) == 1:
+        yield
+        return
+    with _mirrored_strategy(tuple(devices)).scope():
+        yield
+
+
+# One for all runs of a process: the collectives of a second one mix with the first's.
+_mirrored_strategy = functools.cache(tf.distribute.MirroredStrategy)
+
+
+def find_process():
+    """The number of this process and how many there are: it is the only one."""
+    return 0, 1
+
+
+def broadcast(value):
+    """The value that the first process, the only one, has."""
+    return value
 
 
 def _num_replicas():

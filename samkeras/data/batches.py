@@ -26,17 +26,22 @@ class EpochBatches(keras.utils.PyDataset):
     """Batches for keras' `fit(..., shuffle=False)`, which would otherwise shuffle them
     again; the last one of an epoch may be smaller.
 
-    Of several processes each gets a part of every batch; of a batch that they cannot
-    share equally, as the last one may be, each gets the whole.
+    Where several devices share a batch, it has to be a multiple of their number.
+    Training leaves out the up to `multiple_of` - 1 examples too many, other ones in
+    each epoch. Evaluation repeats some with a sample weight of 0, and weighs the others
+    such that the mean loss and weighted metrics are those of the examples.
 
     Args:
         examples: x [example, ...] and y [example, ...]. Small integer types are
             gathered fastest: scale pixels inside the model.
         batch_size: examples per batch, of all processes together.
-        seed: seed of order and augmentation. None: in the data's order.
+        seed: seed of order and augmentation to train with. None: evaluate, in the
+            data's order.
         transform: what is done to x. None (default): nothing.
         augment: whether to draw `transform` at random. Default: not.
-        process: (this process, number of processes). Default (0, 1).
+        multiple_of: what the size of every batch is a multiple of. Default 1.
+        process: (this process, number of processes), of which each gets its part of
+            every batch; the number divides `multiple_of`. Default (0, 1).
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class EpochBatches(keras.utils.PyDataset):
         *,
         transform: Transform | None = None,
         augment: bool = False,
+        multiple_of: int = 1,
         process: tuple[int, int] = (0, 1),
     ):
         super().__init__()
@@ -54,39 +60,46 @@ class EpochBatches(keras.utils.PyDataset):
         self._batch_size, self._seed = batch_size, seed
         self._transform, self._augment = transform, augment
         self._process, self._num_processes = process
+        count = len(self._x)
+        whole = count // multiple_of * multiple_of
+        if seed is None and whole < count:
+            whole += multiple_of
+        self._count, self._weights = whole, None
+        if whole > count:
+            self._weights = np.where(np.arange(whole) < count, whole / count, 0.0)
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Sets order and augmentation to an epoch's, from batch `first_batch` on."""
-        count = len(self._x)
         self.first_batch = first_batch
-        self._order = np.arange(count)
+        order = np.arange(len(self._x))
         if self._seed is not None:
-            self._order = np.random.default_rng([self._seed, epoch]).permutation(count)
+            order = np.random.default_rng([self._seed, epoch]).permutation(order)
+        self._order = np.resize(order, self._count)
         if self._augment:
             generator = np.random.default_rng([self._seed, epoch, 1])
-            self._draws = self._transform.draw(generator, count)
+            self._draws = self._transform.draw(generator, self._count)
 
     @property
     def num_batches_in_all(self) -> int:
         """Batches of a whole epoch."""
-        return math.ceil(len(self._x) / self._batch_size)
+        return math.ceil(self._count / self._batch_size)
 
     @property
     def num_batches(self) -> int:
         return self.num_batches_in_all - self.first_batch
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         start = (self.first_batch + index) * self._batch_size
-        stop = min(start + self._batch_size, len(self._x))
-        if (stop - start) % self._num_processes == 0:
-            share = (stop - start) // self._num_processes
-            start += self._process * share
-            stop = start + share
-        chosen = self._order[start:stop]
+        stop = min(start + self._batch_size, self._count)
+        share = (stop - start) // self._num_processes
+        part = slice(start + self._process * share, start + (self._process + 1) * share)
+        chosen = self._order[part]
         x = self._x[chosen]
         if self._augment:
-            x = self._transform.apply(x, self._draws[start:stop])
+            x = self._transform.apply(x, self._draws[part])
         elif self._transform is not None:
             x = self._transform.evaluate(x)
-        return x, self._y[chosen]
+        if self._weights is None:
+            return x, self._y[chosen]
+        return x, self._y[chosen], self._weights[part]

@@ -1,7 +1,9 @@
 """Many runs: one after the other, those already finished skipped, and their table."""
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import signal
 import statistics
 import sys
@@ -12,6 +14,7 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
+from samkeras.backend import broadcast, find_process
 from samkeras.errors import InputError
 from samkeras.experiment import run
 from samkeras.experiment.config import (
@@ -32,6 +35,30 @@ def run_grid(configs: list[Config]) -> int:
     Raises:
         InputError: something is wrong that can be known before training.
     """
+    if find_process()[0] > 0:
+        return _follow(configs)
+    return _run_grid(configs)
+
+
+def _follow(configs: list[Config]) -> int:
+    """Does a further process's part of the runs, of which the first one tells and
+    records: what this one records is thrown away."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        uri = f"sqlite:///{folder}/mlflow.db"
+        return _run_grid(
+            [
+                dataclasses.replace(
+                    config, tracking_uri=uri, run_dir=f"{folder}/runs", verbose=0
+                )
+                for config in configs
+            ]
+        )
+
+
+def _run_grid(configs: list[Config]) -> int:
     session = configs[0]
     splits = [run.load_data(config) for config in configs]
     if session.dry_run:
@@ -40,6 +67,7 @@ def run_grid(configs: list[Config]) -> int:
     for config, data in zip(configs, splits, strict=True):
         if config.match_width is not None or config.alpha is not None:
             run.measure_size(config, data.info)  # which says what cannot be built
+        run.batch_multiple(config)
     _check_writable(Path(session.run_dir))
     # A data set that cannot be had is bad input, and known before anything is logged.
     splits = _read_once(configs, splits)
@@ -48,6 +76,7 @@ def run_grid(configs: list[Config]) -> int:
     tracker.deliver_pending(Path(session.run_dir))
     tracker.save_view(session.workload, workload.monitor, workload.mode)
     finished = {} if session.rerun else _find_finished(tracker, configs)
+    finished = broadcast(finished)
     remaining = [i for i in range(len(configs)) if i not in finished]
     results = dict(finished)
     work = {i: _count_work(configs[i], splits[i]) for i in remaining}
@@ -72,6 +101,8 @@ def run_grid(configs: list[Config]) -> int:
                 )
                 if results[i].failure:
                     progress.say(f"FAILED {results[i].failure}")
+                    if find_process()[1] > 1:
+                        break  # The other processes may still be in this run.
         except KeyboardInterrupt:
             interrupted = True
         failed = any(result.failure for result in results.values())

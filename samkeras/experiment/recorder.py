@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from samkeras.backend import broadcast, find_process
 from samkeras.data.batches import EpochBatches
 from samkeras.experiment import checkpoint
 from samkeras.experiment.checkpoint import Checkpoints
@@ -54,6 +55,8 @@ class Recorder(keras.callbacks.Callback):
         self._config, self._logger, self._progress = config, logger, progress
         self._checkpoints, self._stop = checkpoints, stop
         self._finite_logs, self._restored = {}, None
+        process, self._num_processes = find_process()
+        self._is_first = process == 0
 
     def fit(
         self, model: keras.Model, batches: EpochBatches, validation: EpochBatches
@@ -100,7 +103,7 @@ class Recorder(keras.callbacks.Callback):
         self._epoch, self._started = epoch, time.monotonic()
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._stop.requested:
+        if self._may_stop_within_epoch:
             step = self._batches.first_batch + batch
             if step > 0:  # else the checkpoint of the epoch before is as far
                 self._save(self._epoch, step)
@@ -129,7 +132,7 @@ class Recorder(keras.callbacks.Callback):
         self._logs = {name: float(value) for name, value in results.items()}
 
     def on_test_batch_begin(self, batch, logs=None):
-        if self._stop.requested:
+        if self._may_stop_within_epoch:
             self._save(
                 self._epoch,
                 self._batches.num_batches_in_all,
@@ -165,7 +168,7 @@ class Recorder(keras.callbacks.Callback):
 
     def _resume(self) -> tuple[int, int]:
         """Goes back to the checkpoint: the epoch to go on with, and its steps done."""
-        found = self._checkpoints.load()
+        found = broadcast(self._checkpoints.load() if self._is_first else None)
         if found is None:
             return 0, 0
         arrays, values = found
@@ -183,6 +186,8 @@ class Recorder(keras.callbacks.Callback):
         return epoch, step
 
     def _save(self, epoch: int, step: int, **values: Any) -> None:
+        if not self._is_first:
+            return
         arrays = checkpoint.capture(self.model)
         if self.best_weights is not None:
             for i, weight in enumerate(self.best_weights):
@@ -197,8 +202,14 @@ class Recorder(keras.callbacks.Callback):
         self._checkpoints.save(epoch, step, arrays, {**known, **values})
 
     def _stop_if_requested(self) -> None:
-        if self._stop.requested:
+        if broadcast(self._stop.requested):
             raise KeyboardInterrupt
+
+    @property
+    def _may_stop_within_epoch(self) -> bool:
+        """Whether to stop now. Of several processes, which must all stop at the same
+        step, the first one decides after an epoch."""
+        return self._stop.requested and self._num_processes == 1
 
     def _advice(self) -> str:
         numbers = [f"{k}={v:.4g}" for k, v in self._finite_logs.items()]

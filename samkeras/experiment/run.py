@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 import samkeras
+from samkeras.backend import all_devices, find_process
 from samkeras.data.batches import EpochBatches
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
@@ -169,24 +170,47 @@ def count_params(weights: list[keras.Variable]) -> int:
 
 
 def make_batches(
-    config: Config, splits: Splits, examples: Examples
-) -> tuple[EpochBatches, EpochBatches]:
-    """The batches to train on, of examples with the run's noise, and to validate on."""
-    training = EpochBatches(
+    config: Config, splits: Splits, examples: Examples, stream: str | None = None
+) -> EpochBatches:
+    """Batches of examples of a run: to train on, in the order of one of the run's
+    random streams, or to validate on."""
+    seed = None if stream is None else derive_seed(config.seed, stream)
+    return EpochBatches(
         examples,
         config.batch_size,
-        derive_seed(config.seed, "order"),
+        seed,
         transform=splits.transform,
-        augment=config.augment,
+        augment=config.augment and stream == "order",
+        multiple_of=batch_multiple(config),
+        process=find_process(),
     )
-    validation = EpochBatches(
-        splits.validation, config.batch_size, transform=splits.transform
-    )
-    return training, validation
+
+
+def batch_multiple(config: Config) -> int:
+    """What the size of every batch of a run is a multiple of on this machine.
+
+    Raises:
+        InputError: the batches that are asked for are not.
+    """
+    num_devices = len(keras.distribution.list_devices())
+    if num_devices == 1:
+        return 1
+    multiple, reason = num_devices, f"the {num_devices} devices"
+    if config.m_sharpness and keras.backend.backend() == "tensorflow":
+        # There a group of examples is on one device.
+        multiple = num_devices * config.m_sharpness
+        reason += f" times --m_sharpness {config.m_sharpness}"
+    if config.batch_size % multiple:
+        raise InputError(
+            f"--batch_size must be a multiple of {multiple}, {reason}. "
+            f"Received: {config.batch_size}"
+        )
+    return multiple
 
 
 def steps_per_epoch(config: Config, num_train: int) -> int:
-    return -(-num_train // config.batch_size)
+    multiple = batch_multiple(config)
+    return math.ceil(num_train // multiple * multiple / config.batch_size)
 
 
 def run_name(config: Config) -> str:
@@ -203,7 +227,19 @@ def train(
     parent: RunLogger | None,
     progress: ProgressDisplay,
 ) -> Result:
-    """Trains one run and records it. A failure is recorded and returned."""
+    """Trains one run on all devices and records it. A failure is recorded and
+    returned."""
+    with all_devices():
+        return _train(config, splits, tracker, parent, progress)
+
+
+def _train(
+    config: Config,
+    splits: Splits,
+    tracker: Tracker,
+    parent: RunLogger | None,
+    progress: ProgressDisplay,
+) -> Result:
     started = time.monotonic()
     size = measure_size(config, splits.info)
     model = build_model(config, splits.info)
@@ -224,10 +260,10 @@ def train(
             _mention_other_config(config, name, folder, progress)
         _record_setup(logger, config, size, model, folder)
         examples = _noisy_examples(config, splits, logger, folder)
-        batches, validation = make_batches(config, splits, examples)
+        batches = make_batches(config, splits, examples, "order")
         _compile(config, model, batches.num_batches)
         if config.is_pruned:
-            _prune(config, model, size.sparsity, examples)
+            _prune(config, model, size.sparsity, splits, examples)
         with StopRequest() as stop:
             recorder = Recorder(
                 config,
@@ -237,7 +273,9 @@ def train(
                 progress=progress,
                 stop=stop,
             )
-            recorder.fit(model, batches, validation)
+            recorder.fit(
+                model, batches, make_batches(config, splits, splits.validation)
+            )
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
         checkpoints.clear()
@@ -314,33 +352,43 @@ def _noisy_examples(
 def _compile(config: Config, model: keras.Model, num_batches: int) -> None:
     """Compiles a run's model for epochs of `num_batches` steps."""
     workload = find_workload(config.workload)
+    is_mirrored = (
+        keras.backend.backend() == "tensorflow"
+        and len(keras.distribution.list_devices()) > 1
+    )
     model.compile(
         optimizer=_build_optimizer(config, num_batches),
         loss=ScaledSquaredError(config.alpha) if config.alpha else workload.loss,
-        metrics=list(workload.metrics),
+        # Weighted, because several devices share batches that are filled up.
+        weighted_metrics=list(workload.metrics),
         perturbation=PERTURBATIONS[config.perturbation](config.rho)
         if config.sam
         else None,
         m_sharpness=config.m_sharpness if config.sam else None,
         l2=config.weight_decay if config.optimizer == "sgd" else 0.0,
-        steps_per_execution=min(config.steps_per_execution, num_batches),
-        jit_compile=_choose_jit_compile(model),
+        # Keras fuses no steps of several TensorFlow devices, nor compiles them.
+        steps_per_execution=1
+        if is_mirrored
+        else min(config.steps_per_execution, num_batches),
+        jit_compile=False if is_mirrored else _choose_jit_compile(model),
     )
 
 
 def _prune(
-    config: Config, model: keras.Model, sparsity: float, examples: Examples
+    config: Config,
+    model: keras.Model,
+    sparsity: float,
+    splits: Splits,
+    examples: Examples,
 ) -> None:
     """Prunes a run's model; snip scores one training batch, as the authors do."""
-    x, y = examples
-    seed = derive_seed(config.seed, "pruning")
-    chosen = np.random.default_rng(seed).permutation(len(x))[: config.batch_size]
+    x, y = make_batches(config, splits, examples, "pruning")[0]
     samkeras.prune_at_init(
         model,
         config.pruner,
         sparsity,
-        (x[chosen], y[chosen]),
-        seed=seed,
+        (x, y),
+        seed=derive_seed(config.seed, "pruning"),
         allow_empty_layers=config.allow_empty_layers,
     )
 
