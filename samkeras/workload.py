@@ -45,6 +45,7 @@ class Splits:
 
     info: DataInfo
     read: Callable[[], tuple[Examples, Examples]]
+    transform: Any = None
 
     @cached_property
     def _examples(self) -> tuple[Examples, Examples]:

@@ -28,7 +28,12 @@ KNOWN = {
     "kmnist": ((28, 28, 1), 10, 60_000, 10_000),
     "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
     "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
+    "svhn_cropped": ((32, 32, 3), 10, 73_257, 26_032),
+    "imagenet2012": ((None, None, 3), 1_000, 1_281_167, 50_000),
 }
+# Files that only their owners hand out, under conditions.
+MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
+UNLABELLED_TEST = ("imagenet2012",)
 
 
 def load_images(dataset: str, data_dir: str | None) -> Splits:
@@ -53,9 +58,13 @@ def load_images(dataset: str, data_dir: str | None) -> Splits:
         return Splits(info, _read_sample)
     if dataset.endswith(".npz"):
         return _load_npz(dataset)
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise InputError(f"--data_dir {data_dir}: there is no such directory")
-    return Splits(_describe_tfds(dataset, data_dir), lambda: _read(dataset, data_dir))
+    info = describe_tfds(dataset, data_dir)
+    if None in info.input_shape:
+        raise InputError(
+            f"--dataset {dataset} has images of different sizes, this workload needs "
+            f"one size. Received: image shape {info.input_shape}"
+        )
+    return Splits(info, lambda: _read(dataset, data_dir))
 
 
 def _info(
@@ -70,13 +79,10 @@ def _info(
 
 
 def _read(dataset: str, data_dir: str | None) -> tuple[Examples, Examples]:
-    """Reads a TFDS set, downloading it if need be."""
-    builder = _tfds_builder(dataset, data_dir)
-    if not builder.is_prepared():
-        _download(builder, dataset)
+    builder = prepared_builder(dataset, data_dir)
     train, validation = (
         builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
-        for split in _split_names(builder)
+        for split in split_names(builder)
     )
     return _as_examples(train), _as_examples(validation)
 
@@ -86,9 +92,13 @@ def _as_examples(arrays: Any) -> Examples:
     return x, y.astype("int32")
 
 
-def _split_names(builder: Any) -> tuple[str, str]:
+def split_names(builder: Any) -> tuple[str, str]:
+    """The splits of a TFDS set to train and to validate on."""
     names = list(builder.info.splits)
-    validation = next((n for n in ("test", "validation") if n in names), None)
+    public = [n for n in ("test", "validation") if n in names]
+    if builder.name in UNLABELLED_TEST and "test" in public:
+        public.remove("test")
+    validation = next(iter(public), None)
     if "train" not in names or validation is None:
         raise InputError(
             f"--dataset {builder.name} needs the splits train and test or validation; "
@@ -97,31 +107,55 @@ def _split_names(builder: Any) -> tuple[str, str]:
     return "train", validation
 
 
-def _describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
+def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
+    """What is known of a TFDS set before it is read; None for an image side that is
+    not the same in all images."""
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise InputError(f"--data_dir {data_dir}: there is no such directory")
     if dataset in KNOWN:
         return _info(dataset, *KNOWN[dataset])
     builder = _tfds_builder(dataset, data_dir)
     sizes = [None, None]
     if builder.is_prepared():
         splits = builder.info.splits
-        sizes = [splits[name].num_examples for name in _split_names(builder)]
+        sizes = [splits[name].num_examples for name in split_names(builder)]
     features = builder.info.features
     if not {"image", "label"} <= set(features):
         raise InputError(
             f"--dataset {dataset} is not an image classification set: its features are "
             f"{', '.join(features)}"
         )
-    shape = features["image"].shape
-    if None in shape:
+    shape, num_classes = features["image"].shape, features["label"].num_classes
+    return _info(dataset, shape, num_classes, *sizes)
+
+
+def prepared_builder(dataset: str, data_dir: str | None) -> Any:
+    """The TFDS builder of a set, which is downloaded if it is not there yet."""
+    builder = _tfds_builder(dataset, data_dir)
+    if not builder.is_prepared():
+        _check_manual_files(builder, dataset)
+        _download(builder, dataset)
+    return builder
+
+
+def _check_manual_files(builder: Any, dataset: str) -> None:
+    root = _root(builder)
+    folder = root / "downloads" / "manual"
+    needed = MANUAL_FILES.get(builder.name, ())
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
         raise InputError(
-            f"--dataset {dataset} has images of different sizes, this workload needs "
-            f"one size. Received: image shape {shape}"
+            f"--dataset {dataset} is not in {root}: put {' and '.join(missing)}, from "
+            f"its owners, into {folder}, or take the sample: --dataset {SAMPLE}"
         )
-    return _info(dataset, shape, features["label"].num_classes, *sizes)
+
+
+def _root(builder: Any) -> Path:
+    return Path(os.path.expanduser(builder._data_dir_root))
 
 
 def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
-    tfds = _import_tfds()
+    tfds = import_tfds()
     try:
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -137,7 +171,8 @@ def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
         ) from None
 
 
-def _import_tfds() -> ModuleType:
+def import_tfds() -> ModuleType:
+    """tensorflow_datasets; on the JAX backend, TensorFlow then only sees the CPU."""
     try:
         with silence_native_stderr():
             import tensorflow as tf
@@ -153,7 +188,7 @@ def _import_tfds() -> ModuleType:
             f"--dataset {SAMPLE}. Received: no module {error.name}"
         ) from None
     # Of their warnings, only errors concern a user, and those are raised.
-    for name in ("absl", "urllib3"):
+    for name in ("absl", "tensorflow", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -164,7 +199,7 @@ def _download(builder: Any, dataset: str) -> None:
     """Downloads and prepares a set, or leaves nothing behind and says why not."""
     from tensorflow_datasets.core.download import downloader
 
-    root = Path(os.path.expanduser(builder._data_dir_root))
+    root = _root(builder)
     existed = {path for path in (root, *root.glob("*")) if path.exists()}
     # TFDS tries ten times over minutes; a machine without a network answers at once.
     downloader.MAX_RETRIES = 1
@@ -176,8 +211,9 @@ def _download(builder: Any, dataset: str) -> None:
     except Exception as error:
         _remove_leftovers(root, existed)
         reason = " ".join(str(error).split())[:120]
+        work = "prepared" if builder.name in MANUAL_FILES else "downloaded"
         raise InputError(
-            f"--dataset {dataset} is not in {root} and cannot be downloaded; without "
+            f"--dataset {dataset} is not in {root} and cannot be {work}; without "
             f"a network, take the sample: --dataset {SAMPLE} ({reason})"
         ) from None
 
