@@ -61,8 +61,8 @@ def _place(draw: Any, room: Any, xp: Any) -> Any:
 
 
 def centre_box(height: Any, width: Any, size: int, xp: Any = np) -> tuple:
-    """The square in an image's centre, its side size / (size + 32) of the image's shorter
-    one, rounded up: top, left, height, width in pixels."""
+    """The square in an image's centre whose side is size / (size + 32) of the shorter
+    one of the image, rounded up: top, left, height, width in pixels."""
     side = -(-xp.minimum(height, width) * size // (size + MARGIN))
     return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
