@@ -100,7 +100,7 @@ class SamKeras(Contender):
         import samkeras
         from samkeras.data.batches import EpochBatches
 
-        self.batches = EpochBatches(*task.data(), BATCH, task.seed)
+        self.batches = EpochBatches(task.data(), BATCH, task.seed)
         self.model = samkeras.SAMModel(*keras_layers(task, rescale=True, l2=0))
         self.model.compile(
             samkeras.SGD(LEARNING_RATE, momentum=MOMENTUM),

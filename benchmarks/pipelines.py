@@ -83,7 +83,7 @@ def encode(image: np.ndarray) -> bytes:
 
 def write_set(folder: str, count: int):
     """A TFDS set of `count` JPEGs, made of 64 different ones."""
-    from samkeras.data.images import import_tfds
+    from samkeras.data.tfds_sets import import_tfds
 
     tfds = import_tfds()
     rng = np.random.default_rng(0)
@@ -167,7 +167,9 @@ def in_memory_by_samkeras(x: np.ndarray, y: np.ndarray, batch_size: int) -> Epoc
     from samkeras.data.augmentation import CropFlip
     from samkeras.data.batches import EpochBatches
 
-    return epochs_of(EpochBatches(x, y, batch_size, seed=0, transform=CropFlip()))
+    return epochs_of(
+        EpochBatches((x, y), batch_size, 0, transform=CropFlip(), augment=True)
+    )
 
 
 def in_memory_by_hand(x: np.ndarray, y: np.ndarray, batch_size: int) -> Epoch:

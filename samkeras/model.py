@@ -14,8 +14,8 @@ from samkeras.step import (
     GRADIENT_METRICS,
     GradientMetrics,
     add_l2,
+    compare_gradients,
     poison_unless_finite,
-    sharpness_aware_gradients,
 )
 
 if keras.backend.backend() == "jax":
@@ -43,6 +43,7 @@ class SAMModel(Trainer):
     """
 
     perturbation = None
+    m_sharpness = None
     masks: Masks | None = None
     """Which weights are kept in training; None: all of them."""
     _l2 = None
@@ -53,6 +54,7 @@ class SAMModel(Trainer):
         *args,
         perturbation: Perturbation | None = None,
         l2: float | LearningRateSchedule = 0.0,
+        m_sharpness: int | None = None,
         **kwargs,
     ) -> None:
         """Configures training; see keras.Model.compile for the other arguments.
@@ -65,17 +67,30 @@ class SAMModel(Trainer):
             l2: coupled weight decay, a number >= 0 or a schedule of the step: l2 * w
                 at the unperturbed weights is added to the gradient of every trainable
                 weight before clipping and the optimizer. Default 0, no such term.
+            m_sharpness: examples that share an epsilon (Foret et al. 2021, section
+                4.1): a batch is cut into groups of m in its order, each takes both its
+                passes by itself, BatchNorm included, and their gradients at w + epsilon
+                are averaged over the examples. The last group may be smaller. None
+                (default): the whole batch.
 
         Raises:
             TypeError: `perturbation` is not a Perturbation.
-            ValueError: `l2` is negative or not finite.
+            ValueError: `l2` is negative or not finite; `m_sharpness` is not an integer
+                >= 1 or there is no perturbation.
         """
         if perturbation is not None and not isinstance(perturbation, Perturbation):
             raise TypeError(
                 "perturbation must be None or a samkeras perturbation such as "
                 f"samkeras.SAM(rho=0.05). Received: perturbation={perturbation!r}"
             )
-        self.perturbation = perturbation
+        if m_sharpness is not None and (
+            perturbation is None or not isinstance(m_sharpness, int) or m_sharpness < 1
+        ):
+            raise ValueError(
+                "m_sharpness must be None, or an integer >= 1 with a perturbation. "
+                f"Received: m_sharpness={m_sharpness!r}, perturbation={perturbation!r}"
+            )
+        self.perturbation, self.m_sharpness = perturbation, m_sharpness
         self._l2 = None if l2 == 0 else Hyperparameter(l2, "l2")
         self._gradient_metrics = perturbation and GradientMetrics()
         super().compile(*args, **kwargs)
@@ -108,31 +123,40 @@ class SAMModel(Trainer):
         self.masks.zero_weights()
         self.train_function = None  # compiled without these masks
 
+    def _perturb(
+        self,
+        gradients: list[Any],
+        gradients_at: Callable[[list[Any]], list[Any]],
+        step: Any,
+    ) -> list[Any]:
+        """The gradients at w + epsilon, from those at w and `gradients_at`, which maps
+        an epsilon to gradients. Without a perturbation, those at w."""
+        if self.perturbation is None:
+            return gradients
+        return gradients_at(
+            self.perturbation(gradients, gradients_at, step, self._mask)
+        )
+
     def _final_gradients(
         self,
         weights: list[Any],
         gradients: list[Any],
-        gradients_at: Callable[[list[Any]], list[Any]],
+        sam_gradients: list[Any],
         step: Any,
         is_due: Any,
     ) -> tuple[list[Any], dict[str, Any]]:
-        """The gradients for the optimizer, perturbed and with l2, and how SAM's two
-        relate; see `sharpness_aware_gradients` for the arguments."""
+        """The gradients for the optimizer, with l2, and how those at w and at
+        w + epsilon relate; see `compare_gradients`."""
         statistics = {}
         if self.perturbation is not None:
-            gradients, statistics = sharpness_aware_gradients(
-                self.perturbation,
-                gradients,
-                gradients_at,
-                step,
-                is_due=is_due,
-                mask=self._mask,
-            )
+            statistics = compare_gradients(gradients, sam_gradients, is_due)
             if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                gradients = poison_unless_finite(gradients, statistics["grad_norm"])
+                sam_gradients = poison_unless_finite(
+                    sam_gradients, statistics["grad_norm"]
+                )
         if self._l2 is not None:
-            gradients = add_l2(gradients, weights, self._l2, step)
-        return gradients, statistics
+            sam_gradients = add_l2(sam_gradients, weights, self._l2, step)
+        return sam_gradients, statistics
 
     def _mask(self, tensors: list[Any]) -> list[Any]:
         """Zero in place of the entries whose trainable weights are pruned."""
@@ -189,6 +213,7 @@ class SAMModel(Trainer):
             serialize = keras.saving.serialize_keras_object
             config["perturbation"] = serialize(self.perturbation)
             config["l2"] = serialize(self.l2)
+            config["m_sharpness"] = self.m_sharpness
         return config
 
     def compile_from_config(self, config):

@@ -1,22 +1,22 @@
 """One SAM step's gradients, in keras.ops: what both backends' train steps share."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from samkeras.hyperparameter import Hyperparameter
-from samkeras.perturbation import Perturbation, dot, global_norm
+from samkeras.perturbation import dot, global_norm
 
 Tensor = Any
 
 GRADIENT_METRICS = ("grad_norm", "sam_grad_norm", "grad_cosine")
 COMPARE_EVERY = 10
+SEED_STRIDE = 1_000_003
 
 
 class GradientMetrics:
-    """Means over an epoch of what `sharpness_aware_gradients` says of its gradients.
+    """Means over an epoch of what `compare_gradients` says of the two gradients.
 
     A plain object, so that a model holding one does not track its metrics: a model
     compiled anew drops the old ones.
@@ -45,31 +45,20 @@ class GradientMetrics:
         return {metric.name: metric.result() for metric in self.metrics}
 
 
-def sharpness_aware_gradients(
-    perturbation: Perturbation,
-    gradients: list[Tensor],
-    gradients_at: Callable[[list[Tensor]], list[Tensor]],
-    step: Tensor,
-    *,
-    is_due: Tensor,
-    mask: Callable[[list[Tensor]], list[Tensor]],
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """The gradients at w + epsilon, and how they relate to those at w.
+def compare_gradients(
+    gradients: list[Tensor], sam_gradients: list[Tensor], is_due: Tensor
+) -> dict[str, Tensor]:
+    """How the gradients at w + epsilon relate to those at w.
 
     Args:
-        perturbation: the rule for epsilon.
         gradients: gradients at the weights w, one per weight.
-        gradients_at: epsilon -> gradients at w + epsilon.
-        step: int scalar, the optimizer's step.
-        is_due: bool scalar, whether to compare the two gradients at this step.
-        mask: sets tensors to zero where weights are pruned.
+        sam_gradients: gradients at w + epsilon.
+        is_due: bool scalar, whether to compare them at this step.
 
     Returns:
-        The gradients at w + epsilon, and float32 scalars under the names in
-        `GRADIENT_METRICS`: both norms and the cosine between the two gradients. All but
-        the first are NaN where not due.
+        float32 scalars under the names in `GRADIENT_METRICS`: both norms and the cosine
+        between the two gradients. All but the first are NaN where not due.
     """
-    sam_gradients = gradients_at(perturbation(gradients, gradients_at, step, mask))
     grad_norm = global_norm(gradients)
 
     def compare() -> tuple[Tensor, Tensor]:
@@ -84,7 +73,7 @@ def sharpness_aware_gradients(
 
     # Both sums read all gradients once more: a tenth of LeNet-300-100's step.
     statistics = (grad_norm, *ops.cond(is_due, compare, skip))
-    return sam_gradients, dict(zip(GRADIENT_METRICS, statistics, strict=True))
+    return dict(zip(GRADIENT_METRICS, statistics, strict=True))
 
 
 def add_l2(
@@ -106,3 +95,26 @@ def poison_unless_finite(gradients: list[Tensor], norm: Tensor) -> list[Tensor]:
     """
     finite = ops.isfinite(norm)
     return [ops.where(finite, g, ops.full_like(g, float("nan"))) for g in gradients]
+
+
+def shift_seeds(
+    variables: list[keras.Variable], values: list[Tensor], by: Tensor
+) -> list[Tensor]:
+    """The values of variables, with other seeds for the random generators among them.
+
+    Args:
+        variables: any variables.
+        values: their values, one each.
+        by: int scalar. Different numbers give different seeds, -by the old ones back.
+    """
+
+    def shift(state: Tensor) -> Tensor:
+        seed, count = ops.unstack(state)
+        # The stride keeps groups apart from neighbouring seeds.
+        number = ops.cast(ops.cast(by, "int32") * SEED_STRIDE, state.dtype)
+        return ops.stack([seed + number, count])
+
+    return [
+        shift(value) if variable.name == "seed_generator_state" else value
+        for variable, value in zip(variables, values, strict=True)
+    ]

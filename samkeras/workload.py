@@ -41,6 +41,8 @@ class Splits:
         info: sizes and shapes.
         read: () -> ((x, y) to train on, (x, y) to validate on), arrays whose first axis
             is the example.
+        transform: what batches of x go through on their way to the model, see
+            samkeras.data.batches.Transform. None: nothing.
     """
 
     info: DataInfo

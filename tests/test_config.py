@@ -12,11 +12,11 @@ from samkeras.experiment.config import (
     Config,
     describe_targets,
     fingerprint,
-    learning_rate,
     parse_runs,
     resolve_target,
     save_config,
 )
+from samkeras.experiment.schedule import learning_rate_at
 
 WORKLOADS = [target.removeprefix("workloads/") for target in describe_targets()]
 
@@ -56,7 +56,7 @@ def test_mnist_config_is_the_papers():
 def test_the_learning_rate_drops_at_its_milestones(epochs, rates):
     """At 25, 50 and 75 % of the epochs; never before the first epoch's end."""
     config = parse_one("--epochs", str(epochs), "--learning_rate", "1")
-    got = [learning_rate(config, epoch) for epoch in range(epochs)]
+    got = [learning_rate_at(config, 10 * epoch, 10) for epoch in range(epochs)]
     assert got == pytest.approx(rates)
 
 

@@ -21,21 +21,21 @@ def epoch_order(batches: EpochBatches, epoch: int) -> np.ndarray:
 def test_order_is_a_function_of_seed_and_epoch_alone():
     """Whatever was trained before, epoch e of seed s has one order, others differ."""
     x, y = np.zeros((50, 2)), np.arange(50)
-    batches = EpochBatches(x, y, batch_size=16, seed=3)
+    batches = EpochBatches((x, y), batch_size=16, seed=3)
     third = epoch_order(batches, 2)
     epoch_order(batches, 0)
     np.testing.assert_array_equal(epoch_order(batches, 2), third)
-    fresh = EpochBatches(x, y, batch_size=16, seed=3)
+    fresh = EpochBatches((x, y), batch_size=16, seed=3)
     np.testing.assert_array_equal(epoch_order(fresh, 2), third)
     assert not np.array_equal(epoch_order(batches, 3), third)
-    other_seed = EpochBatches(x, y, batch_size=16, seed=4)
+    other_seed = EpochBatches((x, y), batch_size=16, seed=4)
     assert not np.array_equal(epoch_order(other_seed, 2), third)
 
 
 def test_every_example_is_seen_once_an_epoch():
     """The last batch holds what is left; x and y stay together."""
     x, y = np.arange(50)[:, np.newaxis], np.arange(50)
-    batches = EpochBatches(x, y, batch_size=16, seed=0)
+    batches = EpochBatches((x, y), batch_size=16, seed=0)
     assert [len(batches[i][0]) for i in range(batches.num_batches)] == [16, 16, 16, 2]
     np.testing.assert_array_equal(np.sort(epoch_order(batches, 0)), y)
     x_batch, y_batch = batches[1]

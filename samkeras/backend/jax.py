@@ -8,6 +8,12 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.sharding import PartitionSpec
+
+from samkeras.step import shift_seeds
+
+# Loops over groups of examples are unrolled on CPU up to this number.
+MAX_UNROLLED = 16
 
 Step = Callable[[list, Any, Any], tuple[dict, Any]]
 
@@ -22,14 +28,10 @@ class Trainer(keras.Model):
         weights, _, optimizer_state, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         step, loss_scale = self._step_and_loss_scale(optimizer_state)
-
-        def gradients_at(epsilon):
-            # Every pass starts from the incoming non-trainable state: the same
-            # dropout draws, and the batch statistics of the first pass alone kept.
-            perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
-            return self._loss_and_gradients(perturbed, state, data)[1]
-
-        updates, gradients = self._loss_and_gradients(weights, state, data)
+        if self.m_sharpness is None:
+            updates, gradients, sam_gradients = self._passes(state, data, step)
+        else:
+            updates, gradients, sam_gradients = self._grouped_passes(state, data, step)
         loss, y_pred, new_non_trainable, new_metrics = updates
         is_due = None
         if self.perturbation is not None:
@@ -38,7 +40,7 @@ class Trainer(keras.Model):
                 is_due = self._gradient_metrics.is_due(step)
         # Outside of any scope here, which would hide the program's inputs.
         gradients, statistics = self._final_gradients(
-            weights, gradients, gradients_at, step, is_due
+            weights, gradients, sam_gradients, step, is_due
         )
         weights, optimizer_state = self.optimizer.stateless_apply(
             optimizer_state, [g * loss_scale for g in gradients], weights
@@ -54,6 +56,115 @@ class Trainer(keras.Model):
         # An optimizer may move weights whose gradients are zero.
         weights = self._mask(weights)
         return logs, (weights, new_non_trainable, optimizer_state, new_metrics)
+
+    def _passes(self, state, data, step):
+        """Both passes on a batch.
+
+        Returns:
+            (loss, predictions, new non-trainable state, new metrics) of the first one,
+            gradients at w, gradients at w + epsilon.
+        """
+        weights = state[0]
+
+        def gradients_at(epsilon):
+            # Every pass starts from the incoming non-trainable state: the same
+            # dropout draws, and the batch statistics of the first pass alone kept.
+            perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
+            return self._loss_and_gradients(perturbed, state, data)[1]
+
+        updates, gradients = self._loss_and_gradients(weights, state, data)
+        return updates, gradients, self._perturb(gradients, gradients_at, step)
+
+    def _grouped_passes(self, state, data, step):
+        """As `_passes`, with an epsilon of each group of `m_sharpness` examples, and
+        everything averaged over the groups.
+
+        Where the batch's parts on several devices are whole groups, each device takes
+        its own.
+        """
+        batch_size = jax.tree.leaves(data)[0].shape[0]
+        distribution = keras.distribution.distribution()
+        num_devices = 1
+        if distribution is not None:
+            num_devices = distribution.device_mesh.devices.size
+        if num_devices == 1 or batch_size % (num_devices * self.m_sharpness):
+            return self._passes_by_group(state, data, step, 0)
+        axis = distribution.batch_dim_name
+        num_groups = batch_size // (num_devices * self.m_sharpness)
+
+        def on_device(state, data, step):
+            first = jax.lax.axis_index(axis) * num_groups
+            (loss, y_pred, *rest), *gradients = self._passes_by_group(
+                state, data, step, first
+            )
+            loss, rest, gradients = _map_floats(
+                lambda a: jax.lax.pmean(a, axis), (loss, rest, gradients)
+            )
+            return (loss, y_pred, *rest), *gradients
+
+        everywhere, split = PartitionSpec(), PartitionSpec(axis)
+        return jax.shard_map(
+            on_device,
+            mesh=distribution.device_mesh.backend_mesh,
+            in_specs=(everywhere, split, everywhere),
+            out_specs=(
+                (everywhere, split, everywhere, everywhere),
+                everywhere,
+                everywhere,
+            ),
+            check_vma=False,
+        )(state, data, step)
+
+    def _passes_by_group(self, state, data, step, first_group):
+        """`_passes` on one group after another, averaged; `first_group` is the number
+        of the first one, counted over all devices."""
+        size = self.m_sharpness
+        batch_size = jax.tree.leaves(data)[0].shape[0]
+        num_full = batch_size // size
+        end = num_full * size
+
+        def passes(number, group):
+            """A group's part of the averages, and its predictions."""
+            weights, non_trainable, *others = state
+            # Each group draws its own random numbers, whatever device it is on.
+            number += first_group
+            shifted = shift_seeds(self.non_trainable_variables, non_trainable, number)
+            (loss, y_pred, new_state, metrics), *gradients = self._passes(
+                (weights, shifted, *others), group, step
+            )
+            new_state = shift_seeds(self.non_trainable_variables, new_state, -number)
+            share = jax.tree.leaves(group)[0].shape[0] / batch_size
+            averaged = (loss, new_state, metrics, gradients)
+            return _map_floats(lambda a: a * share, averaged), y_pred
+
+        def add(sums, more):
+            return _map_floats(lambda a, b: a + b, more, sums)
+
+        def body(sums, numbered_group):
+            more, y_pred = passes(*numbered_group)
+            return add(sums, more), y_pred
+
+        shapes, _ = jax.eval_shape(passes, 0, jax.tree.map(lambda a: a[:size], data))
+        sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        parts = []
+        if num_full:
+            groups = jax.tree.map(
+                lambda a: a[:end].reshape(num_full, size, *a.shape[1:]), data
+            )
+            # On CPU a convolution inside a loop runs on one thread, see `_convolves`.
+            on_cpu = jax.default_backend() == "cpu"
+            unroll = num_full if on_cpu and num_full <= MAX_UNROLLED else 1
+            sums, y_pred = jax.lax.scan(
+                body, sums, (jnp.arange(num_full), groups), unroll=unroll
+            )
+            parts.append(jax.tree.map(lambda a: a.reshape(end, *a.shape[2:]), y_pred))
+        if end < batch_size:
+            more, y_pred = passes(num_full, jax.tree.map(lambda a: a[end:], data))
+            sums = add(sums, more)
+            parts.append(y_pred)
+        loss, new_state, metrics, gradients = sums
+        y_pred = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+        return (loss, y_pred, new_state, metrics), *gradients
 
     def _loss_and_gradients(self, weights, state, data):
         """One pass at `weights`: ((loss, predictions, new non-trainable state, new
@@ -138,6 +249,15 @@ class Trainer(keras.Model):
             shardings = (weights, non_trainable, metrics)
         compiled = _compile_steps(step, self.steps_per_execution, shardings)
         self.test_function = lambda state, iterator: compiled([], state, iterator)
+
+
+def _map_floats(function: Callable, tree: Any, *others: Any) -> Any:
+    """Maps the floating point leaves; integers, such as seeds, are the first tree's."""
+    return jax.tree.map(
+        lambda a, *b: function(a, *b) if jnp.issubdtype(a.dtype, jnp.floating) else a,
+        tree,
+        *others,
+    )
 
 
 def _compile_steps(step: Step, steps: int, state_shardings: Any) -> Callable:

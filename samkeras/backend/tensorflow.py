@@ -1,41 +1,48 @@
 """The train step on TensorFlow; keras fuses `steps_per_execution` there itself."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
+
+from samkeras.step import shift_seeds
 
 
 class Trainer(keras.Model):
     """Keras' TensorFlow trainer with the SAM step."""
 
     def train_step(self, data):
-        if self.perturbation is None and self._l2 is None and self.masks is None:
+        is_plain = self.perturbation is None and self._l2 is None and self.masks is None
+        if is_plain and _num_replicas() == 1:
             return super().train_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
         weights = [tf.convert_to_tensor(v.value) for v in variables]
-        # Copies of the state before the first pass, for the passes after it: the same
-        # dropout draws, and the batch statistics of the first pass alone kept.
-        incoming = [(v, tf.identity(v.value)) for v in self.non_trainable_variables]
+        # Copies of the state before the first pass, for every pass: the same dropout
+        # draws, and the batch statistics of the first pass alone kept.
+        state = [tf.identity(v.value) for v in self.non_trainable_variables]
         step = self.optimizer.iterations
         loss_scale = self.optimizer.scale_loss(tf.ones(()))
 
-        with tf.GradientTape() as tape:
-            y_pred, loss = self._forward(x, y, sample_weight)
-            scaled_loss = loss * tf.cast(loss_scale, loss.dtype)
-        gradients = self._mask(_gradients(tape, scaled_loss, variables, loss_scale))
+        if self.m_sharpness is None:
+            passes = self._passes(weights, state, data, step, _share(data))
+        else:
+            passes = self._grouped_passes(weights, state, data, step)
+        loss, y_pred, new_state, gradients, sam_gradients = passes
+        for variable, value in zip(
+            self.non_trainable_variables, new_state, strict=True
+        ):
+            variable.assign(value)
         num_examples = tf.shape(tf.nest.flatten(x)[0])[0]
         self._loss_tracker.update_state(loss, sample_weight=num_examples)
-
-        def gradients_at(epsilon):
-            perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
-            return self._gradients_at(perturbed, incoming, data)
 
         is_due = None
         if self.perturbation is not None:
             is_due = self._gradient_metrics.is_due(step)
         gradients, statistics = self._final_gradients(
-            weights, gradients, gradients_at, step, is_due
+            weights, gradients, sam_gradients, step, is_due
         )
+        # The optimizer sums the replicas' gradients, which are all the same here.
         factor = loss_scale / _num_replicas()
         gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
         self.optimizer.apply(gradients, variables)
@@ -47,20 +54,128 @@ class Trainer(keras.Model):
             logs = {**logs, **self._gradient_metrics.update(statistics)}
         return logs
 
-    def _gradients_at(self, weights, state, data):
-        """Gradients at `weights` in place of the model's, from the state of other
-        variables in pairs: unscaled, zero where weights are pruned, no side effects."""
+    def _passes(self, weights, state, data, step, share):
+        """Both passes on a batch, or on a replica's part of it.
+
+        Args:
+            share: the part's share of the gradients that are summed over the replicas;
+                None to leave them the part's own.
+
+        Returns:
+            loss, predictions and new non-trainable state of the first pass, gradients
+            at w, gradients at w + epsilon.
+        """
+
+        def gradients_at(epsilon):
+            perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
+            return _sum_over_replicas(self._pass(perturbed, state, data)[-1], share)
+
+        *updates, gradients = self._pass(weights, state, data)
+        gradients = _sum_over_replicas(gradients, share)
+        return *updates, gradients, self._perturb(gradients, gradients_at, step)
+
+    def _grouped_passes(self, weights, state, data, step):
+        """As `_passes`, with an epsilon of each group of `m_sharpness` examples, and
+        everything averaged over the groups and replicas."""
+        size = self.m_sharpness
+        num_examples = _count_examples(data)
+        num_full = num_examples // size
+        num_left = num_examples - num_full * size
+        context = tf.distribute.get_replica_context()
+        # Groups have numbers over all replicas, whose parts are equal but the last one.
+        first_group = context.replica_id_in_sync_group * num_full
+
+        def passes(number, group):
+            """A group's part of the averages, and its predictions."""
+            number += first_group
+            variables = self.non_trainable_variables
+            # Each group draws its own random numbers, whatever replica it is on.
+            with _own_statistics(self):
+                loss, y_pred, new_state, *gradients = self._passes(
+                    weights, shift_seeds(variables, state, number), group, step, None
+                )
+            new_state = shift_seeds(variables, new_state, -number)
+            share = _count_examples(group) / num_examples
+            averaged = (loss, new_state, *gradients)
+            return _map_floats(lambda t: t * tf.cast(share, t.dtype), averaged), y_pred
+
+        def add(sums, more):
+            return _map_floats(tf.add, more, sums)
+
+        def body(number, sums, parts):
+            group = _slice(data, number * size, size)
+            more, y_pred = passes(number, group)
+            parts = [
+                part.write(number, leaf)
+                for part, leaf in zip(parts, tf.nest.flatten(y_pred), strict=True)
+            ]
+            return number + 1, add(sums, more), parts
+
+        outputs = self.compute_output_spec(
+            keras.utils.unpack_x_y_sample_weight(data)[0]
+        )
+        parts = [
+            tf.TensorArray(spec.dtype, num_full, element_shape=[size, *spec.shape[1:]])
+            for spec in tf.nest.flatten(outputs)
+        ]
+        zeros = [tf.zeros_like(weight) for weight in weights]
+        sums = (tf.zeros(()), state, zeros, zeros)
+        sums = _map_floats(tf.zeros_like, sums)
+        _, sums, parts = tf.while_loop(
+            lambda number, *_: number < num_full, body, (0, sums, parts)
+        )
+
+        def take_rest():
+            more, y_pred = passes(num_full, _slice(data, num_full * size, None))
+            return add(sums, more), tf.nest.flatten(y_pred)
+
+        def skip_rest():
+            return sums, [
+                tf.zeros([num_left, *spec.shape[1:]], spec.dtype)
+                for spec in tf.nest.flatten(outputs)
+            ]
+
+        sums, rest = tf.cond(num_left > 0, take_rest, skip_rest)
+        y_pred = [
+            tf.concat([part.concat(), more], 0)
+            for part, more in zip(parts, rest, strict=True)
+        ]
+        y_pred = tf.nest.pack_sequence_as(outputs, y_pred)
+        loss, new_state, *gradients = sums
+        share = _share(data)
+        new_state = _map_floats(
+            lambda value: _sum_over_replicas([value], share)[0], new_state
+        )
+        gradients = [_sum_over_replicas(part, share) for part in gradients]
+        return loss, y_pred, new_state, *gradients
+
+    def _pass(self, weights, state, data):
+        """One pass at `weights` and from `state` in place of the model's, without side
+        effects: loss, predictions, new non-trainable state, and gradients that are
+        unscaled and zero where weights are pruned."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         loss_scale = self.optimizer.scale_loss(tf.ones(()))
-        mapping = [*zip(self.trainable_variables, weights, strict=True), *state]
-        # The stateless scope reads these weights in place of the variables and drops
-        # every update, so nothing has to be restored.
+        variables = self.non_trainable_variables
+        mapping = [
+            *zip(self.trainable_variables, weights, strict=True),
+            *zip(variables, state, strict=True),
+        ]
         scope = keras.StatelessScope(state_mapping=mapping, collect_losses=True)
         with tf.GradientTape(watch_accessed_variables=False) as tape, scope:
             tape.watch(weights)
-            _, loss = self._forward(x, y, sample_weight)
+            training = {"training": True} if self._call_has_training_arg else {}
+            y_pred = self(x, **training)
+            loss = self._compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+            )
+            # Keras divides a replica's loss by the number of replicas, because the
+            # optimizer sums their gradients. Here a replica's is its examples' mean.
+            loss = loss * _num_replicas()
             scaled_loss = loss * tf.cast(loss_scale, loss.dtype)
-        return self._mask(_gradients(tape, scaled_loss, weights, loss_scale))
+        gradients = self._mask(_gradients(tape, scaled_loss, weights, loss_scale))
+        new_state = [scope.get_current_value(v) for v in variables]
+        new_state = [tf.convert_to_tensor(value) for value in new_state]
+        return loss, y_pred, new_state, gradients
 
     def make_gradient_function(self):
         """A compiled function from a batch (x, y[, sample_weight]) to the gradients of
@@ -68,8 +183,14 @@ class Trainer(keras.Model):
 
         @tf.function
         def compute(batch):
-            weights = [tf.convert_to_tensor(v.value) for v in self.trainable_variables]
-            return self._gradients_at(weights, [], batch)
+            values = [
+                [tf.convert_to_tensor(v.value) for v in variables]
+                for variables in (
+                    self.trainable_variables,
+                    self.non_trainable_variables,
+                )
+            ]
+            return self._pass(*values, batch)[-1]
 
         def gradients_of(batch):
             self._symbolic_build(data_batch=batch)
@@ -77,19 +198,67 @@ class Trainer(keras.Model):
 
         return gradients_of
 
-    def _forward(self, x, y, sample_weight):
-        training = {"training": True} if self._call_has_training_arg else {}
-        y_pred = self(x, **training)
-        loss = self._compute_loss(
-            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-        )
-        # Keras divides a replica's loss by the number of replicas, because the
-        # optimizer sums their gradients. Until then a replica's is its batch's mean.
-        return y_pred, loss * _num_replicas()
-
 
 def _num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _count_examples(data):
+    return tf.shape(tf.nest.flatten(data)[0])[0]
+
+
+def _share(data):
+    """This replica's share of the batch; None where it has it all."""
+    if _num_replicas() == 1:
+        return None
+    count = tf.cast(_count_examples(data), tf.float32)
+    context = tf.distribute.get_replica_context()
+    return count / context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+
+
+def _sum_over_replicas(tensors, share):
+    """The replicas' tensors summed, each weighted with its share of the batch."""
+    if share is None:
+        return tensors
+    # A replica without examples has means that are not numbers.
+    parts = [tf.math.multiply_no_nan(t, tf.cast(share, t.dtype)) for t in tensors]
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
+
+
+@contextlib.contextmanager
+def _own_statistics(model):
+    """Has BatchNorm take a replica's own statistics, not those of all."""
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if getattr(layer, "synchronized", False)
+    ]
+    for layer in layers:
+        layer.synchronized = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.synchronized = True
+
+
+def _slice(data, start, size):
+    """Examples from `start` on, `size` of them or all that follow."""
+
+    def take(array):
+        if size is None:
+            return array[start:]
+        return tf.ensure_shape(array[start : start + size], [size, *array.shape[1:]])
+
+    return tf.nest.map_structure(take, data)
+
+
+def _map_floats(function, tree, *others):
+    """Maps the floating point leaves; integers, such as seeds, are the first tree's."""
+    return tf.nest.map_structure(
+        lambda a, *b: function(a, *b) if a.dtype.is_floating else a, tree, *others
+    )
 
 
 def _gradients(tape, scaled_loss, weights, loss_scale):

@@ -2,16 +2,16 @@
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from samkeras.data.images import import_tfds
+from samkeras.data.decoding import make_renderer
 from samkeras.data.label_noise import draw_label_noise
-from samkeras.data.resized_crop import NUM_DRAWS, centre_box, is_flipped, random_box
+from samkeras.data.tfds_sets import import_tfds
 
 # The encoded examples in the shuffle buffer, 512 MB of them: 4,600 of ImageNet, a small
 # set as a whole. That is enough, because TFDS wrote the examples in a random order and
@@ -117,8 +117,8 @@ class ImageStream:
 
     def records(self, seeds: tuple[int, int] | None = None) -> Any:
         """A tf.data.Dataset of the examples as they are on disk: {"image": encoded,
-        "label", "index": in the split, "name": of the file or, where the set has no
-        feature file_name, its TFDS id}; shuffled by two seeds, or in file order."""
+        "label": noisy, "index": in the split, "name": of the file or, where the set has
+        no feature file_name, its TFDS id}; shuffled by two seeds, or in file order."""
         import tensorflow as tf
 
         tfds = import_tfds()
@@ -150,17 +150,21 @@ class ImageStream:
             count = min(len(self), max(1, int(SHUFFLE_BYTES / bytes_each)))
             dataset = dataset.shuffle(count, seeds[1], reshuffle_each_iteration=False)
         find_index = _index_finder(split)
+        shifts = None if self.shifts is None else tf.constant(self.shifts)
 
         def describe(example):
             name = example.get("file_name", example["tfds_id"])
             index = find_index(example["tfds_id"])
-            kept = {key: example[key] for key in ("image", "label")}
-            return {**kept, "index": index, "name": name}
+            label = tf.cast(example["label"], tf.int32)
+            if shifts is not None:
+                label = (label + shifts[index]) % self.num_classes
+            image = example["image"]
+            return {"image": image, "label": label, "index": index, "name": name}
 
         return dataset.map(describe, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _index_finder(split: Any) -> Any:
+def _index_finder(split: Any) -> Callable:
     """A function from a TFDS id, <file>__<number in the file>, to the example's index
     in its split."""
     import tensorflow as tf
@@ -260,10 +264,16 @@ class StreamBatches(keras.utils.PyDataset):
     def _start(self, index: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import tensorflow as tf
 
+        render = self._renderer()
         images = self._records(index).map(
-            self._renderer(), num_parallel_calls=tf.data.AUTOTUNE
+            lambda record: (render(record["image"], record["index"]), record["label"]),
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
         return images.batch(self._batch_size).prefetch(PREFETCHED).as_numpy_iterator()
+
+    def _renderer(self) -> Callable:
+        augment = self._augment and self._seed is not None
+        return make_renderer(self._size, self._draw_seeds()[2] if augment else None)
 
     def _records(self, index: int) -> Any:
         """The epoch's examples from batch `index` on, encoded."""
@@ -276,36 +286,6 @@ class StreamBatches(keras.utils.PyDataset):
         sequence = np.random.SeedSequence([self._seed, self._epoch])
         return [int(state >> 1) for state in sequence.generate_state(3, "uint64")]
 
-    def _renderer(self) -> Any:
-        """A function from a record to its image, uint8[size, size, 3], and label."""
-        import tensorflow as tf
-
-        xp, size, stream = tf.experimental.numpy, self._size, self._stream
-        augment = self._augment and self._seed is not None
-        crop_seed = self._draw_seeds()[2] if augment else None
-        noisy = stream.shifts is not None
-        shifts = tf.constant(stream.shifts) if noisy else None
-
-        def render(record):
-            label = tf.cast(record["label"], tf.int32)
-            if noisy:
-                label = (label + shifts[record["index"]]) % stream.num_classes
-            if not augment:
-                image = _crop(record["image"], lambda h, w: centre_box(h, w, size, xp))
-                return _resize(image, size), label
-            # A function of seed, epoch and example, whatever the order.
-            draws = tf.random.stateless_uniform(
-                [NUM_DRAWS], tf.stack([crop_seed, record["index"]]), alg="philox"
-            )
-            image = _crop(
-                record["image"], lambda h, w: random_box(draws, h, w, size, xp)
-            )
-            image = _resize(image, size)
-            flip = is_flipped(draws)
-            return tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image), label
-
-        return tf.autograph.experimental.do_not_convert(render)
-
     def _explain(self, index: int, error: Exception) -> str:
         """Which example of a batch cannot be decoded, found by decoding them singly;
         or else what TensorFlow says, such as which file cannot be read."""
@@ -315,38 +295,9 @@ class StreamBatches(keras.utils.PyDataset):
         try:
             for record in self._records(index).take(self._batch_size):
                 name = record["name"].numpy().decode()
-                render(record)
+                render(record["image"], record["index"])
         except tf.errors.InvalidArgumentError:
             return f"{name} of {self._stream.name} is not a readable image"
         except tf.errors.OpError as again:
             error = again
         return f"{self._stream.name} cannot be read: {' '.join(str(error).split())}"
-
-
-def _crop(encoded: Any, choose_box: Any) -> Any:
-    """Decodes the part of an image that `choose_box`(height, width) names:
-    uint8[height, width, 3]."""
-    import tensorflow as tf
-
-    def crop_jpeg():  # decodes the blocks of the part alone
-        shape = tf.io.extract_jpeg_shape(encoded)
-        box = tf.stack(choose_box(shape[0], shape[1]))
-        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
-
-    def crop_other():
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        shape = tf.shape(image)
-        top, left, height, width = choose_box(shape[0], shape[1])
-        return image[top : top + height, left : left + width]
-
-    return tf.cond(tf.io.is_jpeg(encoded), crop_jpeg, crop_other)
-
-
-def _resize(image: Any, size: int) -> Any:
-    """Bicubic, rounded: uint8[size, size, 3]. Not antialiased, as in the pipelines of
-    TensorFlow's and Flax's examples: that would make the whole a third slower."""
-    import tensorflow as tf
-
-    image = tf.ensure_shape(image, [None, None, 3])
-    image = tf.image.resize(image, [size, size], "bicubic")
-    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

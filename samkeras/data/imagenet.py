@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 
 from samkeras.data.image_stream import ImageStream
-from samkeras.data.images import (
+from samkeras.data.images import load_images
+from samkeras.data.resized_crop import ResizedCrop
+from samkeras.data.tfds_sets import (
     SAMPLE,
     describe_tfds,
-    load_images,
     prepared_builder,
     split_names,
 )
-from samkeras.data.resized_crop import ResizedCrop
 from samkeras.errors import InputError
 from samkeras.workload import Splits
 

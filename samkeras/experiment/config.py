@@ -56,13 +56,15 @@ class Config:
     width_mult: PositiveFloat = 1.0
     """width of the model, as a multiple of the standard model's"""
     depth: PositiveInt | None = None
-    """number of hidden layers (default: the standard model's)"""
+    """hidden layers, or blocks a stage (default: the standard model's)"""
     sam: bool = False
     """train with sharpness-aware minimization"""
     perturbation: Literal["sam", "unnormalized", "random"] = "sam"
     """with sam: the rule for the perturbation"""
     rho: NonNegativeFloat = 0.05
     """with sam: radius of the perturbation"""
+    m_sharpness: PositiveInt | None = None
+    """with sam: examples that share a perturbation (default: the whole batch)"""
     seed: NonNegativeInt = 0
     """seed of initialization, data order and every other draw"""
 
@@ -74,6 +76,10 @@ class Config:
     """train on the first N examples"""
     validation_examples: PositiveInt | None = None
     """validate on the first N examples"""
+    image_size: PositiveInt | None = None
+    """height and width of images, padded or resized (default: the data set's)"""
+    augment: bool = False
+    """train on random crops of the images, mirrored or not"""
     label_noise: ClosedUnitInterval = 0.0
     """fraction of training labels replaced by another class"""
     holdout: Fraction = 0.0
@@ -99,13 +105,20 @@ class Config:
     momentum: ClosedUnitInterval = 0.0
     """momentum of sgd"""
     learning_rate: NonNegativeFloat = 0.1
-    """initial learning rate"""
+    """initial learning rate, after the warm-up"""
+    lr_schedule: Literal["step", "cosine"] = "step"
+    """how the learning rate falls"""
+    warmup_steps: NonNegativeInt = 0
+    """with cosine: steps in which the learning rate rises from 0"""
     lr_milestones: tuple[OpenUnitInterval, ...] = ()
-    """fractions of the epochs after which the learning rate drops"""
+    """with step: fractions of the epochs after which the learning rate drops"""
     lr_decay: PositiveFloat = 0.1
-    """factor of each drop"""
+    """with step: factor of each drop"""
     weight_decay: NonNegativeFloat = 0.0
     """coupled L2 with sgd, decoupled with adamw"""
+
+    alpha: PositiveFloat | None = None
+    """train the centred model scaled by alpha with a squared loss: linear if large"""
 
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """keras dtype policy"""
@@ -156,7 +169,7 @@ def result_fields(config: Config) -> dict:
     """The fields that define the result, those without effect at a neutral value."""
     values = dataclasses.asdict(config)
     if not config.sam:
-        values.update(perturbation="sam", rho=0.0)
+        values.update(perturbation="sam", rho=0.0, m_sharpness=None)
     if not config.is_pruned:
         values.update(
             pruner="none", sparsity=None, match_width=None, allow_empty_layers=False
@@ -168,17 +181,6 @@ def fingerprint(config: Config, backend: str) -> str:
     """Hash of what defines a run's result: equal runs are trained once."""
     text = json.dumps([backend, result_fields(config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def lr_drops(config: Config) -> list[int]:
-    """The epochs from which on the learning rate is lower; none is the first one."""
-    return [max(1, round(m * config.total_epochs)) for m in config.lr_milestones]
-
-
-def learning_rate(config: Config, epoch: int) -> float:
-    """The learning rate of an epoch: dropped after each milestone passed."""
-    drops = sum(epoch >= drop for drop in lr_drops(config))
-    return config.learning_rate * config.lr_decay**drops
 
 
 def count_work(config: Config, steps: int) -> float:

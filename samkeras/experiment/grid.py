@@ -38,8 +38,8 @@ def run_grid(configs: list[Config]) -> int:
         print_dry_run(configs, splits)
         return 0
     for config, data in zip(configs, splits, strict=True):
-        if config.match_width is not None:
-            run.measure_size(config, data.info)  # which can be too narrow to match
+        if config.match_width is not None or config.alpha is not None:
+            run.measure_size(config, data.info)  # which says what cannot be built
     _check_writable(Path(session.run_dir))
     # A data set that cannot be had is bad input, and known before anything is logged.
     splits = _read_once(configs, splits)
@@ -269,6 +269,7 @@ def _read_once(configs: list[Config], splits: list[Splits]) -> list[Splits]:
         "train_examples",
         "validation_examples",
         "holdout",
+        "image_size",
     )
     keys = [tuple(getattr(config, name) for name in fields) for config in configs]
     for key, data in zip(keys, splits, strict=True):

@@ -10,11 +10,12 @@ import numpy as np
 from samkeras.data.batches import EpochBatches
 from samkeras.experiment import checkpoint
 from samkeras.experiment.checkpoint import Checkpoints
-from samkeras.experiment.config import Config, count_work, learning_rate
+from samkeras.experiment.config import Config, count_work
 from samkeras.experiment.interrupt import StopRequest
 from samkeras.experiment.progress import ProgressDisplay
+from samkeras.experiment.schedule import learning_rate_at
 from samkeras.experiment.tracking import RunLogger
-from samkeras.workload import Examples, Workload
+from samkeras.workload import Workload
 
 
 class NotFiniteError(RuntimeError):
@@ -55,7 +56,7 @@ class Recorder(keras.callbacks.Callback):
         self._finite_logs, self._restored = {}, None
 
     def fit(
-        self, model: keras.Model, batches: EpochBatches, validation: Examples
+        self, model: keras.Model, batches: EpochBatches, validation: EpochBatches
     ) -> None:
         """Trains to the end of the run's epochs."""
         self.set_model(model)
@@ -67,12 +68,7 @@ class Recorder(keras.callbacks.Callback):
             epoch += 1
         elif step:  # Interrupted while validating.
             self._epoch = epoch
-            scores = model.evaluate(
-                *validation,
-                batch_size=self._config.batch_size,
-                verbose=0,
-                return_dict=True,
-            )
+            scores = model.evaluate(validation, verbose=0, return_dict=True)
             named = {f"val_{name}": value for name, value in scores.items()}
             self.on_epoch_end(epoch, {**self._logs, **named})
             epoch += 1
@@ -89,7 +85,6 @@ class Recorder(keras.callbacks.Callback):
             initial_epoch=first_epoch,
             epochs=end_epoch,
             validation_data=self._validation,
-            validation_batch_size=self._config.batch_size,
             callbacks=[self],
             # The batches' own order is a function of the epoch; keras would shuffle it.
             shuffle=False,
@@ -145,9 +140,11 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         value = logs[self.monitor]
+        steps = self._batches.num_batches_in_all
+        last_step = (epoch + 1) * steps - 1
         metrics = {
             **logs,
-            "learning_rate": learning_rate(self._config, epoch),
+            "learning_rate": learning_rate_at(self._config, last_step, steps),
             "examples_per_second": self._examples_per_second,
         }
         self._logger.log_metrics(metrics, step=epoch)

@@ -24,8 +24,6 @@ from samkeras.experiment.checkpoint import Checkpoints, has_checkpoint
 from samkeras.experiment.config import (
     Config,
     fingerprint,
-    learning_rate,
-    lr_drops,
     plain_values,
     result_fields,
     save_config,
@@ -33,7 +31,9 @@ from samkeras.experiment.config import (
 from samkeras.experiment.interrupt import StopRequest
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.recorder import Recorder
+from samkeras.experiment.schedule import build_schedule
 from samkeras.experiment.tracking import RunLogger, Tracker
+from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
 from samkeras.workload import DataInfo, Examples, Splits, Workload
@@ -75,11 +75,13 @@ def load_data(config: Config) -> Splits:
                 f"--{name}_examples must be at most {size}, the examples of "
                 f"{splits.info.name}. Received: {limit}"
             )
-    if config.label_noise and splits.info.num_classes is None:
-        raise InputError(
-            f"--label_noise needs classes to confuse, and {splits.info.name} is a "
-            "regression"
-        )
+    for name in ("label_noise", "alpha"):
+        if getattr(config, name) and splits.info.num_classes is None:
+            raise InputError(
+                f"--{name} needs classes, and {splits.info.name} is a regression"
+            )
+    if config.augment and splits.transform is None:
+        raise InputError(f"--augment needs images, and {splits.info.name} has none")
     num_train, num_validation = (
         limit or size for limit, size in zip(limits, sizes, strict=True)
     )
@@ -106,7 +108,7 @@ def load_data(config: Config) -> Splits:
             x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
         return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
 
-    return Splits(info, read)
+    return Splits(info, read, splits.transform)
 
 
 def build_model(config: Config, info: DataInfo) -> keras.Model:
@@ -115,7 +117,13 @@ def build_model(config: Config, info: DataInfo) -> keras.Model:
     # Keras draws the seeds of initializers and dropout from Python's generator;
     # keras.utils.set_random_seed would import TensorFlow for every backend.
     random.seed(derive_seed(config.seed, "init"))
-    return find_workload(config.workload).build(config, info)
+    workload = find_workload(config.workload)
+    if config.alpha is None:
+        return workload.build(config, info)
+    try:
+        return centre(lambda: workload.build(config, info), config.alpha)
+    except ValueError as error:
+        raise InputError(f"--alpha: {error}") from None
 
 
 class ModelSize(NamedTuple):
@@ -160,6 +168,23 @@ def count_params(weights: list[keras.Variable]) -> int:
     return sum(math.prod(weight.shape) for weight in weights)
 
 
+def make_batches(
+    config: Config, splits: Splits, examples: Examples
+) -> tuple[EpochBatches, EpochBatches]:
+    """The batches to train on, of examples with the run's noise, and to validate on."""
+    training = EpochBatches(
+        examples,
+        config.batch_size,
+        derive_seed(config.seed, "order"),
+        transform=splits.transform,
+        augment=config.augment,
+    )
+    validation = EpochBatches(
+        splits.validation, config.batch_size, transform=splits.transform
+    )
+    return training, validation
+
+
 def steps_per_epoch(config: Config, num_train: int) -> int:
     return -(-num_train // config.batch_size)
 
@@ -199,9 +224,7 @@ def train(
             _mention_other_config(config, name, folder, progress)
         _record_setup(logger, config, size, model, folder)
         examples = _noisy_examples(config, splits, logger, folder)
-        batches = EpochBatches(
-            *examples, config.batch_size, derive_seed(config.seed, "order")
-        )
+        batches, validation = make_batches(config, splits, examples)
         _compile(config, model, batches.num_batches)
         if config.is_pruned:
             _prune(config, model, size.sparsity, examples)
@@ -214,7 +237,7 @@ def train(
                 progress=progress,
                 stop=stop,
             )
-            recorder.fit(model, batches, splits.validation)
+            recorder.fit(model, batches, validation)
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
         checkpoints.clear()
@@ -293,11 +316,12 @@ def _compile(config: Config, model: keras.Model, num_batches: int) -> None:
     workload = find_workload(config.workload)
     model.compile(
         optimizer=_build_optimizer(config, num_batches),
-        loss=workload.loss,
+        loss=ScaledSquaredError(config.alpha) if config.alpha else workload.loss,
         metrics=list(workload.metrics),
         perturbation=PERTURBATIONS[config.perturbation](config.rho)
         if config.sam
         else None,
+        m_sharpness=config.m_sharpness if config.sam else None,
         l2=config.weight_decay if config.optimizer == "sgd" else 0.0,
         steps_per_execution=min(config.steps_per_execution, num_batches),
         jit_compile=_choose_jit_compile(model),
@@ -334,14 +358,7 @@ def _choose_jit_compile(model: keras.Model) -> bool | str:
 
 def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     """The base optimizer; `steps` is the number of steps of an epoch."""
-    rate = learning_rate(config, 0)
-    drops = sorted(set(lr_drops(config)))
-    if drops:
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            # Keras changes the rate after the boundary, not at it.
-            [epoch * steps - 1 for epoch in drops],
-            [rate, *(learning_rate(config, epoch) for epoch in drops)],
-        )
+    rate = build_schedule(config, steps)
     if config.optimizer == "sgd":
         return samkeras.SGD(rate, momentum=config.momentum)
     return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)

@@ -1,0 +1,46 @@
+"""The learning rate of a run, step by step."""
+
+from keras.optimizers import schedules
+
+from samkeras.experiment.config import Config
+
+
+def build_schedule(
+    config: Config, steps_per_epoch: int
+) -> schedules.LearningRateSchedule | float:
+    """The learning rate as an optimizer takes it.
+
+    With the schedule "step" it drops after each milestone; with "cosine" it rises
+    linearly for the warm-up and falls to 0 along a half cosine by the last step.
+    """
+    if config.lr_schedule == "cosine":
+        steps = config.total_epochs * steps_per_epoch
+        warmup = min(config.warmup_steps, steps - 1)
+        if warmup == 0:
+            return schedules.CosineDecay(config.learning_rate, steps)
+        return schedules.CosineDecay(
+            0.0,
+            steps - warmup,
+            warmup_target=config.learning_rate,
+            warmup_steps=warmup,
+        )
+    milestones = (m * config.total_epochs for m in config.lr_milestones)
+    # Several may round to one epoch; none is the first one.
+    drops = [max(1, round(milestone)) for milestone in milestones]
+    if not drops:
+        return config.learning_rate
+    epochs = sorted(set(drops))
+    return schedules.PiecewiseConstantDecay(
+        # Keras changes the rate after the boundary, not at it.
+        [epoch * steps_per_epoch - 1 for epoch in epochs],
+        [
+            config.learning_rate * config.lr_decay ** sum(drop <= e for drop in drops)
+            for e in (0, *epochs)
+        ],
+    )
+
+
+def learning_rate_at(config: Config, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a run's step, counted from 0."""
+    schedule = build_schedule(config, steps_per_epoch)
+    return float(schedule(step)) if callable(schedule) else schedule
