@@ -1,5 +1,6 @@
 """From encoded images to crops of one size, in TensorFlow."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,22 +9,24 @@ from samkeras.data.resized_crop import NUM_DRAWS, centre_box, is_flipped, random
 Tensor = Any
 
 
-def make_renderer(size: int, seed: int | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function for tf.data's map: (encoded, index) -> uint8[size, size, 3].
+@functools.cache  # tracing it takes half a second
+def make_renderer(size: int, augment: bool) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """A function of an encoded image, its example's index and a seed, both int64, for
+    tf.data's map: uint8[size, size, 3].
 
     JPEG, PNG, BMP and GIF (its first frame) are decoded, grey and CMYK as RGB.
 
     Args:
         size: height and width of the crops after resizing, in pixels.
-        seed: seed of random crops and flips, which depend on it and on the example's
-            index alone; None for centre crops.
+        augment: whether to crop and flip at random, as index and seed alone decide, or
+            to crop the centre.
     """
     import tensorflow as tf
 
     xp = tf.experimental.numpy
 
-    def render(encoded: Tensor, index: Tensor) -> Tensor:
-        if seed is None:
+    def render(encoded: Tensor, index: Tensor, seed: Tensor) -> Tensor:
+        if not augment:
             image = _crop(encoded, lambda h, w: centre_box(h, w, size, xp))
             return _resize(image, size)
         draws = tf.random.stateless_uniform([NUM_DRAWS], [seed, index], alg="philox")
@@ -31,7 +34,9 @@ def make_renderer(size: int, seed: int | None) -> Callable[[Tensor, Tensor], Ten
         image = _resize(image, size)
         return tf.cond(is_flipped(draws), lambda: tf.reverse(image, [1]), lambda: image)
 
-    return tf.autograph.experimental.do_not_convert(render)
+    types = (tf.string, tf.int64, tf.int64)
+    signature = [tf.TensorSpec([], dtype) for dtype in types]
+    return tf.function(render, input_signature=signature, autograph=False)
 
 
 def _crop(encoded: Tensor, choose_box: Callable[[Tensor, Tensor], tuple]) -> Tensor:
@@ -42,7 +47,10 @@ def _crop(encoded: Tensor, choose_box: Callable[[Tensor, Tensor], tuple]) -> Ten
     def crop_jpeg():  # decodes the blocks of the part alone
         shape = tf.io.extract_jpeg_shape(encoded)
         box = tf.stack(choose_box(shape[0], shape[1]))
-        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
+        # As exact as Pillow; the default is hardly faster.
+        return tf.io.decode_and_crop_jpeg(
+            encoded, box, channels=3, dct_method="INTEGER_ACCURATE"
+        )
 
     def crop_other():
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)

@@ -264,16 +264,17 @@ class StreamBatches(keras.utils.PyDataset):
     def _start(self, index: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import tensorflow as tf
 
-        render = self._renderer()
         images = self._records(index).map(
-            lambda record: (render(record["image"], record["index"]), record["label"]),
+            tf.autograph.experimental.do_not_convert(self._render),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         return images.batch(self._batch_size).prefetch(PREFETCHED).as_numpy_iterator()
 
-    def _renderer(self) -> Callable:
+    def _render(self, record: dict[str, Any]) -> tuple[Any, Any]:
         augment = self._augment and self._seed is not None
-        return make_renderer(self._size, self._draw_seeds()[2] if augment else None)
+        render = make_renderer(self._size, augment)
+        seed = self._draw_seeds()[2] if augment else 0
+        return render(record["image"], record["index"], seed), record["label"]
 
     def _records(self, index: int) -> Any:
         """The epoch's examples from batch `index` on, encoded."""
@@ -291,11 +292,10 @@ class StreamBatches(keras.utils.PyDataset):
         or else what TensorFlow says, such as which file cannot be read."""
         import tensorflow as tf
 
-        render = self._renderer()
         try:
             for record in self._records(index).take(self._batch_size):
                 name = record["name"].numpy().decode()
-                render(record["image"], record["index"])
+                self._render(record)
         except tf.errors.InvalidArgumentError:
             return f"{name} of {self._stream.name} is not a readable image"
         except tf.errors.OpError as again:
