@@ -269,6 +269,21 @@ def test_crops_do_not_depend_on_the_order(stream):
     assert set(half) < set(whole)
 
 
+def test_every_example_has_crops_of_its_own():
+    """One image under 200 indices: 200 crops, about half of them mirrored, and the same
+    ones again from the same seed."""
+    # Red tells the column, green the row.
+    places = np.stack(np.indices((120, 150))[[1, 0, 0]], axis=-1).astype("uint8")
+    encoded = tf.constant(encode(Image.fromarray(places), format="PNG"))
+    render = decoding.make_renderer(16, augment=True)
+    crops = [render(encoded, i, 7).numpy().astype(int) for i in range(200)]
+    assert len({crop.tobytes() for crop in crops}) == 200
+    mirrored = sum(crop[0, 0, 0] > crop[0, -1, 0] for crop in crops)
+    assert abs(mirrored - 100) < 5 * 50**0.5  # five standard deviations
+    np.testing.assert_array_equal(render(encoded, 3, 7), crops[3])
+    assert np.any(render(encoded, 3, 8).numpy() != crops[3])
+
+
 def test_flips_and_crops_are_left_out_on_request(stream):
     """Shuffled, but centre crops: augment=False."""
     plain = keys(take(stream.batches(16, size=32)))
@@ -278,7 +293,7 @@ def test_flips_and_crops_are_left_out_on_request(stream):
 
 
 def test_epoch_is_resumed_in_its_midst(stream):
-    """From batch 1 on: the same batches, and those before are not decoded."""
+    """From batch 1 on: the same batches as of the whole epoch."""
     batches = stream.batches(16, size=32, seed=1)
     whole = take(batches, 3)
     assert [len(y) for _, y in whole] == [16, 16, 7]
@@ -398,7 +413,7 @@ def test_label_noise_of_a_part_counts_from_its_start(stream):
 
 def test_corrupt_image_is_named(tmp_path):
     """One line with the file's name in the archive and the set's; batches without it
-    are made, and an epoch that goes on after it."""
+    are made, also those of an epoch that goes on after it, which do not decode it."""
     images = train_images()
     name = "n01443537_5.JPEG"
     images["n01443537"][name] = images["n01443537"][name][:200]
@@ -413,6 +428,7 @@ def test_corrupt_image_is_named(tmp_path):
             batches[i]
         assert "imagenet2012" in str(error.value)
         assert "\n" not in str(error.value)
+    assert len(take(batches, 0, bad + 1)) == batches.num_batches_in_all - bad - 1
     shuffled = stream.batches(8, size=32, seed=1)
     with pytest.raises(CorruptImageError, match=name):
         take(shuffled)
