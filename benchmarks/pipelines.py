@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--examples", type=int, default=1_024, help="JPEGs in an epoch")
+    add("--examples", type=int, default=3_072, help="JPEGs in an epoch")
     add("--arrays", type=int, default=50_000, help="images in memory in an epoch")
     add("--batch_size", type=int, default=128, help="images in a batch")
     add("--rounds", type=int, default=5, help="timed epochs of each pipeline")
