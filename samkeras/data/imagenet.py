@@ -1,0 +1,62 @@
+"""ImageNet and other sets of images that are brought to one size by cropping."""
+
+import dataclasses
+
+import numpy as np
+
+from samkeras.data.image_stream import ImageStream
+from samkeras.data.images import load_images
+from samkeras.data.resized_crop import ResizedCrop
+from samkeras.data.tfds_sets import (
+    SAMPLE,
+    describe_tfds,
+    prepared_builder,
+    split_names,
+)
+from samkeras.errors import InputError
+from samkeras.workload import Splits
+
+
+def load_imagenet(dataset: str, data_dir: str | None, size: int = 224) -> Splits:
+    """An image classification set at one size: random-resized crops to train on, centre
+    crops to validate on.
+
+    Args:
+        dataset: name of a TFDS set, with images of any sizes, which stays on disk;
+            or, held in memory, an .npz file or "mnist_5k" as load_images takes them.
+        data_dir: directory of prepared TFDS sets, None for TFDS's own. The archives
+            of imagenet2012 are taken from its folder downloads/manual.
+        size: height and width of the crops, in pixels.
+
+    Returns:
+        Of a TFDS set, two ImageStreams; of arrays, x: uint8[example, height, width, 1
+        or 3] and y: int32[example], and ResizedCrop(size) as their transform.
+
+    Raises:
+        InputError: there is no such set, it can neither be read nor prepared, or its
+            arrays are not images of bytes.
+    """
+    if dataset == SAMPLE or dataset.endswith(".npz"):
+        return _load_arrays(dataset, data_dir, size)
+    info = describe_tfds(dataset, data_dir)
+
+    def read() -> tuple[ImageStream, ImageStream]:
+        builder = prepared_builder(dataset, data_dir)
+        train, validation = split_names(builder)
+        return ImageStream(builder, train), ImageStream(builder, validation)
+
+    return Splits(dataclasses.replace(info, input_shape=(size, size, 3)), read)
+
+
+def _load_arrays(dataset: str, data_dir: str | None, size: int) -> Splits:
+    splits = load_images(dataset, data_dir)
+    shape = splits.info.input_shape
+    if dataset != SAMPLE:  # whose type is known before it is read
+        dtype = splits.train[0].dtype
+        if dtype != np.uint8 or len(shape) != 3 or shape[-1] not in (1, 3):
+            raise InputError(
+                f"--dataset {dataset} must hold images of type uint8 and shape (height,"
+                f" width, 1 or 3). Received: {dtype} and {shape}"
+            )
+    info = dataclasses.replace(splits.info, input_shape=(size, size, 3))
+    return dataclasses.replace(splits, info=info, transform=ResizedCrop(size))

@@ -1,0 +1,121 @@
+"""Random-resized and centre crops of images, the standard recipe for ImageNet.
+
+Training takes a random part of an image, evaluation its centre, both resized to one
+size (Szegedy et al., "Going deeper with convolutions", 2015, section 6). The geometry
+is here once, for NumPy and for TensorFlow; ResizedCrop applies it to arrays in memory,
+samkeras.data.image_stream to encoded images on disk.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SMALLEST_AREA = 0.08  # of the image's; the largest is all of it
+LARGEST_ASPECT = 4 / 3  # width over height; the smallest is its inverse
+TRIES = 10
+# An area and an aspect for each try, then the flip and the crop's top and left.
+NUM_DRAWS = 2 * TRIES + 3
+# Evaluation crops size of size + MARGIN pixels: 224 of 256, as is usual.
+MARGIN = 32
+
+
+def random_box(draws: Any, height: Any, width: Any, size: int, xp: Any = np) -> tuple:
+    """A random part of an image: its area uniform in 8 to 100 % of the image's, the
+    logarithm of its aspect ratio uniform in 3/4 to 4/3, its place uniform. The first of
+    ten tries that fits into the image, else the centre crop.
+
+    Args:
+        draws: float32[..., NUM_DRAWS], uniform in [0, 1).
+        height: int32, the images' height in pixels.
+        width: int32, the images' width.
+        size: the side that a crop is resized to: it decides the centre crop.
+        xp: numpy, or tensorflow.experimental.numpy for tensors.
+
+    Returns:
+        top, left, height, width: int32[...] each, in pixels.
+    """
+    area = SMALLEST_AREA + (1 - SMALLEST_AREA) * draws[..., :TRIES]
+    aspect = LARGEST_ASPECT ** (2 * draws[..., TRIES : 2 * TRIES] - 1)
+    pixels = area * xp.asarray(height * width, "float32")
+    heights = xp.asarray(xp.sqrt(pixels / aspect) + 0.5, "int32")
+    widths = xp.asarray(xp.sqrt(pixels * aspect) + 0.5, "int32")
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    first = xp.asarray(
+        fits & (xp.cumsum(xp.asarray(fits, "int32"), axis=-1) == 1), "int32"
+    )
+    chosen_height = xp.max(first * heights, axis=-1)
+    chosen_width = xp.max(first * widths, axis=-1)
+    top = _place(draws[..., -2], height - chosen_height, xp)
+    left = _place(draws[..., -1], width - chosen_width, xp)
+    box = (top, left, chosen_height, chosen_width)
+    centre = centre_box(height, width, size, xp)
+    pairs = zip(box, centre, strict=True)
+    return tuple(xp.where(chosen_height > 0, *pair) for pair in pairs)
+
+
+def _place(draw: Any, room: Any, xp: Any) -> Any:
+    """An offset from 0 to `room`, each as likely as the others."""
+    offset = xp.asarray(draw * xp.asarray(room + 1, "float32"), "int32")
+    return xp.minimum(offset, room)  # float32 may round up to room + 1
+
+
+def centre_box(height: Any, width: Any, size: int, xp: Any = np) -> tuple:
+    """The square in an image's centre whose side is size / (size + 32) of the shorter
+    one of the image, rounded up: top, left, height, width in pixels."""
+    side = -(-xp.minimum(height, width) * size // (size + MARGIN))
+    return (height - side + 1) // 2, (width - side + 1) // 2, side, side
+
+
+def is_flipped(draws: Any) -> Any:
+    """Whether to flip horizontally, as likely as not: bool[...]."""
+    return draws[..., -3] < 0.5
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """Random-resized crops and flips to train on, centre crops to evaluate on, of
+    images in memory.
+
+    Attributes:
+        size: height and width of the crops after resizing, in pixels.
+    """
+
+    size: int
+
+    def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        """All random numbers for `count` images: float32[count, NUM_DRAWS]."""
+        return generator.random((count, NUM_DRAWS), dtype="float32")
+
+    def apply(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Crops at random.
+
+        Args:
+            images: uint8[image, height, width, 1 or 3].
+            draws: float32[image, NUM_DRAWS], of `draw`.
+
+        Returns:
+            uint8[image, size, size, 3]; grey is repeated in all three channels.
+        """
+        boxes = random_box(draws, *images.shape[1:3], self.size)
+        crops = self._resize(images, np.stack(boxes, axis=-1))
+        flips = is_flipped(draws)[:, np.newaxis, np.newaxis, np.newaxis]
+        return np.where(flips, crops[:, :, ::-1], crops)
+
+    def evaluate(self, images: np.ndarray) -> np.ndarray:
+        """Crops the centres, uint8[image, height, width, 1 or 3] to
+        uint8[image, size, size, 3]."""
+        box = np.stack(centre_box(*images.shape[1:3], self.size))
+        return self._resize(images, np.broadcast_to(box, (len(images), 4)))
+
+    def _resize(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        if images.shape[-1] == 1:
+            images = images[..., 0]  # as Pillow takes grey
+        crops = np.empty((len(images), self.size, self.size, 3), "uint8")
+        for crop, image, box in zip(crops, images, boxes, strict=True):
+            top, left, height, width = box.tolist()
+            part = Image.fromarray(image[top : top + height, left : left + width])
+            shape = (self.size, self.size)
+            crop[:] = part.resize(shape, Image.Resampling.BICUBIC).convert("RGB")
+        return crops

@@ -1,0 +1,183 @@
+"""Image classification sets of TFDS: what is known of them, and having them on disk."""
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+
+from samkeras.errors import InputError, nearest
+from samkeras.quiet import silence_native_stderr
+from samkeras.workload import DataInfo
+
+SAMPLE = "mnist_5k"
+# What TFDS would say of the best-known sets, for those who have not got them yet:
+# image shape, classes, training and test examples.
+KNOWN = {
+    "mnist": ((28, 28, 1), 10, 60_000, 10_000),
+    "fashion_mnist": ((28, 28, 1), 10, 60_000, 10_000),
+    "kmnist": ((28, 28, 1), 10, 60_000, 10_000),
+    "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
+    "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
+    "svhn_cropped": ((32, 32, 3), 10, 73_257, 26_032),
+    "imagenet2012": ((None, None, 3), 1_000, 1_281_167, 50_000),
+}
+# Files that only their owners hand out, under conditions.
+MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
+UNLABELLED_TEST = ("imagenet2012",)
+
+
+def image_info(
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    num_train: int | None,
+    num_validation: int | None,
+) -> DataInfo:
+    """Describes a set of images of one label each."""
+    sizes = (num_train, num_validation)
+    return DataInfo(name, input_shape, num_classes, *sizes, num_classes=num_classes)
+
+
+def split_names(builder: Any) -> tuple[str, str]:
+    """The splits of a TFDS set to train and to validate on."""
+    names = list(builder.info.splits)
+    public = [n for n in ("test", "validation") if n in names]
+    if builder.name in UNLABELLED_TEST and "test" in public:
+        public.remove("test")
+    validation = next(iter(public), None)
+    if "train" not in names or validation is None:
+        raise InputError(
+            f"--dataset {builder.name} needs the splits train and test or validation; "
+            f"it has {', '.join(names)}"
+        )
+    return "train", validation
+
+
+def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
+    """What is known of a TFDS set before it is read; None for an image side that is
+    not the same in all images."""
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise InputError(f"--data_dir {data_dir}: there is no such directory")
+    if dataset in KNOWN:
+        return image_info(dataset, *KNOWN[dataset])
+    builder = _tfds_builder(dataset, data_dir)
+    sizes = [None, None]
+    if builder.is_prepared():
+        splits = builder.info.splits
+        sizes = [splits[name].num_examples for name in split_names(builder)]
+    features = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise InputError(
+            f"--dataset {dataset} is not an image classification set: its features are "
+            f"{', '.join(features)}"
+        )
+    shape, num_classes = features["image"].shape, features["label"].num_classes
+    return image_info(dataset, shape, num_classes, *sizes)
+
+
+def prepared_builder(dataset: str, data_dir: str | None) -> Any:
+    """The TFDS builder of a set, which is downloaded if it is not there yet."""
+    builder = _tfds_builder(dataset, data_dir)
+    if not builder.is_prepared():
+        _check_manual_files(builder, dataset)
+        _download(builder, dataset)
+    return builder
+
+
+def _check_manual_files(builder: Any, dataset: str) -> None:
+    root = _root(builder)
+    folder = root / "downloads" / "manual"
+    needed = MANUAL_FILES.get(builder.name, ())
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"--dataset {dataset} is not in {root}: put {' and '.join(missing)}, from "
+            f"its owners, into {folder}, or take the sample: --dataset {SAMPLE}"
+        )
+
+
+def _root(builder: Any) -> Path:
+    return Path(os.path.expanduser(builder._data_dir_root))
+
+
+def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
+    tfds = import_tfds()
+    try:
+        return tfds.builder(dataset, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        names = [*tfds.list_builders(with_community_datasets=False), SAMPLE]
+        raise InputError(
+            f"--dataset {dataset}: TFDS has no set of that name, and it is neither an "
+            f".npz file nor the sample {SAMPLE}{nearest(dataset, names)}"
+        ) from None
+    except ImportError as error:
+        raise InputError(
+            f"--dataset {dataset} needs the package {error.name}: "
+            f"pip install {error.name}"
+        ) from None
+
+
+def import_tfds() -> ModuleType:
+    """tensorflow_datasets; on the JAX backend, TensorFlow then only sees the CPU."""
+    try:
+        with silence_native_stderr():
+            import tensorflow as tf
+            import tensorflow_datasets as tfds
+
+            if keras.backend.backend() != "tensorflow":
+                # TensorFlow only reads files here; it would take all GPU memory.
+                tf.config.set_visible_devices([], "GPU")
+    except ImportError as error:
+        raise InputError(
+            "data sets of TFDS are read with tensorflow and tensorflow-datasets "
+            f"(pip install -r requirements.txt), or take the sample: "
+            f"--dataset {SAMPLE}. Received: no module {error.name}"
+        ) from None
+    # Of their warnings, only errors concern a user, and those are raised.
+    for name in ("absl", "tensorflow", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    return tfds
+
+
+def _download(builder: Any, dataset: str) -> None:
+    """Downloads and prepares a set, or leaves nothing behind and says why not."""
+    from tensorflow_datasets.core.download import downloader
+
+    root = _root(builder)
+    existed = {path for path in (root, *root.glob("*")) if path.exists()}
+    # TFDS tries ten times over minutes; a machine without a network answers at once.
+    downloader.MAX_RETRIES = 1
+    try:
+        # The progress bars that a terminal gets say all that is printed here.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            builder.download_and_prepare()
+    except Exception as error:
+        _remove_leftovers(root, existed)
+        reason = " ".join(str(error).split())[:120]
+        work = "prepared" if builder.name in MANUAL_FILES else "downloaded"
+        raise InputError(
+            f"--dataset {dataset} is not in {root} and cannot be {work}; without "
+            f"a network, take the sample: --dataset {SAMPLE} ({reason})"
+        ) from None
+
+
+def _remove_leftovers(root: Path, existed: set[Path]) -> None:
+    """Removes what a failed download made: new folders, and its unfinished files."""
+    for path in root.glob("*"):
+        if path not in existed:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in root.glob("downloads/**/*.tmp.*"):
+        shutil.rmtree(path, ignore_errors=True)
+    if root not in existed:
+        shutil.rmtree(root, ignore_errors=True)
