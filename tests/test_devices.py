@@ -105,9 +105,9 @@ def test_the_cases_differ(numbers):
 @needs_jax
 def test_two_processes_train_as_one_does(numbers, tmp_path):
     """Each brings its half of every batch; together they end with the same weights."""
-    path = tmp_path / "two.npz"
-    finish(*start_two("-m", "tests.on_devices", str(path), num_devices=2))
-    for case in CASES:
+    path, cases = tmp_path / "two.npz", ("whole", "groups")
+    finish(*start_two("-m", "tests.on_devices", str(path), *cases, num_devices=2))
+    for case in cases:
         assert_same(dict(np.load(path)), numbers[1], case)
 
 

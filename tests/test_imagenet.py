@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import run as command
 from samkeras.data import decoding, tfds_sets
+from samkeras.data.batches import PaddedBatches
 from samkeras.data.image_stream import CorruptImageError, ImageStream
 from samkeras.data.imagenet import load_imagenet
 from samkeras.data.label_noise import add_label_noise
@@ -369,20 +371,42 @@ def test_parts_of_a_stream(stream):
     assert len(stream.first(None)) == len(stream.first(1_000)) == NUM_TRAIN
 
 
-@pytest.mark.parametrize("num_shards", [2, 5])
-def test_hosts_share_the_examples(stream, num_shards):
-    """Disjoint parts, equally many examples and batches, all but the remainder; the
+@pytest.mark.parametrize("num_hosts", [2, 5])
+def test_hosts_share_the_examples(stream, num_hosts):
+    """Disjoint parts, equally many but for the last one's remainder, together all; the
     crops are those of a single host."""
-    whole = set(keys(take(stream.batches(16, size=32, seed=1))))
-    parts = []
-    for shard in range(num_shards):
-        batches = stream.batches(4, size=32, seed=1, num_shards=num_shards, shard=shard)
-        parts.append(keys(take(batches)))
-        assert batches.num_batches == -(-(NUM_TRAIN // num_shards) // 4)
-    assert {len(part) for part in parts} == {NUM_TRAIN // num_shards}
-    union = set().union(*parts)
-    assert len(union) == NUM_TRAIN // num_shards * num_shards
-    assert union < whole
+    whole = keys(take(stream.batches(16, size=32, seed=1)))
+    parts = [
+        keys(take(stream.part(host, num_hosts).batches(4, size=32, seed=1)))
+        for host in range(num_hosts)
+    ]
+    size = -(-NUM_TRAIN // num_hosts)
+    sizes = [size] * (num_hosts - 1)
+    assert [len(part) for part in parts] == [*sizes, NUM_TRAIN - sum(sizes)]
+    assert sorted(key for part in parts for key in part) == sorted(whole)
+
+
+def test_padded_batches_count_every_example_once(stream):
+    """Of two hosts with two devices each, both have the same batches, filled up to
+    share; the weighted mean over both is that of the 39 examples."""
+    total = 40
+    hosts = [
+        PaddedBatches(
+            stream.part(host, 2).batches(8, size=32), 8, total // 2, total / NUM_TRAIN
+        )
+        for host in range(2)
+    ]
+    labels, weights = [], []
+    for host in hosts:
+        batches = [host[i] for i in range(host.num_batches)]
+        assert [len(x) for x, _, _ in batches] == [8, 8, 4]
+        labels += [y for _, y, _ in batches]
+        weights += [w for _, _, w in batches]
+    labels, weights = np.concatenate(labels), np.concatenate(weights)
+    true = np.concatenate([y for _, y in take(stream.batches(16, size=32))])
+    assert np.count_nonzero(weights) == NUM_TRAIN
+    np.testing.assert_array_equal(labels[weights > 0], true)
+    assert np.mean(labels * weights) == pytest.approx(np.mean(true))
 
 
 def test_label_noise_is_exact_and_follows_the_examples(stream):
@@ -556,3 +580,19 @@ def test_arrays_that_are_no_images_of_bytes_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     with pytest.raises(InputError, match="uint8"):
         load_imagenet(str(tmp_path / "x.npz"), None)
+
+
+def test_the_workload_trains_on_archives(builder, store, tmp_path, capsys):
+    """run.py on the miniature ImageNet: SAM, label noise, held-out examples; the same
+    command again has nothing to do."""
+    options = ["--data_dir", str(builder._data_dir_root), "--image_size", "32"]
+    options += ["--width_mult", "0.03", "--depth", "1", "--epochs", "1", "--sam"]
+    options += ["--batch_size", "16", "--label_noise", "0.2", "--holdout", "0.25"]
+    options += ["--tracking_uri", store, "--run_dir", str(tmp_path)]
+    options += ["--experiment", "miniature"]
+    assert command.main(["workloads/imagenet_resnet50", *options]) == 0
+    assert "val_accuracy" in capsys.readouterr().out
+    (noise,) = tmp_path.glob("*/label_noise.npz")
+    assert len(np.load(noise)["indices"]) == round(0.2 * (NUM_TRAIN - 10))
+    assert command.main(["workloads/imagenet_resnet50", *options]) == 0
+    assert "already finished" in capsys.readouterr().out

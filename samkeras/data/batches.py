@@ -103,3 +103,44 @@ class EpochBatches(keras.utils.PyDataset):
         if self._weights is None:
             return x, self._y[chosen]
         return x, self._y[chosen], self._weights[part]
+
+
+class PaddedBatches(keras.utils.PyDataset):
+    """Batches to evaluate, filled up with zeros of sample weight 0 where several
+    devices have to share them; see EpochBatches for the others' weights.
+
+    Args:
+        batches: (x, y) of at most `batch_size` examples each.
+        batch_size: examples of a batch.
+        count: examples in all once filled up.
+        weight: sample weight of an example: those in all over those before, of all
+            processes together.
+    """
+
+    def __init__(
+        self,
+        batches: keras.utils.PyDataset,
+        batch_size: int,
+        count: int,
+        weight: float,
+    ):
+        super().__init__()
+        self._batches, self._batch_size = batches, batch_size
+        self._count, self._weight = count, weight
+
+    @property
+    def num_batches(self) -> int:
+        return math.ceil(self._count / self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        size = min(self._batch_size, self._count - index * self._batch_size)
+        is_there = index < self._batches.num_batches
+        x, y = self._batches[index if is_there else 0]
+        num_there = len(x) if is_there else 0
+        weights = np.where(np.arange(size) < num_there, self._weight, 0.0)
+        return _fill(x[:num_there], size), _fill(y[:num_there], size), weights
+
+
+def _fill(array: np.ndarray, size: int) -> np.ndarray:
+    margins = [(0, size - len(array)), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, margins)

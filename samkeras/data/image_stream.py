@@ -89,14 +89,18 @@ class ImageStream:
         noisy = dataclasses.replace(self, shifts=dense, num_classes=num_classes)
         return noisy, indices, shifts
 
+    def part(self, number: int, of: int) -> "ImageStream":
+        """The `number`-th, from 0, of as many equal ranges, of which the last may be
+        shorter: the part of one of several hosts."""
+        size = -(-len(self) // of)
+        return self._range(number * size, (number + 1) * size)
+
     def batches(
         self,
         batch_size: int,
         size: int = 224,
         seed: int | None = None,
         augment: bool = True,
-        num_shards: int = 1,
-        shard: int = 0,
     ) -> "StreamBatches":
         """Batches of one epoch after the other for keras' `fit(..., shuffle=False)`.
 
@@ -106,14 +110,8 @@ class ImageStream:
             seed: seed of the order and the crops; None to evaluate: the centres of all
                 examples, in the order of files.
             augment: whether to train on random crops and flips or on the centres.
-            num_shards: number of hosts. Host i reads the i-th of as many ranges of
-                len(self) // num_shards examples, so that all have equally many
-                batches; fewer than num_shards examples at the end are left out.
-            shard: the number of this host, from 0.
         """
-        count = len(self) // num_shards
-        part = self._range(shard * count, (shard + 1) * count)
-        return StreamBatches(part, batch_size, size, seed, augment)
+        return StreamBatches(self, batch_size, size, seed, augment)
 
     def records(self, seeds: tuple[int, int] | None = None) -> Any:
         """A tf.data.Dataset of the examples as they are on disk: {"image": encoded,

@@ -267,7 +267,7 @@ def print_address(tracker: Tracker) -> None:
 
 
 def _count_work(config: Config, splits: Splits) -> float:
-    per_epoch = run.steps_per_epoch(config, len(splits.train[0]))
+    per_epoch = run.steps_per_epoch(config, run.count_examples(splits.train))
     return count_work(config, config.total_epochs * per_epoch)
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import math
 import platform
 import random
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ import yaml
 
 import samkeras
 from samkeras.backend import all_devices, find_process
-from samkeras.data.batches import EpochBatches
+from samkeras.data.batches import EpochBatches, PaddedBatches
+from samkeras.data.image_stream import ImageStream
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
 from samkeras.experiment.checkpoint import Checkpoints, has_checkpoint
@@ -81,7 +83,7 @@ def load_data(config: Config) -> Splits:
             raise InputError(
                 f"--{name} needs classes, and {splits.info.name} is a regression"
             )
-    if config.augment and splits.transform is None:
+    if config.augment and len(splits.info.input_shape) != 3:
         raise InputError(f"--augment needs images, and {splits.info.name} has none")
     num_train, num_validation = (
         limit or size for limit, size in zip(limits, sizes, strict=True)
@@ -100,6 +102,11 @@ def load_data(config: Config) -> Splits:
     )
 
     def read():
+        if isinstance(splits.train, ImageStream):
+            train, validation = splits.train.first(limits[0]), splits.validation
+            if config.holdout:
+                validation, train = train.hold_out(round(config.holdout * len(train)))
+            return train, validation.first(limits[1])
         (x, y), (x_val, y_val) = splits.train, splits.validation
         x, y = x[: limits[0]], y[: limits[0]]
         if config.holdout:
@@ -170,20 +177,42 @@ def count_params(weights: list[keras.Variable]) -> int:
 
 
 def make_batches(
-    config: Config, splits: Splits, examples: Examples, stream: str | None = None
-) -> EpochBatches:
+    config: Config,
+    splits: Splits,
+    examples: Examples | ImageStream,
+    stream: str | None = None,
+) -> keras.utils.PyDataset:
     """Batches of examples of a run: to train on, in the order of one of the run's
     random streams, or to validate on."""
     seed = None if stream is None else derive_seed(config.seed, stream)
-    return EpochBatches(
-        examples,
-        config.batch_size,
-        seed,
-        transform=splits.transform,
-        augment=config.augment and stream == "order",
-        multiple_of=batch_multiple(config),
-        process=find_process(),
+    augment = config.augment and stream == "order"
+    multiple = batch_multiple(config)
+    process, num_processes = find_process()
+    if not isinstance(examples, ImageStream):
+        return EpochBatches(
+            examples,
+            config.batch_size,
+            seed,
+            transform=splits.transform,
+            augment=augment,
+            multiple_of=multiple,
+            process=(process, num_processes),
+        )
+    if seed is not None:
+        examples = examples.first(len(examples) // multiple * multiple)
+    batch_size = config.batch_size // num_processes
+    batches = examples.part(process, num_processes).batches(
+        batch_size, config.image_size, seed, augment
     )
+    if len(examples) % multiple == 0:
+        return batches
+    count = math.ceil(len(examples) / multiple) * multiple
+    weight = count / len(examples)
+    return PaddedBatches(batches, batch_size, count // num_processes, weight)
+
+
+def count_examples(examples: Examples | ImageStream) -> int:
+    return len(examples if isinstance(examples, ImageStream) else examples[0])
 
 
 def batch_multiple(config: Config) -> int:
@@ -320,6 +349,10 @@ def _mention_other_config(
 def _explain(error: Exception, config: Config) -> str:
     """What went wrong, in one line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
+    # TensorFlow wraps what a data set raises in what it says itself.
+    corrupt = re.search(r"CorruptImageError: (.*? is not a readable image)", text)
+    if corrupt:
+        return corrupt[1]
     # JAX and TensorFlow name it so, each in an exception of its own.
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return (
@@ -331,22 +364,32 @@ def _explain(error: Exception, config: Config) -> str:
 
 def _noisy_examples(
     config: Config, splits: Splits, logger: RunLogger, folder: Path
-) -> Examples:
+) -> Examples | ImageStream:
     """The training examples with the run's label noise, which is recorded."""
-    x, y = splits.train
+    examples = splits.train
     if not config.label_noise:
-        return x, y
-    seed = derive_seed(config.seed, "label_noise")
-    noisy, indices = add_label_noise(
-        y, config.label_noise, splits.info.num_classes, seed
+        return examples
+    options = (
+        config.label_noise,
+        splits.info.num_classes,
+        derive_seed(config.seed, "label_noise"),
     )
-    where = tuple(indices.T)
+    if isinstance(examples, ImageStream):
+        noisy_examples, indices, shifts = examples.with_label_noise(*options)
+        num_labels = len(examples)
+        record = {"indices": indices, "shifts": shifts}
+    else:
+        x, y = examples
+        noisy, indices = add_label_noise(y, *options)
+        noisy_examples = (x, noisy)
+        num_labels = np.count_nonzero(y >= 0)
+        where = tuple(indices.T)
+        record = {"indices": indices, "true": y[where], "noisy": noisy[where]}
     path = folder / "label_noise.npz"
-    np.savez_compressed(path, indices=indices, true=y[where], noisy=noisy[where])
+    np.savez_compressed(path, **record)
     logger.log_file(path)
-    num_labels = np.count_nonzero(y >= 0)
     logger.log_params({"label_noise_realized": len(indices) / num_labels})
-    return x, noisy
+    return noisy_examples
 
 
 def _compile(config: Config, model: keras.Model, num_batches: int) -> None:
