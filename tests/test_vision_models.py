@@ -1,0 +1,270 @@
+"""The vision models: their sizes, and ResNet-18 against a rendering of its own."""
+
+import math
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import samkeras
+from samkeras.linearized import ScaledSquaredError, centre
+from samkeras.models.normalization import BatchNorm
+from samkeras.models.resnet import build_resnet18, build_resnet50
+from samkeras.models.vgg import build_vgg11
+from samkeras.models.vit import build_vit
+from tests.helpers import relative_error
+
+CIFAR, IMAGENET = ((32, 32, 3), 10), ((224, 224, 3), 1000)
+RHO, LEARNING_RATE, L2 = 0.05, 0.1, 5e-4
+
+
+@pytest.mark.parametrize(
+    ("build", "data", "counts"),
+    [
+        (
+            build_resnet18,
+            CIFAR,
+            {
+                1 / 16: 44_622,
+                1 / 8: 176_402,
+                1 / 4: 701_466,
+                1 / 2: 2_797_610,
+                1: 11_173_962,
+                2: 44_662_922,
+                4: 178_585_866,
+            },
+        ),
+        (
+            build_resnet50,
+            IMAGENET,
+            {0.25: 1_993_976, 0.5: 6_917_640, 0.75: 14_771_992, 1: 25_557_032},
+        ),
+    ],
+)
+def test_residual_networks_have_the_paper_s_sizes(build, data, counts):
+    """Figure 1's numbers of trainable parameters, exactly, built on shapes alone."""
+    with keras.StatelessScope(initialize_variables=False):
+        got = {width: count(build(*data, width)) for width in counts}
+    assert got == counts
+
+
+@pytest.mark.parametrize("width", [0.125, 0.5, 1])
+def test_the_transformer_s_size(width):
+    """Six blocks of 12 d^2 + 13 d, patches, positions, the last norm and outputs."""
+    with keras.StatelessScope(initialize_variables=False):
+        got = count(build_vit(*CIFAR, width))
+    d = round(512 * width)
+    assert got == 6 * (12 * d**2 + 13 * d) + (48 * d + d) + 64 * d + 2 * d + 10 * d + 10
+
+
+@pytest.mark.parametrize("depth", [None, 3])
+def test_depth_is_blocks_or_convolutions_of_a_stage(depth):
+    kinds = {
+        build_resnet18: ("^add", {None: 8, 3: 12}),
+        build_resnet50: ("^add", {None: 16, 3: 12}),
+        build_vit: ("attention", {None: 6, 3: 3}),
+        build_vgg11: ("conv", {None: 8, 3: 15}),
+    }
+    with keras.StatelessScope(initialize_variables=False):
+        for build, (part, counts) in kinds.items():
+            layers = build(*CIFAR, 1 / 16, depth=depth).layers
+            names = [layer.name for layer in layers]
+            got = sum(re.search(part, name) is not None for name in names)
+            assert got == counts[depth], build
+
+
+def test_the_last_scale_of_a_bottleneck_starts_at_zero():
+    """Each block of ResNet-50 starts as its shortcut; ResNet-18's starts whole."""
+    model = build_resnet50((32, 32, 3), 10, 1 / 32, depth=1)
+    scales = {v.path: np.asarray(v) for v in model.weights if v.name == "gamma"}
+    zeros = {path for path, scale in scales.items() if not scale.any()}
+    assert zeros == {f"stage{stage}_block1_norm3/gamma" for stage in range(1, 5)}
+
+
+@pytest.mark.parametrize("build", [build_resnet18, build_vit, build_vgg11])
+def test_models_start_with_outputs_of_their_scale(build):
+    """Logits of order one, for initializers that fit: neither dead nor exploding."""
+    x = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype("uint8")
+    model = build(*CIFAR, 0.125)
+    logits = np.asarray(model(x, training=build is build_resnet18))
+    assert 0.1 < np.std(logits) < 10
+
+
+def count(model: keras.Model) -> int:
+    return sum(math.prod(weight.shape) for weight in model.trainable_variables)
+
+
+class Rendering:
+    """ResNet-18 in plain JAX, written from the paper's description.
+
+    Weights are a dictionary by the names of keras' layers; x is uint8[batch, height,
+    width, 3].
+    """
+
+    def __init__(self):
+        self.jax = pytest.importorskip("jax")
+
+    def loss(self, weights: dict, x: np.ndarray, labels: np.ndarray) -> tuple:
+        """Mean cross entropy, and (logits, batch statistics by layer)."""
+        jnp = self.jax.numpy
+        means = jnp.array([0.4914, 0.4822, 0.4465])
+        deviations = jnp.array([0.2023, 0.1994, 0.2010])
+        statistics = {}
+
+        def convolve(x, name, stride=1):
+            return self.jax.lax.conv_general_dilated(
+                x,
+                weights[f"{name}/kernel"],
+                (stride, stride),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        def normalize(x, name):
+            mean = x.mean((0, 1, 2))
+            variance = ((x - mean) ** 2).mean((0, 1, 2))
+            statistics[name] = (mean, variance)
+            x = (x - mean) / jnp.sqrt(variance + 1e-5)
+            return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+
+        x = (jnp.asarray(x, "float32") / 255 - means) / deviations
+        x = jnp.maximum(normalize(convolve(x, "stem"), "stem_norm"), 0)
+        for stage in range(1, 5):
+            for block in (1, 2):
+                name = f"stage{stage}_block{block}"
+                stride = 2 if stage > 1 and block == 1 else 1
+                y = convolve(x, f"{name}_conv1", stride)
+                y = jnp.maximum(normalize(y, f"{name}_norm1"), 0)
+                y = normalize(convolve(y, f"{name}_conv2"), f"{name}_norm2")
+                if f"{name}_projection/kernel" in weights:
+                    x = convolve(x, f"{name}_projection", stride)
+                    x = normalize(x, f"{name}_projection_norm")
+                x = jnp.maximum(x + y, 0)
+        features = x.mean((1, 2))
+        logits = features @ weights["outputs/kernel"] + weights["outputs/bias"]
+        log_probabilities = logits - self.jax.scipy.special.logsumexp(
+            logits, axis=1, keepdims=True
+        )
+        losses = -log_probabilities[np.arange(len(labels)), labels]
+        return losses.mean(), (logits, statistics)
+
+    def sam_step(self, weights: dict, x: np.ndarray, labels: np.ndarray) -> tuple:
+        """Loss, logits, gradients, statistics, and the weights after a step of SAM."""
+        jax, jnp = self.jax, self.jax.numpy
+        gradient = jax.jit(jax.value_and_grad(self.loss, has_aux=True))
+        (loss, (logits, statistics)), g = gradient(weights, x, labels)
+        norm = jnp.sqrt(sum(jnp.sum(v**2) for v in g.values()))
+        perturbed = {k: w + RHO * g[k] / norm for k, w in weights.items()}
+        _, g_sam = gradient(perturbed, x, labels)
+        new = {k: w - LEARNING_RATE * (g_sam[k] + L2 * w) for k, w in weights.items()}
+        return loss, logits, g, statistics, new
+
+
+def test_resnet18_equals_its_rendering():
+    """Logits, loss, gradients, batch statistics and the weights after a SAM step, to
+    1e-4, on either backend: so JAX and TensorFlow agree too."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (8, 16, 16, 3)).astype("uint8")
+    labels = rng.integers(0, 10, 8)
+    model = build_resnet18((16, 16, 3), 10, 1 / 16)
+    for variable in model.trainable_variables:  # biases and scales that show
+        variable.assign(variable + 0.1 * rng.standard_normal(variable.shape))
+    weights = {v.path: np.asarray(v, "float32") for v in model.trainable_variables}
+    loss, logits, gradients, statistics, expected = Rendering().sam_step(
+        weights, x, labels
+    )
+    model.compile(
+        samkeras.SGD(LEARNING_RATE, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        perturbation=samkeras.SAM(RHO),
+        l2=L2,
+    )
+    # With the batch's statistics as its own, the model predicts as it trains.
+    for variable in model.non_trainable_variables:
+        layer, name = variable.path.split("/")
+        if layer in statistics:
+            value = statistics[layer][name == "moving_variance"]
+            variable.assign(np.asarray(value))
+    np.testing.assert_allclose(model.predict_on_batch(x), logits, rtol=1e-4, atol=1e-4)
+    got = model.make_gradient_function()((x, labels))
+    names = [v.path for v in model.trainable_variables]
+    assert relative_error(got, [gradients[name] for name in names]) < 1e-4
+    for variable in model.non_trainable_variables:
+        if variable.name.startswith("moving"):
+            variable.assign(np.full(variable.shape, variable.name != "moving_mean"))
+    logged = model.train_on_batch(x, labels, return_dict=True)
+    assert logged["loss"] == pytest.approx(float(loss), rel=1e-5)
+    steps = [np.asarray(v) - weights[v.path] for v in model.trainable_variables]
+    assert relative_error(steps, [expected[n] - weights[n] for n in names]) < 1e-4
+    for variable in model.non_trainable_variables:
+        layer, name = variable.path.split("/")
+        if layer in statistics:
+            mean, variance = statistics[layer]
+            moved = 0.1 * mean if name == "moving_mean" else 0.9 + 0.1 * variance
+            np.testing.assert_allclose(variable, moved, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_is_saved_for_either_backend(tmp_path):
+    """A model saved on one backend must load on the other."""
+    inputs = keras.Input((4, 4, 2))
+    model = keras.Model(inputs, BatchNorm(name="norm")(inputs))
+    assert "synchronized" not in model.get_layer("norm").get_config()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_layer("norm").epsilon == 1e-5
+
+
+def build_small_vgg() -> samkeras.SAMModel:
+    return build_vgg11((32, 32, 3), 10, 1 / 16)
+
+
+def test_centred_models_start_at_zero_and_train_one_network():
+    """0 at the start, and later alpha times how far the one network has changed."""
+    x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("uint8")
+    model = centre(build_small_vgg, alpha=50.0)
+    assert count(model) == count(build_small_vgg())
+    np.testing.assert_array_equal(model(x), np.zeros((4, 10)))
+    network, initial = (model.get_layer(n) for n in ("network", "initial_network"))
+    before = np.asarray(initial(x))
+    model.compile(samkeras.SGD(0.01), ScaledSquaredError(50.0))
+    model.fit(x, np.arange(4), verbose=0)
+    np.testing.assert_array_equal(initial(x), before)
+    change = np.asarray(network(x)) - before
+    assert np.abs(change).max() > 0
+    np.testing.assert_allclose(model(x), 50 * change, rtol=1e-5, atol=1e-5)
+
+
+def test_a_large_alpha_makes_training_linear():
+    """After the same steps the outputs of alpha = 1000 are those of 100, and the weights
+    move a tenth as far: near w0 the model is linear."""
+    x = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype("uint8")
+    outputs, distances = [], []
+    for alpha in (100.0, 1000.0):
+        keras.utils.set_random_seed(0)
+        model = centre(build_small_vgg, alpha)
+        start = [np.asarray(w) for w in model.trainable_variables]
+        model.compile(samkeras.SGD(2e-4), ScaledSquaredError(alpha))
+        model.fit(x, np.arange(8), epochs=5, verbose=0)
+        outputs.append(np.asarray(model(x)))
+        moved = [
+            np.sum((np.asarray(w) - s) ** 2)
+            for w, s in zip(model.trainable_variables, start, strict=True)
+        ]
+        distances.append(np.sqrt(sum(moved)))
+    assert np.abs(outputs[0]).max() > 0.01
+    # 3 %: what is not linear at 100, and 1000 times float32's error in the outputs.
+    assert relative_error([outputs[1]], [outputs[0]]) < 0.03
+    assert distances[0] / distances[1] == pytest.approx(10, rel=0.03)
+
+
+def test_the_scaled_squared_error_by_hand():
+    """Mean over classes of squared differences to the one-hot label, over alpha^2."""
+    outputs = np.array([[1.0, 0.0, 3.0]], "float32")
+    loss = ScaledSquaredError(2.0)(np.array([2]), outputs)
+    assert float(loss) == pytest.approx((1 + 0 + 4) / 3 / 4)
+
+
+def test_networks_with_batch_norm_cannot_be_centred():
+    with pytest.raises(ValueError, match="alpha needs a network without state"):
+        centre(lambda: build_resnet18(*CIFAR, 1 / 16), 10.0)
