@@ -60,6 +60,32 @@ def test_the_learning_rate_drops_at_its_milestones(epochs, rates):
     assert got == pytest.approx(rates)
 
 
+def test_cosine_schedules_rise_and_fall():
+    """Linear for the warm-up, then half a cosine that ends at 0."""
+    config = parse_one("--epochs", "90", workload="imagenet_resnet50")
+    steps = 2503
+    last, middle = 90 * steps, (5000 + 90 * steps) // 2
+    rates = [learning_rate_at(config, s, steps) for s in (0, 2500, 5000, middle, last)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.1, 0], abs=1e-6)
+    short = parse_one("--epochs", "1", workload="imagenet_resnet50")
+    assert learning_rate_at(short, 9, 10) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("workload", "values"),
+    [
+        ("cifar10_resnet18", (200, 128, 0.1, 0.9, 5e-4, True)),
+        ("imagenet_resnet50", (90, 512, 0.2, 0.9, 1e-4, True)),
+    ],
+)
+def test_vision_workloads_have_the_authors_values(workload, values):
+    c = parse_one(workload=workload)
+    got = (c.epochs, c.batch_size, c.learning_rate, c.momentum, c.weight_decay)
+    assert (*got, c.augment) == values
+    if workload == "cifar10_resnet18":
+        assert (c.lr_schedule, c.lr_milestones) == ("step", (0.5, 0.75))
+
+
 def test_lists_are_multiplied_out():
     """Comma-separated values of several options give the product of runs, in order."""
     runs = parse_runs("mnist_mlp", ["--width_mult", "0.25,1", "--seed=0,1"])

@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from samkeras.data.augmentation import CropFlip
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.data.label_noise import add_label_noise
@@ -40,6 +41,66 @@ def test_every_example_is_seen_once_an_epoch():
     np.testing.assert_array_equal(np.sort(epoch_order(batches, 0)), y)
     x_batch, y_batch = batches[1]
     np.testing.assert_array_equal(x_batch[:, 0], y_batch)
+
+
+def test_crops_and_flips_by_hand():
+    """A padded image cut at (row, column) and mirrored where it is drawn so."""
+    images = np.arange(2 * 3 * 3 * 1, dtype="uint8").reshape(2, 3, 3, 1) + 1
+    draws = np.array([[1, 1, 0], [0, 2, 1]])
+    same, moved = CropFlip(padding=1).apply(images, draws)
+    np.testing.assert_array_equal(same, images[0])
+    # One row down, one column to the left, mirrored.
+    expected = [[0, 0, 0], [0, 12, 11], [0, 15, 14]]
+    np.testing.assert_array_equal(moved[..., 0], expected)
+    np.testing.assert_array_equal(CropFlip().evaluate(images), images)
+
+
+def test_crops_are_drawn_evenly():
+    """Each of 81 places and both directions as often as the others."""
+    draws = CropFlip(padding=4).draw(np.random.default_rng(0), 81_000)
+    counts = np.bincount(draws[:, 0] * 9 + draws[:, 1], minlength=81)
+    # Five standard deviations of a binomial count.
+    assert np.all(np.abs(counts - 1000) < 5 * 1000**0.5)
+    assert abs(draws[:, 2].mean() - 0.5) < 5 * 0.5 / 81_000**0.5
+
+
+def test_augmentation_is_a_function_of_seed_and_epoch_alone():
+    """The same images in an epoch whatever came before, also from its middle on; other
+    ones in another epoch; none where it is not asked for."""
+    x = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype("uint8")
+    options = {"transform": CropFlip(), "augment": True}
+    batches = EpochBatches((x, np.arange(20)), 8, seed=3, **options)
+    epochs = {}
+    for epoch in (0, 1, 0):
+        batches.start_epoch(epoch)
+        images = [batches[i][0] for i in range(3)]
+        np.testing.assert_array_equal(images[2], epochs.get(epoch, images)[2])
+        epochs[epoch] = images
+    assert not np.array_equal(epochs[0][0], epochs[1][0])
+    batches.start_epoch(0, first_batch=1)
+    np.testing.assert_array_equal(batches[0][0], epochs[0][1])
+    plain = EpochBatches((x, np.arange(20)), 8, seed=3, transform=CropFlip())
+    images, labels = plain[0]
+    np.testing.assert_array_equal(images, x[labels])
+
+
+def test_batches_that_devices_share_are_multiples_of_their_number():
+    """Training leaves out what is too much, other examples in each epoch; evaluation
+    fills up, and its weighted mean is that of the examples; processes get parts."""
+    x = y = np.arange(21.0)
+    batches = EpochBatches((x, y), 8, seed=0, multiple_of=4)
+    assert [len(batches[i][0]) for i in range(batches.num_batches)] == [8, 8, 4]
+    left_out = {21 * 10 - epoch_order(batches, epoch).sum() for epoch in range(9)}
+    assert len(left_out) > 1
+    parts = [
+        EpochBatches((x, y), 8, multiple_of=4, process=(process, 2))
+        for process in (0, 1)
+    ]
+    taken = [part[i] for i in range(3) for part in parts]
+    assert [len(batch[0]) for batch in taken] == [4] * 6
+    values, _, weights = (np.concatenate(arrays) for arrays in zip(*taken, strict=True))
+    assert np.mean(values * weights) == pytest.approx(10)
+    np.testing.assert_array_equal(values[weights > 0], x)
 
 
 def test_streams_of_a_seed_differ_by_name():
@@ -245,3 +306,21 @@ def test_missing_data_dir_is_refused(tmp_path):
     with pytest.raises(InputError, match="there is no such directory"):
         load_images("mnist", str(tmp_path / "gone"))
     assert not (tmp_path / "gone").exists()
+
+
+def test_images_are_brought_to_size(tmp_path):
+    """Smaller ones get zeros around them, grey ones three channels, larger ones are
+    resized from their central square."""
+    digits, colours = load_images("mnist_5k", None, 32, channels=3), tmp_path / "c.npz"
+    assert digits.info.input_shape == (32, 32, 3)
+    x, (raw, _) = digits.train[0], load_images("mnist_5k", None).train
+    np.testing.assert_array_equal(x[:, 2:30, 2:30], np.repeat(raw, 3, axis=3))
+    assert not x[:, :2].any()
+    assert not x[:, :, 30:].any()
+    wide = np.zeros((4, 64, 96, 3), "uint8")
+    wide[:, :, 16:80] = 200  # the central square
+    np.savez(colours, x_train=wide, y_train=[0] * 4, x_test=wide, y_test=[1] * 4)
+    small = load_images(str(colours), None, 32, channels=3).train[0]
+    np.testing.assert_array_equal(small, np.full((4, 32, 32, 3), 200))
+    with pytest.raises(InputError, match="has images of 3 channels"):
+        load_images(str(colours), None, 32, channels=4)

@@ -113,10 +113,9 @@ def resize_square(image: np.ndarray, size: int) -> np.ndarray:
     height, width, channels = image.shape
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
-    resized = Image.fromarray(image[..., 0] if channels == 1 else image).resize(
-        (size, size),
-        Image.Resampling.BICUBIC,
-        box=(left, top, left + side, top + side),
+    square = image[top : top + side, left : left + side]
+    resized = Image.fromarray(square[..., 0] if channels == 1 else square).resize(
+        (size, size), Image.Resampling.BICUBIC
     )
     return np.asarray(resized).reshape(size, size, channels)
 

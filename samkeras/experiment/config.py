@@ -77,7 +77,7 @@ class Config:
     validation_examples: PositiveInt | None = None
     """validate on the first N examples"""
     image_size: PositiveInt | None = None
-    """height and width of images, padded or resized (default: the data set's)"""
+    """height and width that images are brought to"""
     augment: bool = False
     """train on random crops of the images, mirrored or not"""
     label_noise: ClosedUnitInterval = 0.0

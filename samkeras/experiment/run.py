@@ -131,7 +131,7 @@ def build_model(config: Config, info: DataInfo) -> keras.Model:
     try:
         return centre(lambda: workload.build(config, info), config.alpha)
     except ValueError as error:
-        raise InputError(f"--alpha: {error}") from None
+        raise InputError(f"--{error}") from None
 
 
 class ModelSize(NamedTuple):
