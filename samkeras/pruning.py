@@ -135,11 +135,12 @@ def _check_ready(model: SAMModel, method: str, data: Any) -> None:
         raise ValueError("build the model before pruning it, such as by calling it")
     if model.masks is not None:
         raise ValueError("the model is pruned already")
-    if model.optimizer is not None and int(model.optimizer.iterations) > 0:
+    steps = 0 if model.optimizer is None else np.asarray(model.optimizer.iterations)
+    if steps > 0:
         # Its momentum would go on moving the pruned weights.
         raise ValueError(
             "prune the model before its training, or compile it anew to start its "
-            f"optimizer afresh. Received: {int(model.optimizer.iterations)} steps"
+            f"optimizer afresh. Received: {steps} steps"
         )
     if method == "snip" and not model.compiled:
         raise ValueError("compile the model before pruning by snip, which needs a loss")

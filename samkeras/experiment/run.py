@@ -249,6 +249,7 @@ def run_name(config: Config) -> str:
     return f"{config.workload}_w{config.width_mult:g}{pruned}_{trained}_s{config.seed}"
 
 
+@all_devices()
 def train(
     config: Config,
     splits: Splits,
@@ -258,17 +259,6 @@ def train(
 ) -> Result:
     """Trains one run on all devices and records it. A failure is recorded and
     returned."""
-    with all_devices():
-        return _train(config, splits, tracker, parent, progress)
-
-
-def _train(
-    config: Config,
-    splits: Splits,
-    tracker: Tracker,
-    parent: RunLogger | None,
-    progress: ProgressDisplay,
-) -> Result:
     started = time.monotonic()
     size = measure_size(config, splits.info)
     model = build_model(config, splits.info)
