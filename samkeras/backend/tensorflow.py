@@ -14,7 +14,7 @@ class Trainer(keras.Model):
 
     def train_step(self, data):
         is_plain = self.perturbation is None and self._l2 is None and self.masks is None
-        if is_plain and _num_replicas() == 1:
+        if is_plain and num_replicas() == 1:
             return super().train_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
@@ -44,7 +44,7 @@ class Trainer(keras.Model):
             weights, gradients, sam_gradients, step, is_due
         )
         # The optimizer sums the replicas' gradients, which are all the same here.
-        factor = loss_scale / _num_replicas()
+        factor = loss_scale / num_replicas()
         gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
         self.optimizer.apply(gradients, variables)
         if self.masks is not None:
@@ -171,7 +171,7 @@ class Trainer(keras.Model):
             )
             # Keras divides a replica's loss by the number of replicas, because the
             # optimizer sums their gradients. Here a replica's is its examples' mean.
-            loss = loss * _num_replicas()
+            loss = loss * num_replicas()
             scaled_loss = loss * tf.cast(loss_scale, loss.dtype)
         gradients = self._mask(_gradients(tape, scaled_loss, weights, loss_scale))
         new_state = [scope.get_current_value(v) for v in variables]
@@ -226,7 +226,28 @@ def broadcast(value):
     return value
 
 
-def _num_replicas():
+def normalize_batch(x, scale, offset, epsilon):
+    """Batch normalization in one operation, its gradient in another.
+
+    Args:
+        x: float16, bfloat16 or float32 [batch, height, width, channel].
+        scale, offset: float32 [channel].
+        epsilon: added to variances.
+
+    Returns:
+        What x becomes, of its type, and the batch's means and biased variances, float32
+        [channel], which have no gradients. Replicas have statistics of their own.
+    """
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=scale, offset=offset, mean=[], variance=[], epsilon=epsilon
+    )
+    # The operation corrects the variance for a sample's bias.
+    count = tf.cast(tf.size(x) // tf.size(mean), variance.dtype)
+    return y, mean, variance * (count - 1) / count
+
+
+def num_replicas():
+    """The number of devices that share a batch."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
@@ -236,7 +257,7 @@ def _count_examples(data):
 
 def _share(data):
     """This replica's share of the batch; None where it has it all."""
-    if _num_replicas() == 1:
+    if num_replicas() == 1:
         return None
     count = tf.cast(_count_examples(data), tf.float32)
     context = tf.distribute.get_replica_context()

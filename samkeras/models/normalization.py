@@ -2,6 +2,10 @@
 
 import keras
 
+IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if IS_TENSORFLOW:
+    from samkeras.backend.tensorflow import normalize_batch, num_replicas
+
 
 @keras.saving.register_keras_serializable(package="samkeras")
 class BatchNorm(keras.layers.BatchNormalization):
@@ -19,9 +23,38 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
         # JAX knows no other statistics than the whole batch's, TensorFlow must be told.
-        is_tensorflow = keras.backend.backend() == "tensorflow"
         super().__init__(
-            momentum=momentum, epsilon=epsilon, synchronized=is_tensorflow, **kwargs
+            momentum=momentum, epsilon=epsilon, synchronized=IS_TENSORFLOW, **kwargs
+        )
+
+    def call(self, inputs, training=None, mask=None):
+        if not (training and self._can_fuse(inputs, mask)):
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance = normalize_batch(
+            inputs, self.gamma, self.beta, self.epsilon
+        )
+        for average, value in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            average.assign(average * self.momentum + value * (1 - self.momentum))
+        return outputs
+
+    def _can_fuse(self, inputs, mask) -> bool:
+        """Whether TensorFlow's own operation does what is asked, on images with their
+        channels last. A step of ResNet-18 with it takes two thirds of the time on CPU;
+        XLA fuses keras' operations by itself."""
+        return (
+            IS_TENSORFLOW
+            and self.trainable
+            and self.scale
+            and self.center
+            and not self.renorm
+            and mask is None
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and not (self.synchronized and num_replicas() > 1)
+            and self.compute_dtype != "float64"
         )
 
     def get_config(self):
