@@ -94,6 +94,8 @@ def keras_layers(task: Task, rescale: bool, l2: float):
 
 
 class SamKeras(Contender):
+    jit_compile: bool | str = True  # as run.py has it; keras leaves it off on CPU
+
     def __init__(self, task: Task):
         import keras
 
@@ -101,7 +103,7 @@ class SamKeras(Contender):
         from samkeras.data.batches import EpochBatches
 
         self.batches = EpochBatches(task.data(), BATCH, task.seed)
-        self.model = samkeras.SAMModel(*keras_layers(task, rescale=True, l2=0))
+        self.model = self.build_model(task)
         self.model.compile(
             samkeras.SGD(LEARNING_RATE, momentum=MOMENTUM),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -109,9 +111,16 @@ class SamKeras(Contender):
             perturbation=samkeras.SAM(RHO) if task.sam else None,
             l2=L2,
             steps_per_execution=task.steps_per_execution,
-            jit_compile=True,  # as run.py has it; keras leaves it off on CPU
+            jit_compile=self.jit_compile,
         )
-        self.model.set_weights(task.initial_weights())
+
+    def build_model(self, task: Task):
+        """The uncompiled model with the initial weights."""
+        import samkeras
+
+        model = samkeras.SAMModel(*keras_layers(task, rescale=True, l2=0))
+        model.set_weights(task.initial_weights())
+        return model
 
     def epoch(self, epoch):
         self.batches.start_epoch(epoch)
@@ -332,6 +341,20 @@ class Torch(Contender):
     def __init__(self, task: Task):
         import torch
         from pytorch_optimizer import SAM
+
+        self.model = self.build_model(task)
+        options = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": L2}
+        parameters = self.model.parameters()
+        if task.sam:
+            self.optimizer = SAM(parameters, torch.optim.SGD, rho=RHO, **options)
+        else:
+            self.optimizer = torch.optim.SGD(parameters, **options)
+        self.task, (x, y) = task, task.floats()
+        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y).long()
+
+    def build_model(self, task: Task):
+        """The model with the initial weights."""
+        import torch
         from torch import nn
 
         sizes, weights = task.sizes(), task.initial_weights()
@@ -341,15 +364,7 @@ class Torch(Contender):
             layer.weight.data = torch.from_numpy(weights[2 * i].T.copy())
             layer.bias.data = torch.from_numpy(weights[2 * i + 1])
             layers += [layer, nn.ReLU()]
-        self.model = nn.Sequential(*layers[:-1])
-        options = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": L2}
-        parameters = self.model.parameters()
-        if task.sam:
-            self.optimizer = SAM(parameters, torch.optim.SGD, rho=RHO, **options)
-        else:
-            self.optimizer = torch.optim.SGD(parameters, **options)
-        self.task, (x, y) = task, task.floats()
-        self.x, self.y = torch.from_numpy(x), torch.from_numpy(y).long()
+        return nn.Sequential(*layers[:-1])
 
     def epoch(self, epoch):
         import torch
@@ -372,10 +387,11 @@ class Torch(Contender):
 
 
 class Worker(Contender):
-    """A contender that lives in a process of its own, of any interpreter."""
+    """A contender that lives in a process of its own, of any interpreter; `script`
+    serves it there."""
 
-    def __init__(self, python: str, contender: str, task: Task):
-        command = [python, __file__, contender, json.dumps(dataclasses.asdict(task))]
+    def __init__(self, python: str, contender: str, task: Task, script: str = __file__):
+        command = [python, script, contender, json.dumps(dataclasses.asdict(task))]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, text=True, **pipes)
         self._answer()

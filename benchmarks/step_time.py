@@ -29,6 +29,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from contenders import BATCH, CONTENDERS, Contender, Task, Worker
@@ -46,6 +47,7 @@ REQUIRED = {
 }
 PACKAGES = ["numpy", *dict.fromkeys(sum(REQUIRED.values(), ())), "tensorflow"]
 TOLERANCE = 1e-4
+Start = Callable[[str, Task], Contender]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -73,18 +75,11 @@ def installed(python: str) -> dict[str, str]:
     return {name: found[name] for name in PACKAGES if name in found}
 
 
-def start(name: str, task: Task, torch_python: str) -> Contender:
-    if name == "pytorch":
-        return Worker(torch_python, name, task)
-    return CONTENDERS[name](task)
-
-
-def deviations(names: list[str], task: Task, torch_python: str) -> dict[str, float]:
-    """Largest difference of any weight from the first contender's after some steps."""
-    task = dataclasses.replace(task, examples=task.steps_per_execution * BATCH)
+def deviations(names: list[str], start: Start, task: Task) -> dict[str, float]:
+    """Largest difference of any weight from the first contender's after an epoch."""
     weights = {}
     for name in names:
-        with contextlib.closing(start(name, task, torch_python)) as contender:
+        with contextlib.closing(start(name, task)) as contender:
             contender.ordered_epoch(0)
             weights[name] = contender.weights()
     reference = weights[names[0]]
@@ -94,13 +89,13 @@ def deviations(names: list[str], task: Task, torch_python: str) -> dict[str, flo
     }
 
 
-def measure(names: list[str], tasks: dict[str, Task], rounds: int, torch_python: str):
+def measure(names: list[str], start: Start, tasks: dict[str, Task], rounds: int):
     """Seconds of each round, by (contender, method); an untimed round comes first."""
     with contextlib.ExitStack() as stack:
         contenders = {}
         for name in names:
             for method, task in tasks.items():
-                contender = start(name, task, torch_python)
+                contender = start(name, task)
                 contenders[name, method] = stack.enter_context(
                     contextlib.closing(contender)
                 )
@@ -166,6 +161,12 @@ def main() -> None:
         if set(REQUIRED[name]) <= set(torch_packages if name == "pytorch" else packages)
     ]
     os.environ.setdefault("KERAS_BACKEND", "jax")
+
+    def start(name: str, task: Task) -> Contender:
+        if name == "pytorch":
+            return Worker(args.torch_python, name, task)
+        return CONTENDERS[name](task)
+
     report = {
         "machine": machine(),
         "packages": {**torch_packages, **packages},
@@ -182,10 +183,14 @@ def main() -> None:
             for method in ("SGD", "SAM")
         }
         deviation = {
-            method: deviations(names, task, args.torch_python)
+            method: deviations(
+                names,
+                start,
+                dataclasses.replace(task, examples=args.steps_per_execution * BATCH),
+            )
             for method, task in tasks.items()
         }
-        seconds = measure(names, tasks, args.rounds, args.torch_python)
+        seconds = measure(names, start, tasks, args.rounds)
         rows = summarize(names, seconds, deviation)
         report["results"][str(width_mult)] = rows
         title = f"{steps} steps an epoch, width x{width_mult:g}, {report['backend']}"

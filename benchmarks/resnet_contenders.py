@@ -1,0 +1,258 @@
+"""The ways to train ResNet-18 with SGD and SAM that resnet_step.py compares."""
+
+import dataclasses
+import json
+import sys
+from functools import partial
+
+import numpy as np
+from contenders import BATCH, L2, LEARNING_RATE, MOMENTUM, RHO, Contender, serve
+from contenders import SamKeras as DenseSamKeras
+from contenders import Task as DenseTask
+from contenders import Torch as DenseTorch
+
+MEANS, DEVIATIONS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(DenseTask):
+    """As for dense networks, on images of 32 x 32 x 3."""
+
+    offset: float = 0.0  # that normalizations start with
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(self.seed)
+        images = rng.integers(0, 256, (self.examples, 32, 32, 3), np.uint8)
+        return images, rng.integers(0, 10, self.examples, np.int32)
+
+    def floats(self) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = self.data()
+        floats = (images.astype("float32") / 255 - MEANS) / DEVIATIONS
+        return floats.astype("float32"), labels
+
+    def blocks(self) -> list[tuple[str, int, int, int]]:
+        """(name, filters before, filters, strides) of the residual blocks."""
+        first = filters = round(64 * self.width_mult)
+        blocks = []
+        for number in range(8):
+            stage, place = divmod(number, 2)
+            strides = 2 if stage > 0 and place == 0 else 1
+            name = f"stage{stage + 1}_block{place + 1}"
+            blocks.append((name, filters, first * 2**stage, strides))
+            filters = first * 2**stage
+        return blocks
+
+    def initial_weights(self) -> dict[str, np.ndarray]:
+        """By the names that they have in samkeras' model."""
+        first = round(64 * self.width_mult)
+        kernels = {"stem": (3, 3, 3, first)}
+        for name, before, filters, strides in self.blocks():
+            kernels[f"{name}_conv1"] = (3, 3, before, filters)
+            kernels[f"{name}_conv2"] = (3, 3, filters, filters)
+            if strides == 2:
+                kernels[f"{name}_projection"] = (1, 1, before, filters)
+        rng = np.random.default_rng(self.seed + 1)
+        weights = {}
+        for name, shape in kernels.items():
+            kernel = rng.standard_normal(shape) / np.sqrt(np.prod(shape[:3]))
+            weights[f"{name}/kernel"] = kernel.astype("float32")
+            weights[f"{norm_of(name)}/gamma"] = np.ones(shape[3], "float32")
+            weights[f"{norm_of(name)}/beta"] = np.full(shape[3], self.offset, "float32")
+        kernel = rng.standard_normal((8 * first, 10)) / np.sqrt(8 * first)
+        weights["outputs/kernel"] = kernel.astype("float32")
+        weights["outputs/bias"] = np.zeros(10, "float32")
+        return weights
+
+
+def norm_of(convolution: str) -> str:
+    """The name of the normalization that follows a convolution."""
+    if "_conv" in convolution:
+        return convolution.replace("conv", "norm")
+    return f"{convolution}_norm"
+
+
+def in_order(weights: dict) -> list[np.ndarray]:
+    return [np.asarray(weights[name]) for name in sorted(weights)]
+
+
+class SamKeras(DenseSamKeras):
+    jit_compile = "auto"  # as run.py has it for convolutions
+
+    def build_model(self, task):
+        from samkeras.models.resnet import build_resnet18
+
+        model = build_resnet18((32, 32, 3), 10, task.width_mult)
+        weights = task.initial_weights()
+        for variable in model.trainable_variables:
+            variable.assign(weights[variable.path])
+        return model
+
+    def weights(self):
+        variables = self.model.trainable_variables
+        return in_order({v.path: v.value for v in variables})
+
+
+class Jax(Contender):
+    """A jitted step, written by hand, in a Python loop."""
+
+    def __init__(self, task: Task):
+        import jax
+        import jax.numpy as jnp
+        from jax import lax
+
+        def convolve(weights, name, x, strides=1):
+            return lax.conv_general_dilated(
+                x,
+                weights[f"{name}/kernel"],
+                (strides, strides),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        def loss(weights, averages, x, y):
+            averages = dict(averages)
+
+            def convolve_and_normalize(name, x, strides=1):
+                x = convolve(weights, name, x, strides)
+                name = norm_of(name)
+                mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+                averages[name] = jax.tree.map(
+                    lambda old, new: 0.9 * old + 0.1 * new,
+                    averages[name],
+                    (mean, variance),
+                )
+                scale = weights[f"{name}/gamma"] * lax.rsqrt(variance + 1e-5)
+                return (x - mean) * scale + weights[f"{name}/beta"]
+
+            x = jax.nn.relu(convolve_and_normalize("stem", x))
+            for name, _, _, strides in task.blocks():
+                z = convolve_and_normalize(f"{name}_conv1", x, strides)
+                z = convolve_and_normalize(f"{name}_conv2", jax.nn.relu(z))
+                if strides == 2:
+                    x = convolve_and_normalize(f"{name}_projection", x, strides)
+                x = jax.nn.relu(x + z)
+            logits = x.mean((1, 2)) @ weights["outputs/kernel"]
+            logits += weights["outputs/bias"]
+            log_p = jax.nn.log_softmax(logits)
+            value = -jnp.mean(jnp.take_along_axis(log_p, y[:, None], 1))
+            return value, (averages, jnp.mean(logits.argmax(-1) == y))
+
+        @partial(jax.jit, donate_argnums=0)
+        def step(state, x, y):
+            weights, averages, velocity = state
+            means, deviations = np.array((MEANS, DEVIATIONS), "float32")
+            x = (x.astype("float32") / 255 - means) / deviations
+            (value, (new_averages, accuracy)), gradients = jax.value_and_grad(
+                loss, has_aux=True
+            )(weights, averages, x, y)
+            if task.sam:
+                squares = (jnp.sum(g * g) for g in gradients.values())
+                scale = RHO / (jnp.sqrt(sum(squares)) + 1e-12)
+                perturbed = jax.tree.map(lambda w, g: w + scale * g, weights, gradients)
+                gradients, _ = jax.grad(loss, has_aux=True)(perturbed, averages, x, y)
+            velocity = jax.tree.map(
+                lambda v, g, w: MOMENTUM * v + g + L2 * w, velocity, gradients, weights
+            )
+            weights = jax.tree.map(
+                lambda w, v: w - LEARNING_RATE * v, weights, velocity
+            )
+            return (weights, new_averages, velocity), value, accuracy
+
+        weights = jax.tree.map(jnp.array, task.initial_weights())
+        averages = {
+            name.removesuffix("/gamma"): (jnp.zeros_like(gamma), jnp.ones_like(gamma))
+            for name, gamma in weights.items()
+            if name.endswith("/gamma")
+        }
+        self.state = (weights, averages, jax.tree.map(jnp.zeros_like, weights))
+        self.task, self.step, (self.x, self.y) = task, step, task.data()
+
+    def epoch(self, epoch):
+        for rows in self.task.order(epoch).reshape(-1, BATCH):
+            self.state, loss, _ = self.step(self.state, self.x[rows], self.y[rows])
+        loss.block_until_ready()
+
+    def weights(self):
+        return in_order(self.state[0])
+
+
+class Torch(DenseTorch):
+    """Channels last. Where strides of 2 leave one row over, PyTorch pads before it and
+    the others after it: images and kernels are turned around here, which makes both
+    the same."""
+
+    def __init__(self, task):
+        import torch
+
+        super().__init__(task)
+        images = self.x.permute(0, 3, 1, 2).flip((2, 3))
+        self.x = images.contiguous(memory_format=torch.channels_last)
+
+    def build_model(self, task):
+        import torch
+        from torch import nn
+        from torch.nn.functional import relu
+
+        start = task.initial_weights()
+
+        class ResNet(nn.Module):
+            def __init__(self):
+                super().__init__()
+                for name, weight in start.items():
+                    layer, kind = name.split("/")
+                    if kind == "kernel" and weight.ndim == 4:
+                        size, _, n_in, n_out = weight.shape
+                        strides = 1
+                        if layer.endswith("block1_conv1") and n_in != n_out:
+                            strides = 2
+                        convolution = nn.Conv2d(
+                            n_in, n_out, size, strides, size // 2, bias=False
+                        )
+                        turned = torch.from_numpy(weight[::-1, ::-1].copy())
+                        convolution.weight.data = turned.permute(3, 2, 0, 1)
+                        self.add_module(layer, convolution)
+                        norm = nn.BatchNorm2d(n_out, eps=1e-5, momentum=0.1)
+                        nn.init.constant_(norm.bias, task.offset)
+                        self.add_module(norm_of(layer), norm)
+                self.outputs = nn.Linear(*start["outputs/kernel"].shape)
+                kernel = torch.from_numpy(start["outputs/kernel"].T.copy())
+                self.outputs.weight.data = kernel
+                nn.init.zeros_(self.outputs.bias)
+
+            def convolve_and_normalize(self, name, x):
+                convolved = self.get_submodule(name)(x)
+                return self.get_submodule(norm_of(name))(convolved)
+
+            def forward(self, x):
+                x = relu(self.convolve_and_normalize("stem", x))
+                for name, _, _, strides in task.blocks():
+                    z = relu(self.convolve_and_normalize(f"{name}_conv1", x))
+                    z = self.convolve_and_normalize(f"{name}_conv2", z)
+                    if strides == 2:
+                        x = x[:, :, 1::2, 1::2]
+                        x = self.convolve_and_normalize(f"{name}_projection", x)
+                    x = relu(x + z)
+                return self.outputs(x.mean((2, 3)))
+
+        return ResNet().to(memory_format=torch.channels_last)
+
+    def weights(self):
+        weights = {}
+        for path, parameter in self.model.named_parameters():
+            name, kind = path.split(".")
+            array = parameter.detach().numpy()
+            if "norm" in name:
+                kind = {"weight": "gamma", "bias": "beta"}[kind]
+            elif kind == "weight":
+                kind, array = "kernel", array.T
+                if array.ndim == 4:  # [width, height, in, out]
+                    array = array.swapaxes(0, 1)[::-1, ::-1]
+            weights[f"{name}/{kind}"] = array
+        return in_order(weights)
+
+
+CONTENDERS = {"jax": Jax, "samkeras": SamKeras, "pytorch": Torch}
+
+
+if __name__ == "__main__":
+    serve(CONTENDERS[sys.argv[1]](Task(**json.loads(sys.argv[2]))))
