@@ -278,13 +278,21 @@ def test_a_captured_state_does_not_change_in_training():
     assert any(not np.array_equal(after[n], before[n]) for n in seeds)
 
 
-def test_the_first_signal_asks_and_the_second_interrupts():
+@pytest.fixture
+def interruptible():
+    """SIGINT raises, also where the tests run in the background of a shell."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_the_first_signal_asks_and_the_second_interrupts(interruptible):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):  # pytest's own handler is back
+    with pytest.raises(KeyboardInterrupt):  # the handler before is back
         os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -42,8 +42,8 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def _can_fuse(self, inputs, mask) -> bool:
         """Whether TensorFlow's own operation does what is asked, on images with their
-        channels last. A step of ResNet-18 with it takes two thirds of the time on CPU;
-        XLA fuses keras' operations by itself."""
+        channels last. ResNet-18's step takes two thirds of the CPU's time with it; XLA
+        fuses keras' operations by itself."""
         return (
             IS_TENSORFLOW
             and self.trainable
