@@ -4,8 +4,8 @@
 
 The numbers are of the compiled step on JAX, batch 128: what is passed in and out and
 the temporary buffers at their fullest. SAM's step keeps the gradients at w for the
-cosine between them and those at w + epsilon: one more copy of the weights. What it needs
-beyond that lies between the planned buffers.
+cosine between them and those at w + epsilon: one more copy of the weights. What it
+needs beyond that lies between the planned buffers.
 """
 
 import os
