@@ -8,8 +8,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python run.py workloads/synthetic_mlp --width_mult 1,10 --sam true,false
 
 test: $(VENV)/.installed-dev
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto -m "not slow and not faults"
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto -m "not slow and not faults"
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not faults"
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow
