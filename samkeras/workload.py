@@ -40,7 +40,7 @@ class Splits:
     Attributes:
         info: sizes and shapes.
         read: () -> ((x, y) to train on, (x, y) to validate on), arrays whose first axis
-            is the example.
+            is the example; or two ImageStreams.
         transform: what batches of x go through on their way to the model, see
             samkeras.data.batches.Transform. None: nothing.
     """

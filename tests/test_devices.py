@@ -115,9 +115,10 @@ def test_two_processes_train_as_one_does(numbers, tmp_path):
 
 @needs_jax
 def test_one_of_two_processes_records_the_run(tmp_path, store):
-    """run.py in two processes gives the same scores as in one, recorded and told once;
-    the second time it trains nothing."""
+    """run.py in two processes gives the same scores as in one, the weights that SNIP
+    prunes included, recorded and told once; the second time it trains nothing."""
     options = "--epochs 2 --train_examples 256 --validation_examples 61 --sam"
+    options += " --pruner snip --sparsity 0.5"
     command = ["run.py", "workloads/synthetic_mlp", *options.split()]
     command += ["--tracking_uri", store, "--experiment", "processes"]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from samkeras.backend import broadcast, find_process
 from samkeras.data.batches import EpochBatches
+from samkeras.data.image_stream import StreamBatches
 from samkeras.experiment import checkpoint
 from samkeras.experiment.checkpoint import Checkpoints
 from samkeras.experiment.config import Config, count_work
@@ -59,7 +60,10 @@ class Recorder(keras.callbacks.Callback):
         self._is_first = process == 0
 
     def fit(
-        self, model: keras.Model, batches: EpochBatches, validation: EpochBatches
+        self,
+        model: keras.Model,
+        batches: EpochBatches | StreamBatches,
+        validation: keras.utils.PyDataset,
     ) -> None:
         """Trains to the end of the run's epochs."""
         self.set_model(model)

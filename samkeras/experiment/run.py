@@ -181,13 +181,15 @@ def make_batches(
     splits: Splits,
     examples: Examples | ImageStream,
     stream: str | None = None,
+    process: tuple[int, int] | None = None,
 ) -> keras.utils.PyDataset:
     """Batches of examples of a run: to train on, in the order of one of the run's
-    random streams, or to validate on."""
+    random streams, or to validate on. A process, (its number, of how many), gets its
+    part of them; None: this one."""
     seed = None if stream is None else derive_seed(config.seed, stream)
     augment = config.augment and stream == "order"
     multiple = batch_multiple(config)
-    process, num_processes = find_process()
+    number, num_processes = process or find_process()
     if not isinstance(examples, ImageStream):
         return EpochBatches(
             examples,
@@ -196,12 +198,12 @@ def make_batches(
             transform=splits.transform,
             augment=augment,
             multiple_of=multiple,
-            process=(process, num_processes),
+            process=(number, num_processes),
         )
     if seed is not None:
         examples = examples.first(len(examples) // multiple * multiple)
     batch_size = config.batch_size // num_processes
-    batches = examples.part(process, num_processes).batches(
+    batches = examples.part(number, num_processes).batches(
         batch_size, config.image_size, seed, augment
     )
     if len(examples) % multiple == 0:
@@ -415,7 +417,8 @@ def _prune(
     examples: Examples,
 ) -> None:
     """Prunes a run's model; snip scores one training batch, as the authors do."""
-    x, y = make_batches(config, splits, examples, "pruning")[0]
+    # Every process scores the whole batch, so that all prune the same weights.
+    x, y = make_batches(config, splits, examples, "pruning", process=(0, 1))[0]
     samkeras.prune_at_init(
         model,
         config.pruner,
