@@ -3,9 +3,9 @@
     python benchmarks/memory.py [WIDTH_MULT ...]
 
 The numbers are of the compiled step on JAX, batch 128: what is passed in and out and
-the temporary buffers at their fullest. SAM's step keeps the gradients at w for the
-cosine between them and those at w + epsilon: one more copy of the weights. What it
-needs beyond that lies between the planned buffers.
+the temporary buffers at their fullest. SAM's step keeps half a copy of the weights for
+the cosine between both gradients. What it needs beyond that lies between the planned
+buffers: a fraction of a MB, which is much only where the weights are small.
 """
 
 import os

