@@ -124,7 +124,9 @@ class SamKeras(Contender):
 
     def epoch(self, epoch):
         self.batches.start_epoch(epoch)
-        self.model.fit(self.batches, shuffle=False, verbose=0)
+        from samkeras.backend import make_input
+
+        self.model.fit(make_input(self.batches), shuffle=False, verbose=0)
 
     def weights(self):
         return self.model.get_weights()

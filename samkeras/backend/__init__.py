@@ -3,13 +3,20 @@
 import keras
 
 if keras.backend.backend() == "jax":
-    from samkeras.backend.jax import Trainer, all_devices, broadcast, find_process
+    from samkeras.backend.jax import (
+        Trainer,
+        all_devices,
+        broadcast,
+        find_process,
+        make_input,
+    )
 elif keras.backend.backend() == "tensorflow":
     from samkeras.backend.tensorflow import (
         Trainer,
         all_devices,
         broadcast,
         find_process,
+        make_input,
     )
 else:
     raise ImportError(
@@ -17,4 +24,4 @@ else:
         f"Received: KERAS_BACKEND={keras.backend.backend()}"
     )
 
-__all__ = ["Trainer", "all_devices", "broadcast", "find_process"]
+__all__ = ["Trainer", "all_devices", "broadcast", "find_process", "make_input"]

@@ -273,6 +273,11 @@ def find_process() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def make_input(batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
+    """What to give to `fit(shuffle=False)` and `evaluate`: the batches as they are."""
+    return batches
+
+
 def broadcast(value: Any) -> Any:
     """The value, anything that pickles, that the first process has."""
     if jax.process_count() == 1:

@@ -226,6 +226,27 @@ def broadcast(value):
     return value
 
 
+def make_input(batches):
+    """What keras makes of a PyDataset for `fit(shuffle=False)` and `evaluate`, without
+    autotuning.
+
+    At the end of about every other epoch keras waits for the autotuner, which misses
+    that it is cancelled and sleeps out its period: for up to as long as the epoch took.
+    """
+
+    def generate():
+        return (batches[index] for index in range(batches.num_batches))
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    signature = tf.nest.map_structure(
+        lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype), batches[0]
+    )
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    cardinality = tf.data.experimental.assert_cardinality(batches.num_batches)
+    return dataset.apply(cardinality).prefetch(2).with_options(options)
+
+
 def normalize_batch(x, scale, offset, epsilon):
     """Batch normalization in one operation, its gradient in another.
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from samkeras.backend import broadcast, find_process
+from samkeras.backend import broadcast, find_process, make_input
 from samkeras.data.batches import EpochBatches
 from samkeras.data.image_stream import StreamBatches
 from samkeras.experiment import checkpoint
@@ -67,7 +67,7 @@ class Recorder(keras.callbacks.Callback):
     ) -> None:
         """Trains to the end of the run's epochs."""
         self.set_model(model)
-        self._batches, self._validation = batches, validation
+        self._batches, self._validation = batches, make_input(validation)
         epoch, step = self._resume()
         if 0 < step < batches.num_batches:
             batches.start_epoch(epoch, step)
@@ -75,7 +75,7 @@ class Recorder(keras.callbacks.Callback):
             epoch += 1
         elif step:  # Interrupted while validating.
             self._epoch = epoch
-            scores = model.evaluate(validation, verbose=0, return_dict=True)
+            scores = model.evaluate(self._validation, verbose=0, return_dict=True)
             named = {f"val_{name}": value for name, value in scores.items()}
             self.on_epoch_end(epoch, {**self._logs, **named})
             epoch += 1
@@ -88,7 +88,7 @@ class Recorder(keras.callbacks.Callback):
 
     def _fit(self, first_epoch: int, end_epoch: int) -> None:
         self.model.fit(
-            self._batches,
+            make_input(self._batches),
             initial_epoch=first_epoch,
             epochs=end_epoch,
             validation_data=self._validation,
