@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from samkeras.data.sequences import bucket
+
 BUCKETS = (16, 24, 32, 48, 64, 128, 256)
-# What the sizes beyond the last bucket are multiples of.
-LARGE_STEP = 128
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -32,24 +32,19 @@ def as_array(graphs: list[Graph]) -> np.ndarray:
 
 
 class GraphCollate:
-    """Pads the graphs of a batch to one number of nodes.
+    """Pads the graphs of a batch to one of few numbers of nodes.
 
     Args:
-        buckets: the numbers of nodes to pad to, ascending, so that few programs are
-            compiled. Larger graphs are padded to multiples of 128.
+        buckets: these numbers, ascending; multiples of the last one for larger graphs.
+            Default: 16 to 256, for molecules.
     """
 
     def __init__(self, buckets: tuple[int, ...] = BUCKETS):
-        self.buckets = buckets
+        self._buckets = buckets
 
     def sizes(self, x: np.ndarray) -> np.ndarray:
         """The number of nodes of each graph: int32[graph]."""
         return np.fromiter((len(graph.nodes) for graph in x), "int32", len(x))
-
-    def bucket(self, size: int) -> int:
-        """The number of nodes that graphs of at most `size` are padded to."""
-        fits = (bucket for bucket in self.buckets if bucket >= size)
-        return next(fits, -(-size // LARGE_STEP) * LARGE_STEP)
 
     def pad(
         self, x: np.ndarray, y: np.ndarray, size: int
@@ -59,14 +54,14 @@ class GraphCollate:
         Args:
             x: object[graph] of Graph, of at most `size` nodes each.
             y: float32[graph, task], NaN where a label is missing.
-            size: number of nodes to pad to.
+            size: the largest graph's number of nodes, or more.
 
         Returns:
             The inputs of `build_gcn`; the labels, float32[graph, task], 0 where
             missing; their weights, float32[graph, task], 1 where there is one and 0
             where it is missing.
         """
-        counts = self.sizes(x)
+        size, counts = bucket(int(size), self._buckets), self.sizes(x)
         graph, node = _places(counts)
         nodes = np.zeros((len(x), size, x[0].nodes.shape[1]), "float32")
         nodes[graph, node] = np.concatenate([example.nodes for example in x])

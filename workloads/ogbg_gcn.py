@@ -1,0 +1,21 @@
+"""A graph convolutional network on ogbg-molpcba: which of 128 assays a molecule passes."""
+
+from samkeras.data.molecules import load_molecules
+from samkeras.losses import PresentBinaryCrossentropy
+from samkeras.models.gcn import build_gcn
+from samkeras.scores import mean_average_precision
+from samkeras.workload import Workload
+
+workload = Workload(
+    load=lambda config: load_molecules(config.dataset, config.data_dir),
+    build=lambda config, info: build_gcn(
+        info.input_shape[-1], info.num_outputs, config.width_mult, depth=config.depth
+    ),
+    loss=PresentBinaryCrossentropy(),
+    metrics=[],
+    monitor="val_mean_average_precision",
+    mode="max",
+    score=lambda labels, weights, logits: {
+        "mean_average_precision": mean_average_precision(labels, weights, logits)
+    },
+)
