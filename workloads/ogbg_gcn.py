@@ -1,4 +1,4 @@
-"""A graph convolutional network on ogbg-molpcba: which of 128 assays a molecule passes."""
+"""A graph convolutional network on ogbg-molpcba: 128 assays of a molecule."""
 
 from samkeras.data.molecules import load_molecules
 from samkeras.losses import PresentBinaryCrossentropy
