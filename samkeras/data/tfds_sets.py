@@ -83,12 +83,16 @@ def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     return image_info(dataset, shape, num_classes, *sizes)
 
 
-def prepared_builder(dataset: str, data_dir: str | None) -> Any:
-    """The TFDS builder of a set, which is downloaded if it is not there yet."""
-    builder = _tfds_builder(dataset, data_dir)
+def prepared_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
+    """The TFDS builder of a set, which is downloaded if it is not there yet.
+
+    Raises:
+        InputError: it cannot be had; the message names the `sample` to take instead.
+    """
+    builder = _tfds_builder(dataset, data_dir, sample)
     if not builder.is_prepared():
         _check_manual_files(builder, dataset)
-        _download(builder, dataset)
+        _download(builder, dataset, sample)
     return builder
 
 
@@ -108,15 +112,15 @@ def _root(builder: Any) -> Path:
     return Path(os.path.expanduser(builder._data_dir_root))
 
 
-def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
+def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
     tfds = import_tfds()
     try:
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        names = [*tfds.list_builders(with_community_datasets=False), SAMPLE]
+        names = [*tfds.list_builders(with_community_datasets=False), sample]
         raise InputError(
             f"--dataset {dataset}: TFDS has no set of that name, and it is neither an "
-            f".npz file nor the sample {SAMPLE}{nearest(dataset, names)}"
+            f".npz file nor the sample {sample}{nearest(dataset, names)}"
         ) from None
     except ImportError as error:
         raise InputError(
@@ -149,7 +153,7 @@ def import_tfds() -> ModuleType:
     return tfds
 
 
-def _download(builder: Any, dataset: str) -> None:
+def _download(builder: Any, dataset: str, sample: str) -> None:
     """Downloads and prepares a set, or leaves nothing behind and says why not."""
     from tensorflow_datasets.core.download import downloader
 
@@ -168,7 +172,7 @@ def _download(builder: Any, dataset: str) -> None:
         work = "prepared" if builder.name in MANUAL_FILES else "downloaded"
         raise InputError(
             f"--dataset {dataset} is not in {root} and cannot be {work}; without "
-            f"a network, take the sample: --dataset {SAMPLE} ({reason})"
+            f"a network, take the sample: --dataset {sample} ({reason})"
         ) from None
 
 
