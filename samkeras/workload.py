@@ -49,6 +49,7 @@ class Splits:
             samkeras.data.batches.Collate. None: all are of one size.
         files: names and texts of what a run needs to be understood and is saved with
             it, such as a vocabulary.
+        notes: what a user should know of the data, a line each.
     """
 
     info: DataInfo
@@ -56,6 +57,7 @@ class Splits:
     transform: Any = None
     collate: Any = None
     files: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @cached_property
     def _examples(self) -> tuple[Examples, Examples]:

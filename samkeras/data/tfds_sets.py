@@ -83,11 +83,12 @@ def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     return image_info(dataset, shape, num_classes, *sizes)
 
 
-def prepared_builder(
-    dataset: str, data_dir: str | None, *, sample: str = SAMPLE
-) -> Any:
-    """The TFDS builder of a set, which is downloaded if it is not there yet; messages
-    name the sample to take instead."""
+def prepared_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
+    """The TFDS builder of a set, which is downloaded if it is not there yet.
+
+    Raises:
+        InputError: it cannot be had; the message names the `sample` to take instead.
+    """
     builder = _tfds_builder(dataset, data_dir, sample)
     if not builder.is_prepared():
         _check_manual_files(builder, dataset)
@@ -116,10 +117,10 @@ def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> A
     try:
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        names = [*tfds.list_builders(with_community_datasets=False), SAMPLE]
+        names = [*tfds.list_builders(with_community_datasets=False), sample]
         raise InputError(
             f"--dataset {dataset}: TFDS has no set of that name, and it is neither an "
-            f".npz file nor the sample {SAMPLE}{nearest(dataset, names)}"
+            f".npz file nor the sample {sample}{nearest(dataset, names)}"
         ) from None
     except ImportError as error:
         raise InputError(

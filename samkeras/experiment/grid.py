@@ -84,6 +84,8 @@ def _run_grid(configs: list[Config]) -> int:
     interrupted = False
     total = sum(work.values())
     with ProgressDisplay(len(remaining), total, session.verbose) as progress:
+        for note in dict.fromkeys(note for data in splits for note in data.notes):
+            progress.say(note)
         if finished:
             progress.say(f"{len(finished)} of {len(configs)} runs already finished")
         # A grid that was killed in its last run is ended too.

@@ -1,0 +1,252 @@
+"""The tagger and its treebanks: sizes, padding, formats and bad files."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import samkeras
+from samkeras.data import treebank
+from samkeras.data.batches import EpochBatches
+from samkeras.data.sequences import SequenceCollate, bucket, build_vocabulary, encode
+from samkeras.data.treebank import load_treebank, read_conllu
+from samkeras.errors import InputError
+from samkeras.experiment.schedule import InverseSquareRoot
+from samkeras.losses import TokenCrossentropy
+from samkeras.models.tagger import build_tagger
+
+LINE = "{}\t{}\t_\tNOUN\t{}\t_\t0\troot\t_\t_"
+
+
+def write_conllu(path, sentences) -> None:
+    """A file in the format, with a comment and a word written as two."""
+    lines = []
+    for words, tags in sentences:
+        lines += ["# sent_id = 1", "# text = ..."]
+        lines.append("1-2\tboth" + "\t_" * 8)
+        lines += [
+            LINE.format(i, word, tag)
+            for i, (word, tag) in enumerate(zip(words, tags, strict=True), 1)
+        ]
+        lines.append("")
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    train = [(["ὁ", "λόγος"], ["l", "n"]), (["ὁ", "θεός", "ἦν"], ["l", "n", "v"])]
+    write_conllu(tmp_path / "x-ud-train.conllu", train)
+    write_conllu(tmp_path / "x-ud-dev.conllu", [(["καὶ", "ὁ"], ["c", "l"])])
+    treebank._read.cache_clear()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("width_mult", "millions"),
+    [(0.25, 5.5), (0.5, 13.5), (0.75, 23.7), (1, 36.3), (1.25, 51.3)],
+)
+def test_sizes(width_mult, millions):
+    """6 (12 d^2 + 9 d) + 2 d + V d + (d + 1) O, which at about 33,000 words and some
+    hundred tags are the paper's parameters."""
+    num_words, num_tags, d = 33_000, 800, round(512 * width_mult)
+    with keras.StatelessScope(initialize_variables=False):
+        model = build_tagger(num_words, num_tags, width_mult)
+    size = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    formula = 6 * (12 * d**2 + 9 * d) + 2 * d + num_words * d + (d + 1) * num_tags
+    assert size == formula
+    assert size / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def tagger(**options) -> samkeras.SAMModel:
+    keras.utils.set_random_seed(0)
+    return build_tagger(20, 5, 0.05, depth=2, dropout=0.0, **options)
+
+
+def batch(length: int):
+    """Three sentences of 3, 5 and 1 words, padded to a length."""
+    rng = np.random.default_rng(0)
+    x = np.zeros((3, 5), "int32")
+    y = np.full((3, 5), -1, "int32")
+    for row, size in enumerate((3, 5, 1)):
+        x[row, :size] = rng.integers(1, 20, size)
+        y[row, :size] = rng.integers(0, 5, size)
+    collate = SequenceCollate(has_token_labels=True)
+    return collate.pad(x, y, length)
+
+
+def test_padding_changes_nothing():
+    """Logits of words, loss, accuracy and gradients are the same however much padding
+    follows."""
+    results = []
+    for length in (8, 64):
+        model = tagger()
+        model.compile(
+            samkeras.SGD(0.1),
+            TokenCrossentropy(),
+            weighted_metrics=["accuracy"],
+            perturbation=samkeras.SAM(0.1),
+        )
+        x, y, weights = batch(length)
+        assert x.shape == (3, length)
+        logits = ops.convert_to_numpy(model(x))[:, :5]
+        scores = model.evaluate(x, y, sample_weight=weights, verbose=0)
+        gradients = model.make_gradient_function()((x, y, weights))
+        gradients = [ops.convert_to_numpy(g) for g in gradients]
+        results.append((logits[weights[:, :5] > 0], scores, gradients))
+    (logits, scores, gradients), (padded, padded_scores, padded_gradients) = results
+    np.testing.assert_allclose(logits, padded, atol=1e-6)
+    np.testing.assert_allclose(scores, padded_scores, rtol=1e-6)
+    for one, other in zip(gradients, padded_gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_loss_and_accuracy_are_of_words_alone():
+    """By hand: the mean over words; a tag unseen in training is wrong and teaches
+    nothing."""
+    model = tagger()
+    model.compile("sgd", TokenCrossentropy(), weighted_metrics=["accuracy"])
+    x, y, weights = batch(8)
+    y[0, 0] = treebank.UNSEEN
+    logits = ops.convert_to_numpy(model(x)).astype("float64")
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows, places = np.nonzero(y >= 0)
+    losses = -log_p[rows, places, y[rows, places]]
+    loss, accuracy = model.evaluate(x, y, sample_weight=weights, verbose=0)
+    assert loss == pytest.approx(losses.sum() / 9, rel=1e-5)
+    right = np.sum(logits.argmax(-1)[rows, places] == y[rows, places])
+    assert accuracy == pytest.approx(right / 9)
+
+
+def test_batches_are_of_similar_lengths_and_few_shapes():
+    """Every sentence once an epoch, in an order of (seed, epoch), in few shapes with
+    little padding."""
+    rng = np.random.default_rng(1)
+    x = np.zeros((1000, 60), "int32")
+    for i, length in enumerate(rng.integers(1, 61, 1000)):
+        x[i, :length] = 2 + i
+    y = np.where(x > 0, x, -1)
+    batches = EpochBatches(
+        (x, y), 16, seed=3, collate=SequenceCollate(has_token_labels=True)
+    )
+    orders = []
+    for epoch in (0, 1, 0):
+        batches.start_epoch(epoch)
+        taken = [batches[i] for i in range(batches.num_batches)]
+        orders.append([int(row[0]) - 2 for x, _, _ in taken for row in x])
+        assert sorted(orders[-1]) == list(range(1000))
+    assert orders[0] == orders[2] != orders[1]
+    shapes = {x.shape for x, _, _ in taken}
+    assert len({length for _, length in shapes}) <= 4
+    num_words = sum(w.sum() for _, _, w in taken)
+    assert num_words == np.count_nonzero(x)
+    assert num_words / sum(w.size for _, _, w in taken) > 0.7
+
+
+def test_epochs_of_steps_go_on_where_the_last_one_stopped():
+    """Epochs of 3 of 4 batches: the passes follow each other without a gap, and a part
+    of an epoch is the end of the whole."""
+    x = np.arange(16)
+    passes = EpochBatches((x, x), 4, seed=5)
+    order = []
+    for number in range(3):
+        passes.start_epoch(number)
+        order += [b for i in range(4) for b in passes[i][0].tolist()]
+    steps = EpochBatches((x, x), 4, seed=5, steps=3)
+    taken = []
+    for epoch in range(4):
+        steps.start_epoch(epoch)
+        assert steps.num_batches == 3
+        taken += [b for i in range(3) for b in steps[i][0].tolist()]
+    assert taken == order
+    steps.start_epoch(2, first_batch=1)
+    assert [steps[i][0].tolist() for i in range(steps.num_batches)] == [
+        order[28:32],
+        order[32:36],
+    ]
+
+
+def test_vocabulary_is_of_the_training_sentences():
+    """Frequent words first; others are unknown."""
+    vocabulary = build_vocabulary([["b", "a"], ["c", "b"]])
+    assert vocabulary == ["<pad>", "<unk>", "b", "a", "c"]
+    rows = encode([["b", "x", "c"], ["a"]], vocabulary, 2)
+    np.testing.assert_array_equal(rows, [[2, 1], [3, 0]])
+    assert [bucket(n, (8, 16)) for n in (1, 8, 9, 16, 17, 33)] == [8, 8, 16, 16, 32, 48]
+
+
+def test_folder_of_conllu_files(folder):
+    """Words, tags, unknown words, and a note of a tag that no training sentence has."""
+    splits = load_treebank(str(folder), None, 4)
+    assert splits.info.num_train == 2
+    assert splits.info.num_validation == 1
+    assert splits.info.num_outputs == 3
+    (x, y), (x_val, y_val) = splits.train, splits.validation
+    # ids: ὁ twice, then the others by letters; tags l, n, v.
+    np.testing.assert_array_equal(x, [[2, 4, 0, 0], [2, 3, 5, 0]])
+    np.testing.assert_array_equal(y, [[0, 1, -1, -1], [0, 1, 2, -1]])
+    np.testing.assert_array_equal(x_val, [[1, 2, 0, 0]])
+    np.testing.assert_array_equal(y_val, [[-2, 0, -1, -1]])
+    (note,) = splits.notes
+    assert "1 tags" in note
+    assert note.endswith(": c")
+    assert splits.files["tags.txt"] == "l\nn\nv"
+
+
+def test_broken_line_is_named(folder):
+    """With its file and number."""
+    path = folder / "x-ud-train.conllu"
+    path.write_text(path.read_text(encoding="utf-8").replace("\tNOUN\tv", " NOUN v"))
+    with pytest.raises(InputError, match=r"line 12 of .*x-ud-train.conllu is not"):
+        list(read_conllu(path))
+
+
+def test_missing_and_empty_splits(folder):
+    """Both are named."""
+    (folder / "x-ud-dev.conllu").write_text("# nothing\n")
+    with pytest.raises(InputError, match="no sentences in its split dev"):
+        load_treebank(str(folder), None, 4)
+    treebank._read.cache_clear()
+    (folder / "x-ud-dev.conllu").unlink()
+    with pytest.raises(InputError, match=r"name ends with dev\.conllu"):
+        load_treebank(str(folder), None, 4)
+
+
+def test_unknown_treebank_has_a_nearest_name():
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(InputError, match="did you mean grc_perseus"):
+        load_treebank("universal_dependencies/grc_perseu", None, 4)
+
+
+def test_tfds_treebank(folder, tmp_path, monkeypatch):
+    """The real builder of universal_dependencies, given files in its format."""
+    pytest.importorskip("conllu")
+    tfds = pytest.importorskip("tensorflow_datasets")
+    files = {
+        split: [str(folder / f"x-ud-{split}.conllu")] for split in ("train", "dev")
+    }
+    monkeypatch.setattr(
+        tfds.download.DownloadManager, "download_and_extract", lambda *_: files
+    )
+    splits = load_treebank("universal_dependencies/grc_perseus", str(tmp_path), 4)
+    assert splits.info.num_train == 2
+    assert "λόγος" in splits.files["vocabulary.txt"]
+    words = {tuple(row) for row in splits.train[0].tolist()}
+    assert len(words) == 2
+
+
+def test_sample_has_all_verses():
+    """137,554 words in 7,900 verses and more, 602 tags, each tenth to validate on."""
+    pytest.importorskip("pysblgnt")
+    train, validation = treebank._read_sample()
+    sentences = train + validation
+    assert sum(len(words) for words, _ in sentences) == 137_554
+    assert len({tag for _, tags in sentences for tag in tags}) == 602
+    assert len(train) / len(validation) == pytest.approx(9, rel=0.01)
+
+
+def test_inverse_square_root_by_hand():
+    """0.05 min(1, step / 8000) / sqrt(max(step, 8000))."""
+    schedule = InverseSquareRoot(0.05, 8000)
+    rates = [float(schedule(step)) for step in (0, 4000, 8000, 32000)]
+    top = 0.05 / np.sqrt(8000)
+    assert rates == pytest.approx([0, top / 2, top, top / 2], rel=1e-6)

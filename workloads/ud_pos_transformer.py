@@ -1,0 +1,19 @@
+"""A transformer tags Ancient Greek with parts of speech, or any other treebank."""
+
+from samkeras.data.treebank import load_treebank
+from samkeras.losses import TokenCrossentropy
+from samkeras.models.tagger import build_tagger
+from samkeras.workload import Workload
+
+workload = Workload(
+    load=lambda config: load_treebank(
+        config.dataset, config.data_dir, config.max_length
+    ),
+    build=lambda config, info: build_tagger(
+        info.vocabulary_size, info.num_outputs, config.width_mult, depth=config.depth
+    ),
+    loss=TokenCrossentropy(),
+    metrics=["accuracy"],
+    monitor="val_accuracy",
+    mode="max",
+)
