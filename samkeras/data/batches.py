@@ -32,7 +32,7 @@ class Collate(Protocol):
         """A batch of examples of at most `size`: inputs, labels, sample weights."""
 
 
-WINDOW = 32  # batches whose examples are brought in the order of their sizes
+WINDOW = 8  # batches whose examples are brought in the order of their sizes
 
 
 class EpochBatches(keras.utils.PyDataset):
@@ -44,8 +44,9 @@ class EpochBatches(keras.utils.PyDataset):
     each epoch. Evaluation repeats some with a sample weight of 0, and weighs the others
     such that the mean loss and weighted metrics are those of the examples.
 
-    With `collate`, batches are of examples of similar sizes: of each 32 batches of a
-    random order the examples are sorted by size, and then the batches shuffled.
+    With `collate`, batches are of examples of similar sizes: of each 8 batches of a
+    random order, or of an eighth of an epoch if that is less, the examples are sorted
+    by size, and then the batches shuffled.
 
     Args:
         examples: x [example, ...] and y [example, ...]. Small integer types are
@@ -161,7 +162,8 @@ class EpochBatches(keras.utils.PyDataset):
     def _sort_by_size(
         self, order: np.ndarray, generator: np.random.Generator
     ) -> np.ndarray:
-        window = WINDOW * self._batch_size
+        # Fewer where there are few, of which a size should not be always the same ones.
+        window = self._batch_size * max(1, min(WINDOW, self._per_pass // 8))
         parts = np.split(order, range(window, len(order), window))
         order = np.concatenate(
             [part[np.argsort(self._sizes[part], kind="stable")] for part in parts]
