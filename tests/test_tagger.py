@@ -139,7 +139,8 @@ def test_batches_are_of_similar_lengths_and_few_shapes():
     assert len({length for _, length in shapes}) <= 4
     num_words = sum(w.sum() for _, _, w in taken)
     assert num_words == np.count_nonzero(x)
-    assert num_words / sum(w.size for _, _, w in taken) > 0.7
+    # Unsorted, nearly all batches would be of 64 words: 0.48.
+    assert num_words / sum(w.size for _, _, w in taken) > 0.6
 
 
 def test_epochs_of_steps_go_on_where_the_last_one_stopped():
