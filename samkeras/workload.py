@@ -1,7 +1,7 @@
 """What a task is: its data, its model, its loss and what is reported of it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ class DataInfo:
         num_validation: likewise of the validation set.
         num_classes: classes that a label can take, 2 for each of several binary labels;
             None for a regression.
+        vocabulary_size: words that have an id; None where inputs are not words.
     """
 
     name: str
@@ -31,6 +32,7 @@ class DataInfo:
     num_train: int | None
     num_validation: int | None
     num_classes: int | None
+    vocabulary_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,17 @@ class Splits:
             is the example; or two ImageStreams.
         transform: what batches of x go through on their way to the model, see
             samkeras.data.batches.Transform. None: nothing.
+        collate: how batches of examples of different sizes are padded, see
+            samkeras.data.batches.Collate. None: all are of one size.
+        files: names and texts of what a run needs to be understood and is saved with
+            it, such as a vocabulary.
     """
 
     info: DataInfo
     read: Callable[[], tuple[Examples, Examples]]
     transform: Any = None
+    collate: Any = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def _examples(self) -> tuple[Examples, Examples]:
@@ -70,14 +78,18 @@ class Workload:
         load: config -> Splits. Cheap: the examples are read later.
         build: (config, info) -> an uncompiled SAMModel of config.width_mult.
         loss: a keras loss.
-        metrics: keras metrics beside the loss.
+        metrics: keras metrics beside the loss: names, or functions that make them.
         monitor: the validation metric that is reported, as fit logs it.
         mode: whether "max" or "min" of it is best.
+        score: (labels, weights, predictions) of the whole validation set, arrays whose
+            first axis is the example -> names and values of what can only be measured
+            on all of it. None: nothing.
     """
 
     load: Callable[[Any], Splits]
     build: Callable[[Any, DataInfo], keras.Model]
     loss: keras.losses.Loss
-    metrics: Sequence[str]
+    metrics: Sequence[str | Callable[[], keras.metrics.Metric]]
     monitor: str
     mode: Literal["max", "min"]
+    score: Callable[..., dict[str, float]] | None = None

@@ -237,11 +237,15 @@ def make_input(batches):
     def generate():
         return (batches[index] for index in range(batches.num_batches))
 
+    def specify(array):
+        sides = array.shape[1:]
+        if getattr(batches, "has_many_shapes", False):
+            sides = [None if side > 1 else side for side in sides]
+        return tf.TensorSpec([None, *sides], array.dtype)
+
     options = tf.data.Options()
     options.autotune.enabled = False
-    signature = tf.nest.map_structure(
-        lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype), batches[0]
-    )
+    signature = tf.nest.map_structure(specify, batches[0])
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     cardinality = tf.data.experimental.assert_cardinality(batches.num_batches)
     return dataset.apply(cardinality).prefetch(2).with_options(options)

@@ -22,6 +22,19 @@ class Transform(Protocol):
         """The same images without chance."""
 
 
+class Collate(Protocol):
+    """How examples of different sizes become a batch of one of few shapes."""
+
+    def sizes(self, x: np.ndarray) -> np.ndarray:
+        """The size of each example, such as its tokens: int[example]."""
+
+    def pad(self, x: np.ndarray, y: np.ndarray, size: int) -> tuple:
+        """A batch of examples of at most `size`: inputs, labels, sample weights."""
+
+
+WINDOW = 32  # batches whose examples are brought in the order of their sizes
+
+
 class EpochBatches(keras.utils.PyDataset):
     """Batches for keras' `fit(..., shuffle=False)`, which would otherwise shuffle them
     again; the last one of an epoch may be smaller.
@@ -31,6 +44,9 @@ class EpochBatches(keras.utils.PyDataset):
     each epoch. Evaluation repeats some with a sample weight of 0, and weighs the others
     such that the mean loss and weighted metrics are those of the examples.
 
+    With `collate`, batches are of examples of similar sizes: of each 32 batches of a
+    random order the examples are sorted by size, and then the batches shuffled.
+
     Args:
         examples: x [example, ...] and y [example, ...]. Small integer types are
             gathered fastest: scale pixels inside the model.
@@ -38,6 +54,10 @@ class EpochBatches(keras.utils.PyDataset):
         seed: seed of order and augmentation to train with. None: evaluate, in the
             data's order.
         transform: what is done to x. None (default): nothing.
+        collate: how examples of different sizes are padded. None (default): they are
+            of one size.
+        steps: batches of an epoch, which then goes on where the one before stopped.
+            None (default): all examples once.
         augment: whether to draw `transform` at random. Default: not.
         multiple_of: what the size of every batch is a multiple of. Default 1.
         process: (this process, number of processes), of which each gets its part of
@@ -51,7 +71,9 @@ class EpochBatches(keras.utils.PyDataset):
         seed: int | None = None,
         *,
         transform: Transform | None = None,
+        collate: Collate | None = None,
         augment: bool = False,
+        steps: int | None = None,
         multiple_of: int = 1,
         process: tuple[int, int] = (0, 1),
     ):
@@ -59,6 +81,8 @@ class EpochBatches(keras.utils.PyDataset):
         self._x, self._y = examples
         self._batch_size, self._seed = batch_size, seed
         self._transform, self._augment = transform, augment
+        self._collate = collate
+        self._sizes = None if collate is None else collate.sizes(self._x)
         self._process, self._num_processes = process
         count = len(self._x)
         whole = count // multiple_of * multiple_of
@@ -67,42 +91,84 @@ class EpochBatches(keras.utils.PyDataset):
         self._count, self._weights = whole, None
         if whole > count:
             self._weights = np.where(np.arange(whole) < count, whole / count, 0.0)
+        self._per_pass = math.ceil(self._count / batch_size)
+        self.num_batches_in_all = steps or self._per_pass
+        """Batches of a whole epoch."""
+        self._pass = (None, None, None)  # its number, order and augmentation
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Sets order and augmentation to an epoch's, from batch `first_batch` on."""
-        self.first_batch = first_batch
-        order = np.arange(len(self._x))
-        if self._seed is not None:
-            order = np.random.default_rng([self._seed, epoch]).permutation(order)
-        self._order = np.resize(order, self._count)
-        if self._augment:
-            generator = np.random.default_rng([self._seed, epoch, 1])
-            self._draws = self._transform.draw(generator, self._count)
-
-    @property
-    def num_batches_in_all(self) -> int:
-        """Batches of a whole epoch."""
-        return math.ceil(self._count / self._batch_size)
+        self._epoch, self.first_batch = epoch, first_batch
 
     @property
     def num_batches(self) -> int:
         return self.num_batches_in_all - self.first_batch
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        start = (self.first_batch + index) * self._batch_size
+    @property
+    def has_many_shapes(self) -> bool:
+        """Whether batches differ in more than their number of examples."""
+        return self._collate is not None
+
+    def __getitem__(self, index: int) -> tuple:
+        batch = self._epoch * self.num_batches_in_all + self.first_batch + index
+        if self._seed is None:
+            batch = index
+        number, place = divmod(batch, self._per_pass)
+        order, draws = self._start_pass(number)
+        start = place * self._batch_size
         stop = min(start + self._batch_size, self._count)
         share = (stop - start) // self._num_processes
         part = slice(start + self._process * share, start + (self._process + 1) * share)
-        chosen = self._order[part]
-        x = self._x[chosen]
+        chosen = order[part]
+        x, y = self._x[chosen], self._y[chosen]
         if self._augment:
-            x = self._transform.apply(x, self._draws[part])
+            x = self._transform.apply(x, draws[part])
         elif self._transform is not None:
             x = self._transform.evaluate(x)
-        if self._weights is None:
-            return x, self._y[chosen]
-        return x, self._y[chosen], self._weights[part]
+        weights = None if self._weights is None else self._weights[part]
+        if self._collate is None:
+            return (x, y) if weights is None else (x, y, weights)
+        # Of all processes' parts, so that they have one shape.
+        size = self._sizes[order[start:stop]].max()
+        x, y, own_weights = self._collate.pad(x, y, size)
+        if weights is not None:
+            axes = (1,) * (own_weights.ndim - 1)
+            own_weights = own_weights * weights.reshape(-1, *axes).astype("float32")
+        return x, y, own_weights
+
+    def _start_pass(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Order and augmentation of one pass over the examples."""
+        # TensorFlow takes batches in a thread of its own: one assignment, one read.
+        current, order, draws = self._pass
+        if current == number:
+            return order, draws
+        order, draws = np.arange(len(self._x)), None
+        if self._seed is not None:
+            generator = np.random.default_rng([self._seed, number])
+            order = generator.permutation(order)
+            if self._sizes is not None:
+                order = self._sort_by_size(order[: self._count], generator)
+        elif self._sizes is not None:
+            order = np.argsort(self._sizes, kind="stable")
+        order = np.resize(order, self._count)
+        if self._augment:
+            generator = np.random.default_rng([self._seed, number, 1])
+            draws = self._transform.draw(generator, self._count)
+        self._pass = (number, order, draws)
+        return order, draws
+
+    def _sort_by_size(
+        self, order: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        window = WINDOW * self._batch_size
+        parts = np.split(order, range(window, len(order), window))
+        order = np.concatenate(
+            [part[np.argsort(self._sizes[part], kind="stable")] for part in parts]
+        )
+        end = len(order) // self._batch_size * self._batch_size
+        batches = order[:end].reshape(-1, self._batch_size)
+        return np.concatenate([generator.permutation(batches).ravel(), order[end:]])
 
 
 class PaddedBatches(keras.utils.PyDataset):

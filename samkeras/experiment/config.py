@@ -76,6 +76,8 @@ class Config:
     """train on the first N examples"""
     validation_examples: PositiveInt | None = None
     """validate on the first N examples"""
+    max_length: PositiveInt | None = None
+    """cut sentences to N words"""
     image_size: PositiveInt | None = None
     """height and width that images are brought to"""
     augment: bool = False
@@ -96,26 +98,36 @@ class Config:
 
     epochs: PositiveInt = 1
     """passes over the training set"""
+    steps: PositiveInt | None = None
+    """train by steps, not by epochs: this many"""
+    eval_every: PositiveInt = 1000
+    """with steps: validate every N steps, which then count as an epoch"""
     epochs_mult: PositiveFloat = 1.0
-    """factor of the epochs; the learning rate's schedule stretches with them"""
+    """factor of epochs and steps; the learning rate's schedule stretches with them"""
     batch_size: PositiveInt = 128
     """examples per step"""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """base optimizer"""
     momentum: ClosedUnitInterval = 0.0
     """momentum of sgd"""
+    beta_1: Fraction = 0.9
+    """decay of adam's and adamw's mean of the gradients"""
+    beta_2: Fraction = 0.999
+    """decay of adam's and adamw's mean of their squares"""
+    epsilon: PositiveFloat = 1e-8
+    """adam's and adamw's number that keeps them from dividing by zero"""
     learning_rate: NonNegativeFloat = 0.1
     """initial learning rate, after the warm-up"""
-    lr_schedule: Literal["step", "cosine"] = "step"
+    lr_schedule: Literal["step", "cosine", "rsqrt"] = "step"
     """how the learning rate falls"""
     warmup_steps: NonNegativeInt = 0
-    """with cosine: steps in which the learning rate rises from 0"""
+    """with cosine and rsqrt: steps in which the learning rate rises from 0"""
     lr_milestones: tuple[OpenUnitInterval, ...] = ()
     """with step: fractions of the epochs after which the learning rate drops"""
     lr_decay: PositiveFloat = 0.1
     """with step: factor of each drop"""
     weight_decay: NonNegativeFloat = 0.0
-    """coupled L2 with sgd, decoupled with adamw"""
+    """coupled L2 with sgd and adam, decoupled with adamw"""
 
     alpha: PositiveFloat | None = None
     """train the centred model scaled by alpha with a squared loss: linear if large"""
@@ -140,8 +152,15 @@ class Config:
 
     @property
     def total_epochs(self) -> int:
-        """Passes over the training set, with their factor applied."""
-        return max(1, round(self.epochs * self.epochs_mult))
+        """Passes over the training set, or rounds of steps that end with a validation,
+        with their factor applied."""
+        rounds = self.steps / self.steps_a_round if self.steps else self.epochs
+        return max(1, round(rounds * self.epochs_mult))
+
+    @property
+    def steps_a_round(self) -> int | None:
+        """Steps from one validation to the next; None where epochs decide."""
+        return self.steps and min(self.steps, self.eval_every)
 
     @property
     def is_pruned(self) -> bool:
@@ -239,6 +258,9 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
     if "config" in given:
         _check_file(given["config"], workload)
     print_config = given.pop("print_config", None) is not None
+    if "epochs" in given:
+        # Else the steps of the workload's defaults would count.
+        given.setdefault("steps", "null")
     choices = {
         name: [value] if name in (*EXECUTION_FIELDS, "config") else split_list(value)
         for name, value in given.items()
@@ -250,6 +272,12 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
         # Equal runs, such as the base optimizer at several rho, are one run.
         runs.setdefault(json.dumps(result_fields(config)), config)
     _check_pruning(list(runs.values()))
+    for config in runs.values():
+        if config.steps and config.steps % config.steps_a_round:
+            raise InputError(
+                f"--steps must be a multiple of --eval_every {config.eval_every}. "
+                f"Received: {config.steps}"
+            )
     if print_config:
         for config in runs.values():
             print(_to_yaml(config, leave_out=()))

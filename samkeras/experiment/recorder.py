@@ -53,6 +53,7 @@ class Recorder(keras.callbacks.Callback):
         super().__init__()
         self.best = self.best_epoch = self.best_weights = self.final = None
         self.monitor, self._mode = workload.monitor, workload.mode
+        self._score = workload.score
         self._config, self._logger, self._progress = config, logger, progress
         self._checkpoints, self._stop = checkpoints, stop
         self._finite_logs, self._restored = {}, None
@@ -68,6 +69,7 @@ class Recorder(keras.callbacks.Callback):
         """Trains to the end of the run's epochs."""
         self.set_model(model)
         self._batches, self._validation = batches, make_input(validation)
+        self._validation_batches = validation
         epoch, step = self._resume()
         if 0 < step < batches.num_batches:
             batches.start_epoch(epoch, step)
@@ -145,7 +147,22 @@ class Recorder(keras.callbacks.Callback):
             )
             raise KeyboardInterrupt
 
+    def _scored(self, logs: dict[str, float]) -> dict[str, float]:
+        """An epoch's logs, with what is measured on the whole validation set."""
+        if self._score is None:
+            return logs
+        predictions = self.model.predict(self._validation, verbose=0)
+        batches = self._validation_batches
+        _, labels, weights = zip(
+            *(batches[i] for i in range(batches.num_batches)), strict=True
+        )
+        scores = self._score(
+            np.concatenate(labels), np.concatenate(weights), predictions
+        )
+        return {**logs, **{f"val_{name}": score for name, score in scores.items()}}
+
     def on_epoch_end(self, epoch, logs=None):
+        logs = self._scored(logs)
         value = logs[self.monitor]
         steps = self._batches.num_batches_in_all
         last_step = (epoch + 1) * steps - 1
@@ -154,7 +171,9 @@ class Recorder(keras.callbacks.Callback):
             "learning_rate": learning_rate_at(self._config, last_step, steps),
             "examples_per_second": self._examples_per_second,
         }
-        self._logger.log_metrics(metrics, step=epoch)
+        self._logger.log_metrics(
+            metrics, step=last_step + 1 if self._config.steps else epoch
+        )
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"{self.monitor} is {value:g} after epoch {epoch + 1}; {self._advice()}"

@@ -116,7 +116,7 @@ def load_data(config: Config) -> Splits:
             x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
         return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
 
-    return Splits(info, read, splits.transform)
+    return dataclasses.replace(splits, info=info, read=read)
 
 
 def build_model(config: Config, info: DataInfo) -> keras.Model:
@@ -196,7 +196,9 @@ def make_batches(
             config.batch_size,
             seed,
             transform=splits.transform,
+            collate=splits.collate,
             augment=augment,
+            steps=None if seed is None else config.steps_a_round,
             multiple_of=multiple,
             process=(number, num_processes),
         )
@@ -240,6 +242,8 @@ def batch_multiple(config: Config) -> int:
 
 
 def steps_per_epoch(config: Config, num_train: int) -> int:
+    if config.steps:
+        return config.steps_a_round
     multiple = batch_multiple(config)
     return math.ceil(num_train // multiple * multiple / config.batch_size)
 
@@ -279,7 +283,7 @@ def train(
             checkpoints.clear()
         if parent is None:
             _mention_other_config(config, name, folder, progress)
-        _record_setup(logger, config, size, model, folder)
+        _record_setup(logger, config, size, model, splits, folder)
         examples = _noisy_examples(config, splits, logger, folder)
         batches = make_batches(config, splits, examples, "order")
         _compile(config, model, batches.num_batches)
@@ -395,12 +399,12 @@ def _compile(config: Config, model: keras.Model, num_batches: int) -> None:
         optimizer=_build_optimizer(config, num_batches),
         loss=ScaledSquaredError(config.alpha) if config.alpha else workload.loss,
         # Weighted, because several devices share batches that are filled up.
-        weighted_metrics=list(workload.metrics),
+        weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
         perturbation=PERTURBATIONS[config.perturbation](config.rho)
         if config.sam
         else None,
         m_sharpness=config.m_sharpness if config.sam else None,
-        l2=config.weight_decay if config.optimizer == "sgd" else 0.0,
+        l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
         # Keras fuses no steps of several TensorFlow devices, nor compiles them.
         steps_per_execution=1
         if is_mirrored
@@ -418,12 +422,12 @@ def _prune(
 ) -> None:
     """Prunes a run's model; snip scores one training batch, as the authors do."""
     # Every process scores the whole batch, so that all prune the same weights.
-    x, y = make_batches(config, splits, examples, "pruning", process=(0, 1))[0]
+    batch = make_batches(config, splits, examples, "pruning", process=(0, 1))[0]
     samkeras.prune_at_init(
         model,
         config.pruner,
         sparsity,
-        (x, y),
+        batch,
         seed=derive_seed(config.seed, "pruning"),
         allow_empty_layers=config.allow_empty_layers,
     )
@@ -445,11 +449,19 @@ def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     rate = build_schedule(config, steps)
     if config.optimizer == "sgd":
         return samkeras.SGD(rate, momentum=config.momentum)
-    return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+    constants = (config.beta_1, config.beta_2, config.epsilon)
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate, *constants)
+    return keras.optimizers.AdamW(rate, config.weight_decay, *constants)
 
 
 def _record_setup(
-    logger: RunLogger, config: Config, size: ModelSize, model: keras.Model, folder: Path
+    logger: RunLogger,
+    config: Config,
+    size: ModelSize,
+    model: keras.Model,
+    splits: Splits,
+    folder: Path,
 ) -> None:
     backend = keras.backend.backend()
     devices = keras.distribution.list_devices()
@@ -471,7 +483,9 @@ def _record_setup(
     save_config(config, folder / "config.yaml")
     with open(folder / "model_summary.txt", "w") as file:
         model.summary(print_fn=lambda line: print(line, file=file))
-    for name in ("config.yaml", "model_summary.txt"):
+    for name, text in splits.files.items():
+        (folder / name).write_text(text)
+    for name in ("config.yaml", "model_summary.txt", *splits.files):
         logger.log_file(folder / name)
 
 

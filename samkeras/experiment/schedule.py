@@ -1,8 +1,31 @@
 """The learning rate of a run, step by step."""
 
+from keras import ops
 from keras.optimizers import schedules
 
 from samkeras.experiment.config import Config
+
+
+class InverseSquareRoot(schedules.LearningRateSchedule):
+    """factor * min(1, step / warmup) / sqrt(max(step, warmup)), steps counted from 0
+    (Vaswani et al. 2017, equation 3, but for the model's size).
+
+    Args:
+        factor: of the rate.
+        warmup_steps: steps in which the rate rises.
+    """
+
+    def __init__(self, factor: float, warmup_steps: int):
+        self.factor, self.warmup_steps = factor, warmup_steps
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        warmup = float(max(1, self.warmup_steps))
+        rise = ops.minimum(1.0, step / warmup)
+        return self.factor * rise / ops.sqrt(ops.maximum(step, warmup))
+
+    def get_config(self):
+        return {"factor": self.factor, "warmup_steps": self.warmup_steps}
 
 
 def build_schedule(
@@ -11,8 +34,11 @@ def build_schedule(
     """The learning rate as an optimizer takes it.
 
     With the schedule "step" it drops after each milestone; with "cosine" it rises
-    linearly for the warm-up and falls to 0 along a half cosine by the last step.
+    linearly for the warm-up and falls to 0 along a half cosine by the last step; with
+    "rsqrt" it is a factor of `InverseSquareRoot`.
     """
+    if config.lr_schedule == "rsqrt":
+        return InverseSquareRoot(config.learning_rate, config.warmup_steps)
     if config.lr_schedule == "cosine":
         steps = config.total_epochs * steps_per_epoch
         warmup = min(config.warmup_steps, steps - 1)

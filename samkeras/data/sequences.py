@@ -1,0 +1,81 @@
+"""Sentences as ids of words, padded to one of few lengths."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+PAD, UNKNOWN = 0, 1
+NO_LABEL = -1
+LENGTHS = (8, 16, 32, 64, 128, 256)
+
+
+def build_vocabulary(sentences: Iterable[list[str]]) -> list[str]:
+    """The words of sentences, the most frequent first, of equal ones in the order of
+    their letters; a word's id is its place. Ids 0 and 1 are padding and unknown words.
+    """
+    counts = Counter(word for sentence in sentences for word in sentence)
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    return ["<pad>", "<unk>", *words]
+
+
+def encode(
+    sentences: list[list[str]],
+    vocabulary: list[str],
+    max_length: int,
+    *,
+    fill: int = PAD,
+    unknown: int = UNKNOWN,
+) -> np.ndarray:
+    """Words, or labels of words, as ids: int32[sentence, max_length].
+
+    Args:
+        sentences: lists of words, of which the first `max_length` are taken.
+        vocabulary: words in the order of their ids.
+        max_length: words of a row.
+        fill: id where there are no words. Default 0.
+        unknown: id of words that are not in the vocabulary. Default 1.
+    """
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    rows = np.full((len(sentences), max_length), fill, "int32")
+    for row, sentence in zip(rows, sentences, strict=True):
+        found = [ids.get(word, unknown) for word in sentence[:max_length]]
+        row[: len(found)] = found
+    return rows
+
+
+class SequenceCollate:
+    """Cuts batches of padded sentences to one of few lengths: 8, 16, ..., 256, and
+    multiples of 256 for longer ones.
+
+    Args:
+        has_token_labels: whether a label belongs to a word, y: int[sentence, word] with
+            -1 where there is none, or to a sentence, y: [sentence, ...]. Default not.
+    """
+
+    def __init__(self, has_token_labels: bool = False):
+        self._has_token_labels = has_token_labels
+
+    def sizes(self, x: np.ndarray) -> np.ndarray:
+        return np.count_nonzero(x != PAD, axis=1)
+
+    def pad(self, x: np.ndarray, y: np.ndarray, size: int) -> tuple:
+        length = bucket(int(size), LENGTHS)
+        x = _fit_length(x, length, PAD)
+        if not self._has_token_labels:
+            return x, y, np.ones(len(x), "float32")
+        y = _fit_length(y, length, NO_LABEL)
+        return x, y, (y != NO_LABEL).astype("float32")
+
+
+def bucket(size: int, buckets: tuple[int, ...]) -> int:
+    """The smallest of `buckets` that is no smaller; beyond, a multiple of the last."""
+    for candidate in buckets:
+        if size <= candidate:
+            return candidate
+    return -(-size // buckets[-1]) * buckets[-1]
+
+
+def _fit_length(rows: np.ndarray, length: int, fill: int) -> np.ndarray:
+    missing = max(0, length - rows.shape[1])
+    return np.pad(rows[:, :length], [(0, 0), (0, missing)], constant_values=fill)

@@ -1,0 +1,37 @@
+"""Losses of labels that may be missing."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class TokenCrossentropy(keras.losses.Loss):
+    """Softmax cross-entropy of each token, the mean over those of weight > 0.
+
+    y_true: int[example, token], classes; negative where there is none to learn.
+    y_pred: float[example, token, class], logits.
+    """
+
+    def __init__(self, reduction="mean_with_sample_weight", name="token_crossentropy"):
+        super().__init__(name, reduction)
+
+    def call(self, y_true, y_pred):
+        y_true = ops.cast(y_true, "int32")
+        losses = ops.sparse_categorical_crossentropy(
+            ops.maximum(y_true, 0), y_pred, from_logits=True
+        )
+        return ops.where(y_true >= 0, losses, 0.0)
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class PresentBinaryCrossentropy(keras.losses.Loss):
+    """Sigmoid cross-entropy of each binary label, the mean over those of weight > 0.
+
+    y_true: float[example, label], 0 or 1. y_pred: float[example, label], logits.
+    """
+
+    def __init__(self, reduction="mean_with_sample_weight", name="binary_crossentropy"):
+        super().__init__(name, reduction)
+
+    def call(self, y_true, y_pred):
+        return ops.softplus(y_pred) - y_true * y_pred
