@@ -1,4 +1,4 @@
-"""Image classification sets of TFDS: what is known of them, and having them on disk."""
+"""Sets of TFDS: what is known of those of images, and having them on disk."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ KNOWN = {
 }
 # Files that only their owners hand out, under conditions.
 MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
-UNLABELLED_TEST = ("imagenet2012",)
+UNLABELLED_TEST = ("imagenet2012", "glue")
 
 
 def image_info(
@@ -64,8 +64,7 @@ def split_names(builder: Any) -> tuple[str, str]:
 def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     """What is known of a TFDS set before it is read; None for an image side that is
     not the same in all images."""
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise InputError(f"--data_dir {data_dir}: there is no such directory")
+    check_data_dir(data_dir)
     if dataset in KNOWN:
         return image_info(dataset, *KNOWN[dataset])
     builder = _tfds_builder(dataset, data_dir)
@@ -83,12 +82,19 @@ def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     return image_info(dataset, shape, num_classes, *sizes)
 
 
-def prepared_builder(dataset: str, data_dir: str | None) -> Any:
-    """The TFDS builder of a set, which is downloaded if it is not there yet."""
-    builder = _tfds_builder(dataset, data_dir)
+def check_data_dir(data_dir: str | None) -> None:
+    """Raises an InputError unless a directory that is named is there."""
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise InputError(f"--data_dir {data_dir}: there is no such directory")
+
+
+def prepared_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
+    """The TFDS builder of a set, which is downloaded if it is not there yet; where it
+    cannot be, the message names a sample."""
+    builder = _tfds_builder(dataset, data_dir, sample)
     if not builder.is_prepared():
         _check_manual_files(builder, dataset)
-        _download(builder, dataset)
+        _download(builder, dataset, sample)
     return builder
 
 
@@ -108,15 +114,16 @@ def _root(builder: Any) -> Path:
     return Path(os.path.expanduser(builder._data_dir_root))
 
 
-def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
-    tfds = import_tfds()
+def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
+    tfds = import_tfds(sample)
     try:
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        names = [*tfds.list_builders(with_community_datasets=False), SAMPLE]
+        names = [*tfds.list_builders(with_community_datasets=False), sample]
+        is_not = "neither an .npz file nor" if sample == SAMPLE else "not"
         raise InputError(
-            f"--dataset {dataset}: TFDS has no set of that name, and it is neither an "
-            f".npz file nor the sample {SAMPLE}{nearest(dataset, names)}"
+            f"--dataset {dataset}: TFDS has no set of that name, and it is "
+            f"{is_not} the sample {sample}{nearest(dataset, names)}"
         ) from None
     except ImportError as error:
         raise InputError(
@@ -125,7 +132,7 @@ def _tfds_builder(dataset: str, data_dir: str | None) -> Any:
         ) from None
 
 
-def import_tfds() -> ModuleType:
+def import_tfds(sample: str = SAMPLE) -> ModuleType:
     """tensorflow_datasets; on the JAX backend, TensorFlow then only sees the CPU."""
     try:
         with silence_native_stderr():
@@ -139,7 +146,7 @@ def import_tfds() -> ModuleType:
         raise InputError(
             "data sets of TFDS are read with tensorflow and tensorflow-datasets "
             f"(pip install -r requirements.txt), or take the sample: "
-            f"--dataset {SAMPLE}. Received: no module {error.name}"
+            f"--dataset {sample}. Received: no module {error.name}"
         ) from None
     # Of their warnings, only errors concern a user, and those are raised.
     for name in ("absl", "tensorflow", "urllib3"):
@@ -149,7 +156,7 @@ def import_tfds() -> ModuleType:
     return tfds
 
 
-def _download(builder: Any, dataset: str) -> None:
+def _download(builder: Any, dataset: str, sample: str) -> None:
     """Downloads and prepares a set, or leaves nothing behind and says why not."""
     from tensorflow_datasets.core.download import downloader
 
@@ -168,7 +175,7 @@ def _download(builder: Any, dataset: str) -> None:
         work = "prepared" if builder.name in MANUAL_FILES else "downloaded"
         raise InputError(
             f"--dataset {dataset} is not in {root} and cannot be {work}; without "
-            f"a network, take the sample: --dataset {SAMPLE} ({reason})"
+            f"a network, take the sample: --dataset {sample} ({reason})"
         ) from None
 
 

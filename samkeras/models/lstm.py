@@ -18,7 +18,11 @@ MASKED = -1e9
 
 
 def build_lstm(
-    vocabulary_size: int, num_outputs: int = 1, width_mult: float = 1.0
+    vocabulary_size: int,
+    num_outputs: int = 1,
+    width_mult: float = 1.0,
+    *,
+    depth: int | None = None,
 ) -> SAMModel:
     """A classifier of sentences: embedded words, an LSTM in both directions, attention
     over its outputs and a tanh layer.
@@ -31,6 +35,7 @@ def build_lstm(
         vocabulary_size: number of ids, with those of padding and of unknown words.
         num_outputs: number of outputs, not scaled.
         width_mult: factor of all hidden sizes, 256, and of the embedding's, 300.
+        depth: number of LSTMs on top of each other. None (default): 1.
 
     Returns:
         An uncompiled SAMModel from int[batch, token], the ids of words and then 0 for
@@ -47,13 +52,14 @@ def build_lstm(
         name="embedding",
     )(x)
     x = layers.Dropout(DROPOUT, name="embedding_dropout")(x)
-    x = BidirectionalLSTM(hidden, name="lstm")(x)
-    x = layers.Dropout(DROPOUT, name="lstm_dropout")(x)
+    for number in range(1, (depth or 1) + 1):
+        x = BidirectionalLSTM(hidden, name=f"lstm{number}")(x)
+        x = layers.Dropout(DROPOUT, name=f"lstm{number}_dropout")(x)
     x = AttentionPooling(hidden, name="attention")(x)
     x = layers.Dropout(DROPOUT, name="attention_dropout")(x)
-    x = layers.Dense(
-        hidden, "tanh", kernel_initializer="lecun_normal", name="hidden"
-    )(x)
+    x = layers.Dense(hidden, "tanh", kernel_initializer="lecun_normal", name="hidden")(
+        x
+    )
     x = layers.Dropout(DROPOUT, name="hidden_dropout")(x)
     # Logits stay in float32 under mixed precision.
     outputs = layers.Dense(
@@ -191,6 +197,7 @@ class AttentionPooling(layers.Layer):
     def __init__(self, units: int, **kwargs):
         super().__init__(**kwargs)
         self.units = units
+        self.supports_masking = True
 
     def build(self, input_shape):
         shapes = {"keys": (input_shape[-1], self.units), "energy": (self.units, 1)}
@@ -208,6 +215,9 @@ class AttentionPooling(layers.Layer):
             scores = ops.where(mask[..., None], scores, MASKED)
         weights = ops.cast(ops.softmax(scores, axis=1), x.dtype)
         return ops.sum(weights * x, axis=1)
+
+    def compute_mask(self, inputs, previous_mask):
+        return None  # there are no tokens any more
 
     def compute_output_spec(self, x, mask=None):
         return keras.KerasTensor((x.shape[0], x.shape[-1]), self.compute_dtype)
