@@ -438,10 +438,12 @@ def _choose_jit_compile(model: keras.Model) -> bool | str:
 
     Keras leaves XLA off for TensorFlow on CPU. There it makes dense networks faster
     (benchmarks/step_time.py: a quarter for LeNet-300-100) and convolutions slower.
+    Layers that XLA cannot compile, or not well, say so themselves.
     """
     convolutions = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
     convolves = any(isinstance(layer, convolutions) for layer in model.layers)
-    return "auto" if convolves else True
+    refuses = not all(layer.supports_jit for layer in model.layers)
+    return "auto" if convolves or refuses else True
 
 
 def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:

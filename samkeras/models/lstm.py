@@ -116,6 +116,8 @@ class BidirectionalLSTM(layers.Layer):
         super().__init__(**kwargs)
         self.units = units
         self.supports_masking = True
+        # XLA makes TensorFlow's loops ten times slower on CPU, where it can at all.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
 
     def build(self, input_shape):
         directions = ("forward", "backward")
