@@ -72,8 +72,10 @@ def _read(dataset: str, data_dir: str | None) -> tuple[Sentences, Sentences]:
     builder = prepared_builder(dataset, data_dir, SAMPLE)
     features = builder.info.features
     text = next((name for name in TEXT_FEATURES if name in features), None)
-    classes = getattr(features.get("label"), "num_classes", None)
-    if text is None or classes != 2:
+    is_binary = "label" in features and (
+        getattr(features["label"], "num_classes", None) == 2
+    )
+    if text is None or not is_binary:
         raise InputError(
             f"--dataset {dataset} is not a set of sentences of two classes: its "
             f"features are {', '.join(features)}"

@@ -125,6 +125,15 @@ def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> A
             f"--dataset {dataset}: TFDS has no set of that name, and it is "
             f"{is_not} the sample {sample}{nearest(dataset, names)}"
         ) from None
+    except ValueError:
+        name, _, wanted = dataset.partition("/")
+        configs = list(tfds.builder_cls(name).builder_configs)
+        if not wanted or wanted in configs:
+            raise
+        raise InputError(
+            f"--dataset {dataset}: TFDS's {name} has no {wanted}"
+            f"{nearest(wanted, configs)}"
+        ) from None
     except ImportError as error:
         raise InputError(
             f"--dataset {dataset} needs the package {error.name}: "
