@@ -312,7 +312,7 @@ def test_sst2_is_prepared_and_read(tmp_path, sst2_source):
     ("dataset", "words"),
     [
         ("glu", "it is not the sample crowdflower"),
-        ("glue/sst3", "TFDS's glue has no sst3, did you mean sst2"),
+        ("glue/sst3", "TFDS's glue has no sst3; did you mean sst2"),
         ("glue/mnli", "not a set of sentences of two classes"),
     ],
 )
