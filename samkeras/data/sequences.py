@@ -22,21 +22,23 @@ def build_vocabulary(sentences: Iterable[list[str]]) -> list[str]:
 def encode(
     sentences: list[list[str]],
     vocabulary: list[str],
-    max_length: int,
+    max_length: int | None = None,
     *,
     fill: int = PAD,
     unknown: int = UNKNOWN,
 ) -> np.ndarray:
-    """Words, or labels of words, as ids: int32[sentence, max_length].
+    """Words, or labels of words, as ids: int32[sentence, word].
 
     Args:
         sentences: lists of words, of which the first `max_length` are taken.
         vocabulary: words in the order of their ids.
-        max_length: words of a row.
+        max_length: words of a row. None (default): those of the longest sentence.
         fill: id where there are no words. Default 0.
         unknown: id of words that are not in the vocabulary. Default 1.
     """
     ids = {word: i for i, word in enumerate(vocabulary)}
+    if max_length is None:
+        max_length = max(map(len, sentences))
     rows = np.full((len(sentences), max_length), fill, "int32")
     for row, sentence in zip(rows, sentences, strict=True):
         found = [ids.get(word, unknown) for word in sentence[:max_length]]

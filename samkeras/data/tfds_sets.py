@@ -1,4 +1,4 @@
-"""Image classification sets of TFDS: what is known of them, and having them on disk."""
+"""Sets of TFDS: what is known of those of images, and having them on disk."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ KNOWN = {
 }
 # Files that only their owners hand out, under conditions.
 MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
-UNLABELLED_TEST = ("imagenet2012",)
+UNLABELLED_TEST = ("imagenet2012", "glue")
 
 
 def image_info(
@@ -64,8 +64,7 @@ def split_names(builder: Any) -> tuple[str, str]:
 def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     """What is known of a TFDS set before it is read; None for an image side that is
     not the same in all images."""
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise InputError(f"--data_dir {data_dir}: there is no such directory")
+    check_data_dir(data_dir)
     if dataset in KNOWN:
         return image_info(dataset, *KNOWN[dataset])
     builder = _tfds_builder(dataset, data_dir)
@@ -81,6 +80,12 @@ def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
         )
     shape, num_classes = features["image"].shape, features["label"].num_classes
     return image_info(dataset, shape, num_classes, *sizes)
+
+
+def check_data_dir(data_dir: str | None) -> None:
+    """Raises an InputError unless a directory that is named is there."""
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise InputError(f"--data_dir {data_dir}: there is no such directory")
 
 
 def prepared_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
@@ -118,9 +123,19 @@ def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> A
         return tfds.builder(dataset, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         names = [*tfds.list_builders(with_community_datasets=False), sample]
+        is_not = "neither an .npz file nor" if sample == SAMPLE else "not"
         raise InputError(
-            f"--dataset {dataset}: TFDS has no set of that name, and it is neither an "
-            f".npz file nor the sample {sample}{nearest(dataset, names)}"
+            f"--dataset {dataset}: TFDS has no set of that name, and it is "
+            f"{is_not} the sample {sample}{nearest(dataset, names)}"
+        ) from None
+    except ValueError:
+        name, _, wanted = dataset.partition("/")
+        configs = list(tfds.builder_cls(name).builder_configs)
+        if not wanted or wanted in configs:
+            raise
+        raise InputError(
+            f"--dataset {dataset}: TFDS's {name} has no {wanted}"
+            f"{nearest(wanted, configs)}"
         ) from None
     except ImportError as error:
         raise InputError(

@@ -13,8 +13,8 @@ from samkeras.data.sequences import (
     build_vocabulary,
     encode,
 )
-from samkeras.data.tfds_sets import import_tfds, prepared_builder
-from samkeras.errors import InputError, nearest
+from samkeras.data.tfds_sets import prepared_builder
+from samkeras.errors import InputError
 from samkeras.workload import DataInfo, Splits
 
 SAMPLE = "morphgnt"
@@ -24,7 +24,7 @@ COLUMNS = 10  # of a word's line in a .conllu file
 Sentence = tuple[list[str], list[str]]  # words, tags
 
 
-def load_treebank(dataset: str, data_dir: str | None, max_length: int) -> Splits:
+def load_treebank(dataset: str, data_dir: str | None, max_length: int | None) -> Splits:
     """Words and their language-specific tags (XPOS), validated on the split "dev".
 
     Args:
@@ -33,7 +33,7 @@ def load_treebank(dataset: str, data_dir: str | None, max_length: int) -> Splits
             "morphgnt", the Greek New Testament that the package py-sblgnt carries, of
             which each tenth verse is to validate on.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
-        max_length: words of a sentence, which longer ones are cut to.
+        max_length: words that longer sentences are cut to. None: they are not cut.
 
     Returns:
         x: int32[sentence, word], ids of words; 0 is padding, 1 a word that no training
@@ -169,16 +169,6 @@ def _read_sample() -> tuple[list[Sentence], list[Sentence]]:
 def _read_tfds(
     dataset: str, data_dir: str | None
 ) -> tuple[list[Sentence], list[Sentence]]:
-    name, _, config = dataset.partition("/")
-    tfds = import_tfds()
-    if name == "universal_dependencies":
-        configs = tfds.builder_cls(name).BUILDER_CONFIGS
-        names = [known.name for known in configs]
-        if config not in names:
-            raise InputError(
-                f"--dataset {dataset}: there is no such treebank of {name}"
-                f"{nearest(config, names)}"
-            )
     builder = prepared_builder(dataset, data_dir, sample=SAMPLE)
     missing = {"tokens", "xpos"} - set(builder.info.features)
     if missing:

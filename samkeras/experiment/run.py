@@ -437,11 +437,15 @@ def _choose_jit_compile(model: keras.Model) -> bool | str:
     """Whether to compile the steps with XLA, or to leave the choice to keras.
 
     Keras leaves XLA off for TensorFlow on CPU. There it makes dense networks faster
-    (benchmarks/step_time.py: a quarter for LeNet-300-100) and convolutions slower.
+    (benchmarks/step_time.py: a quarter for LeNet-300-100), convolutions slower and
+    recurrent networks ten times as slow; on GPU, cuDNN's do without it.
     """
-    convolutions = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-    convolves = any(isinstance(layer, convolutions) for layer in model.layers)
-    return "auto" if convolves else True
+    slower = (
+        *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
+        *(keras.layers.RNN, keras.layers.Bidirectional),
+    )
+    is_slower = any(isinstance(layer, slower) for layer in model.layers)
+    return "auto" if is_slower else True
 
 
 def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:

