@@ -54,6 +54,18 @@ def test_backends_take_the_same_steps(case, numbers):
     assert np.linalg.norm(on_jax[-1] - on_jax[0]) > 0.1 * np.linalg.norm(on_jax[0])
 
 
+@pytest.mark.parametrize("case", ["tagger", "lstm", "gcn"])
+def test_backends_train_examples_of_different_sizes_alike(case, numbers):
+    """10 SAM steps of words, sentences and graphs, padded, some labels missing."""
+    on_jax, on_tensorflow = (numbers[b][f"{case}/weights"] for b in BACKENDS)
+    errors = np.linalg.norm(on_jax - on_tensorflow, axis=1)
+    assert np.all(errors < 1e-5 * np.linalg.norm(on_jax, axis=1))
+    moved = np.linalg.norm(on_jax[-1] - on_jax[0])
+    assert moved > 1e-3 * np.linalg.norm(on_jax[0])
+    losses = [numbers[b][f"{case}/loss"] for b in BACKENDS]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_backends_log_the_same_numbers(case, numbers):
     """Losses and gradient statistics agree: SAM logs four, plain training the loss."""

