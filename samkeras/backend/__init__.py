@@ -8,6 +8,7 @@ if keras.backend.backend() == "jax":
         all_devices,
         broadcast,
         find_process,
+        isolate,
         make_input,
     )
 elif keras.backend.backend() == "tensorflow":
@@ -16,6 +17,7 @@ elif keras.backend.backend() == "tensorflow":
         all_devices,
         broadcast,
         find_process,
+        isolate,
         make_input,
     )
 else:
@@ -24,4 +26,11 @@ else:
         f"Received: KERAS_BACKEND={keras.backend.backend()}"
     )
 
-__all__ = ["Trainer", "all_devices", "broadcast", "find_process", "make_input"]
+__all__ = [
+    "Trainer",
+    "all_devices",
+    "broadcast",
+    "find_process",
+    "isolate",
+    "make_input",
+]

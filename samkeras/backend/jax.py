@@ -278,6 +278,12 @@ def make_input(batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
     return batches
 
 
+def isolate(x: Any) -> Any:
+    """The same, and its gradient the same, which XLA on CPU computes once, not again
+    in each operation that takes it. Elsewhere it may fuse as it likes."""
+    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
 def broadcast(value: Any) -> Any:
     """The value, anything that pickles, that the first process has."""
     if jax.process_count() == 1:

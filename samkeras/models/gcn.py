@@ -6,7 +6,8 @@ import keras
 from keras import layers, ops
 
 from samkeras.model import SAMModel
-from samkeras.models.images import logits, scale_width
+from samkeras.models.common import logits, scale_width
+from samkeras.models.normalization import LayerNorm
 
 Tensor = Any
 
@@ -85,4 +86,4 @@ def _convolution_block(x: Tensor, adjacency: Tensor, hidden: int, name: str) -> 
         y = layers.Dropout(DROPOUT, name=f"{name}_dropout{number}")(y)
     y = NeighbourSum(name=f"{name}_neighbours")(y, adjacency)
     x = layers.add([x, y])
-    return layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm")(x)
+    return LayerNorm(name=f"{name}_norm")(x)

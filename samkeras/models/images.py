@@ -1,4 +1,4 @@
-"""What image models share: inputs as pixels, normalization and the last layer."""
+"""What image models share: pixels, and their normalization."""
 
 from typing import Any
 
@@ -27,15 +27,3 @@ def standardize(
         offset=[-m / d for m, d in zip(means, deviations, strict=True)],
         name="standardize",
     )(pixels)
-
-
-def logits(features: Tensor, num_outputs: int) -> Tensor:
-    """The outputs, in float32 under mixed precision too: [batch, output]."""
-    return keras.layers.Dense(
-        num_outputs, kernel_initializer="lecun_normal", dtype="float32", name="outputs"
-    )(features)
-
-
-def scale_width(width: int, width_mult: float) -> int:
-    """A width times its multiplier, rounded to a whole number, at least 1."""
-    return max(1, round(width * width_mult))

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from samkeras.data.sequences import PAD, UNKNOWN
 from samkeras.model import SAMModel
-from samkeras.models.images import scale_width
+from samkeras.models.common import scale_width
 
 Tensor = Any
 

@@ -1,6 +1,8 @@
-"""Batch normalization as the paper's authors have it."""
+"""Normalization as the paper's authors have it."""
 
 import keras
+
+from samkeras.backend import isolate
 
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if IS_TENSORFLOW:
@@ -61,3 +63,22 @@ class BatchNorm(keras.layers.BatchNormalization):
         config = super().get_config()
         del config["synchronized"]  # the loading backend decides
         return config
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class LayerNorm(keras.layers.LayerNormalization):
+    """LayerNormalization with Flax's epsilon, compiled apart from what comes before.
+
+    Else XLA on CPU sums up a transformer's skip connections again for each of its
+    layers: the tagger's SAM step takes 1.4 to 1.8 times as long.
+
+    Args:
+        epsilon: added to variances. Default 1e-6 (Flax's).
+        kwargs: of keras.layers.LayerNormalization.
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs):
+        super().__init__(epsilon=epsilon, **kwargs)
+
+    def call(self, inputs):
+        return super().call(isolate(inputs))

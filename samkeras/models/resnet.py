@@ -7,11 +7,10 @@ import keras
 from keras import layers
 
 from samkeras.model import SAMModel
+from samkeras.models.common import logits, scale_width
 from samkeras.models.images import (
     CIFAR10_STATISTICS,
     IMAGENET_STATISTICS,
-    logits,
-    scale_width,
     standardize,
 )
 from samkeras.models.normalization import BatchNorm

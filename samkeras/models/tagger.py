@@ -8,7 +8,8 @@ from keras import layers, ops
 
 from samkeras.data.sequences import PAD
 from samkeras.model import SAMModel
-from samkeras.models.images import scale_width
+from samkeras.models.common import scale_width
+from samkeras.models.normalization import LayerNorm
 from samkeras.quiet import silence_native_stderr
 
 Tensor = Any
@@ -59,7 +60,7 @@ def build_tagger(
     x = layers.Dropout(dropout)(x)
     for number in range(1, (depth or DEPTH) + 1):
         x = _encoder_block(x, is_word, hidden, dropout, f"block{number}")
-    x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
+    x = LayerNorm(name="norm")(x)
     outputs = layers.Dense(num_outputs, dtype="float32", name="outputs")(x)
     return SAMModel(words, outputs)
 
@@ -79,7 +80,7 @@ def _encoder_block(
     # Xavier-uniform from the hidden size to itself, which keras' own initializer does
     # not see in a kernel of three axes.
     limit = math.sqrt(3 / hidden)
-    y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
+    y = LayerNorm(name=f"{name}_norm1")(x)
     y = layers.MultiHeadAttention(
         num_heads,
         hidden // num_heads,
@@ -89,7 +90,7 @@ def _encoder_block(
         name=f"{name}_attention",
     )(y, y, attention_mask=is_word)
     x = layers.add([x, layers.Dropout(dropout)(y)])
-    y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(x)
+    y = LayerNorm(name=f"{name}_norm2")(x)
     y = layers.Dense(4 * hidden, "elu", name=f"{name}_mlp_in")(y)
     y = layers.Dropout(dropout)(y)
     y = layers.Dense(hidden, name=f"{name}_mlp_out")(y)

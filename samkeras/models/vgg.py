@@ -4,12 +4,8 @@ import keras
 from keras import layers
 
 from samkeras.model import SAMModel
-from samkeras.models.images import (
-    CIFAR10_STATISTICS,
-    logits,
-    scale_width,
-    standardize,
-)
+from samkeras.models.common import logits, scale_width
+from samkeras.models.images import CIFAR10_STATISTICS, standardize
 
 FILTERS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = (1, 1, 2, 2, 2)

@@ -6,12 +6,9 @@ import keras
 from keras import layers
 
 from samkeras.model import SAMModel
-from samkeras.models.images import (
-    CIFAR10_STATISTICS,
-    logits,
-    scale_width,
-    standardize,
-)
+from samkeras.models.common import logits, scale_width
+from samkeras.models.images import CIFAR10_STATISTICS, standardize
+from samkeras.models.normalization import LayerNorm
 
 Tensor = Any
 
@@ -51,7 +48,7 @@ def build_vit(
     x = PositionEmbedding(name="positions")(x)
     for number in range(1, (depth or DEPTH) + 1):
         x = _encoder_block(x, hidden, f"block{number}")
-    x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
+    x = LayerNorm(name="norm")(x)
     x = layers.GlobalAveragePooling1D(name="pool")(x)
     return SAMModel(inputs, logits(x, num_outputs))
 
@@ -73,7 +70,7 @@ class PositionEmbedding(layers.Layer):
 
 def _encoder_block(x: Tensor, hidden: int, name: str) -> Tensor:
     num_heads = max(1, hidden // HEAD)
-    y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm1")(x)
+    y = LayerNorm(name=f"{name}_norm1")(x)
     y = layers.MultiHeadAttention(
         num_heads,
         hidden // num_heads,
@@ -85,7 +82,7 @@ def _encoder_block(x: Tensor, hidden: int, name: str) -> Tensor:
         name=f"{name}_attention",
     )(y, y)
     x = layers.add([x, y])
-    y = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm2")(x)
+    y = LayerNorm(name=f"{name}_norm2")(x)
     for width, activation in ((4 * hidden, "gelu"), (hidden, None)):
         layer = "mlp_in" if activation else "mlp_out"
         y = layers.Dense(
