@@ -100,9 +100,11 @@ class SamKeras(Contender):
         import keras
 
         import samkeras
+        from samkeras.backend import make_input
         from samkeras.data.batches import EpochBatches
 
         self.batches = EpochBatches(task.data(), BATCH, task.seed)
+        self.input = make_input(self.batches)
         self.model = self.build_model(task)
         self.model.compile(
             samkeras.SGD(LEARNING_RATE, momentum=MOMENTUM),
@@ -124,9 +126,7 @@ class SamKeras(Contender):
 
     def epoch(self, epoch):
         self.batches.start_epoch(epoch)
-        from samkeras.backend import make_input
-
-        self.model.fit(make_input(self.batches), shuffle=False, verbose=0)
+        self.model.fit(self.input, shuffle=False, verbose=0)
 
     def weights(self):
         return self.model.get_weights()

@@ -34,4 +34,6 @@ class PresentBinaryCrossentropy(keras.losses.Loss):
         super().__init__(name, reduction)
 
     def call(self, y_true, y_pred):
-        return ops.softplus(y_pred) - y_true * y_pred
+        # keras.losses.BinaryCrossentropy takes the mean over an example's labels before
+        # they are weighted.
+        return ops.binary_crossentropy(y_true, y_pred, from_logits=True)

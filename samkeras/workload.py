@@ -1,5 +1,6 @@
 """What a task is: its data, its model, its loss and what is reported of it."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,7 +50,8 @@ class Splits:
             samkeras.data.batches.Collate. None: all are of one size.
         files: names and texts of what a run needs to be understood and is saved with
             it, such as a vocabulary.
-        notes: what a user should know of the data, a line each.
+        notes: what a user should know of the data, a line each; complete once the
+            examples are read.
     """
 
     info: DataInfo
@@ -95,3 +97,8 @@ class Workload:
     monitor: str
     mode: Literal["max", "min"]
     score: Callable[..., dict[str, float]] | None = None
+
+
+def find_workload(name: str) -> Workload:
+    """The workload of the module workloads/<name>.py."""
+    return importlib.import_module(f"workloads.{name}").workload

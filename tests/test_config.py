@@ -109,6 +109,18 @@ def test_the_base_optimizer_is_run_once_for_all_rho():
     assert [(c.sam, c.rho) for c in runs] == [(True, 0.1), (True, 0.2), (False, 0.1)]
 
 
+def test_epochs_take_the_place_of_the_default_steps():
+    """A workload that trains by steps does not where epochs are asked for; runs that
+    differ in what then has no effect are one."""
+    by_steps, by_epochs = (
+        parse_one(*options, workload="ogbg_gcn") for options in ([], ["--epochs", "3"])
+    )
+    assert (by_steps.steps, by_steps.total_epochs) == (100_000, 100)
+    assert (by_epochs.steps, by_epochs.total_epochs) == (None, 3)
+    runs = parse_runs("ogbg_gcn", ["--epochs", "3", "--eval_every", "10,20"])
+    assert len(runs) == 1
+
+
 def test_a_flag_needs_no_value():
     """`--sam` alone, in the middle or at the end, is `--sam true`."""
     assert parse_one("--sam", "--rho", "0.1").sam
@@ -128,6 +140,8 @@ def test_a_flag_needs_no_value():
         (["--width_mult", "1,,2"], ["--width_mult", "number"]),
         (["--sam", "maybe"], ["--sam", "true or false", "maybe"]),
         (["--label_noise", "1.5"], ["--label_noise", "from 0 to 1", "1.5"]),
+        (["--epochs", "2", "--steps", "100"], ["--epochs", "--steps", "not both"]),
+        (["--steps", "1500"], ["--steps", "--eval_every 1000", "1500"]),
         (["--epochs", "1.5"], ["--epochs", "integer", "1.5"]),
         (["--train_examples", "0"], ["--train_examples", "integer", "0"]),
         (["--perturbation", "sma"], ["--perturbation", "did you mean sam"]),

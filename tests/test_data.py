@@ -9,6 +9,7 @@ from samkeras.data.augmentation import CropFlip
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.data.label_noise import add_label_noise
+from samkeras.data.sequences import SequenceCollate
 from samkeras.data.teacher_student import load_teacher_student
 from samkeras.errors import InputError
 from samkeras.seeds import derive_seed
@@ -101,6 +102,32 @@ def test_batches_that_devices_share_are_multiples_of_their_number():
     values, _, weights = (np.concatenate(arrays) for arrays in zip(*taken, strict=True))
     assert np.mean(values * weights) == pytest.approx(10)
     np.testing.assert_array_equal(values[weights > 0], x)
+
+
+def test_filled_up_batches_have_the_means_of_their_examples():
+    """Of 5 examples in batches of 4, the last batch's mean is its one example's in
+    training; in evaluation the mean over all places is the one over the examples."""
+    rows = np.array([[2, 2, 2], [3, 3, 0], [4, 0, 0], [5, 5, 5], [6, 0, 0]], "int32")
+    options = {"collate": SequenceCollate()}
+    train = EpochBatches((rows, rows[:, 0]), 4, seed=1, **options)
+    full, last = (train[i] for i in range(train.num_batches))
+    np.testing.assert_array_equal(full[2], np.ones(4))
+    np.testing.assert_array_equal(last[2], [4, 0, 0, 0])
+    assert {*full[1], last[1][0]} == {2, 3, 4, 5, 6}
+    evaluate = EpochBatches((rows, rows[:, 0]), 4, **options)
+    batches = [evaluate[i] for i in range(evaluate.num_batches)]
+    y, weights = (np.concatenate([b[i] for b in batches]) for i in (1, 2))
+    assert np.mean(y * weights) == pytest.approx(rows[:, 0].mean())
+
+
+def test_specs_say_what_batches_differ_in():
+    """Sides that depend on a batch's examples are None, others known."""
+    rows = np.array([[2, 2, 2], [3, 3, 0]], "int32")
+    padded = EpochBatches((rows, rows[:, 0]), 2, collate=SequenceCollate())
+    specs = [(s.shape, s.dtype) for s in padded.specs]
+    assert specs == [((None, None), "int32"), ((None,), "int32"), ((None,), "float32")]
+    plain = EpochBatches((np.zeros((4, 8, 1), "uint8"), np.arange(4)), 2)
+    assert [s.shape for s in plain.specs] == [(None, 8, 1), (None,)]
 
 
 def test_streams_of_a_seed_differ_by_name():

@@ -237,20 +237,19 @@ def make_input(batches):
 
     At the end of about every other epoch keras waits for the autotuner, which misses
     that it is cancelled and sleeps out its period: for up to as long as the epoch took.
+    Batches that differ in more than their number of examples say so by `specs`.
     """
 
     def generate():
         return (batches[index] for index in range(batches.num_batches))
 
     def specify(array):
-        sides = array.shape[1:]
-        if getattr(batches, "has_many_shapes", False):
-            sides = [None if side > 1 else side for side in sides]
-        return tf.TensorSpec([None, *sides], array.dtype)
+        return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
 
     options = tf.data.Options()
     options.autotune.enabled = False
-    signature = tf.nest.map_structure(specify, batches[0])
+    specs = batches.specs if hasattr(batches, "specs") else batches[0]
+    signature = tf.nest.map_structure(specify, specs)
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
     cardinality = tf.data.experimental.assert_cardinality(batches.num_batches)
     return dataset.apply(cardinality).prefetch(2).with_options(options)

@@ -46,7 +46,8 @@ class EpochBatches(keras.utils.PyDataset):
 
     With `collate`, batches are of examples of similar sizes: of each 8 batches of a
     random order, or of an eighth of an epoch if that is less, the examples are sorted
-    by size, and then the batches shuffled.
+    by size, and then the batches shuffled. The last batch is filled up like those of an
+    evaluation, for a shape more is compiled in seconds.
 
     Args:
         examples: x [example, ...] and y [example, ...]. Small integer types are
@@ -86,12 +87,16 @@ class EpochBatches(keras.utils.PyDataset):
         self._sizes = None if collate is None else collate.sizes(self._x)
         self._process, self._num_processes = process
         count = len(self._x)
-        whole = count // multiple_of * multiple_of
-        if seed is None and whole < count:
-            whole += multiple_of
-        self._count, self._weights = whole, None
-        if whole > count:
-            self._weights = np.where(np.arange(whole) < count, whole / count, 0.0)
+        self._count = count_in_pass(
+            count, seed is not None, multiple_of, batch_size if collate else None
+        )
+        self._weights = None
+        if self._count > count:
+            self._weights = np.ones(self._count)
+            # In training, the mean is over a batch: the last one's real examples.
+            first = 0 if seed is None else count // batch_size * batch_size
+            self._weights[first:] *= (self._count - first) / (count - first)
+            self._weights[count:] = 0
         self._per_pass = math.ceil(self._count / batch_size)
         self.num_batches_in_all = steps or self._per_pass
         """Batches of a whole epoch."""
@@ -107,14 +112,24 @@ class EpochBatches(keras.utils.PyDataset):
         return self.num_batches_in_all - self.first_batch
 
     @property
-    def has_many_shapes(self) -> bool:
-        """Whether batches differ in more than their number of examples."""
-        return self._collate is not None
+    def specs(self) -> tuple:
+        """A batch's arrays as keras.KerasTensors; sides in which batches differ are
+        None."""
+        batches = [self[0]]
+        if self._collate is not None:
+            # Padded to more than any of these sides.
+            size = max(max(a.shape[1:], default=0) for a in keras.tree.flatten(batches))
+            batches.append(self._collate.pad(self._x[:1], self._y[:1], size + 1))
+
+        def specify(*arrays: np.ndarray) -> keras.KerasTensor:
+            sides = zip(*(array.shape[1:] for array in arrays), strict=True)
+            fixed = [side if len({side, *more}) == 1 else None for side, *more in sides]
+            return keras.KerasTensor((None, *fixed), str(arrays[0].dtype))
+
+        return keras.tree.map_structure(specify, *batches)
 
     def __getitem__(self, index: int) -> tuple:
         batch = self._epoch * self.num_batches_in_all + self.first_batch + index
-        if self._seed is None:
-            batch = index
         number, place = divmod(batch, self._per_pass)
         order, draws = self._start_pass(number)
         start = place * self._batch_size
@@ -149,7 +164,7 @@ class EpochBatches(keras.utils.PyDataset):
             generator = np.random.default_rng([self._seed, number])
             order = generator.permutation(order)
             if self._sizes is not None:
-                order = self._sort_by_size(order[: self._count], generator)
+                order = self._sort_by_size(order, generator)
         elif self._sizes is not None:
             order = np.argsort(self._sizes, kind="stable")
         order = np.resize(order, self._count)
@@ -171,6 +186,32 @@ class EpochBatches(keras.utils.PyDataset):
         end = len(order) // self._batch_size * self._batch_size
         batches = order[:end].reshape(-1, self._batch_size)
         return np.concatenate([generator.permutation(batches).ravel(), order[end:]])
+
+
+def count_in_pass(
+    num_examples: int, training: bool, multiple_of: int, fill_to: int | None
+) -> int:
+    """The places of one pass over examples, some left out or some repeated.
+
+    Args:
+        num_examples: examples there are.
+        training: whether it is to train: examples too many are left out then.
+        multiple_of: what the number of places is a multiple of.
+        fill_to: a larger such number that is reached by repeating some, in training
+            too. None: none.
+    """
+    if fill_to is not None:
+        return math.ceil(num_examples / fill_to) * fill_to
+    count = num_examples if training else num_examples + multiple_of - 1
+    return count // multiple_of * multiple_of
+
+
+def bucket(size: int, buckets: tuple[int, ...]) -> int:
+    """The smallest of `buckets` that is no smaller; beyond, a multiple of the last."""
+    for candidate in buckets:
+        if size <= candidate:
+            return candidate
+    return math.ceil(size / buckets[-1]) * buckets[-1]
 
 
 class PaddedBatches(keras.utils.PyDataset):

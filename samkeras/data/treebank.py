@@ -13,7 +13,7 @@ from samkeras.data.sequences import (
     build_vocabulary,
     encode,
 )
-from samkeras.data.tfds_sets import prepared_builder
+from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError
 from samkeras.workload import DataInfo, Splits
 
@@ -169,6 +169,7 @@ def _read_sample() -> tuple[list[Sentence], list[Sentence]]:
 def _read_tfds(
     dataset: str, data_dir: str | None
 ) -> tuple[list[Sentence], list[Sentence]]:
+    check_data_dir(data_dir)
     builder = prepared_builder(dataset, data_dir, sample=SAMPLE)
     missing = {"tokens", "xpos"} - set(builder.info.features)
     if missing:

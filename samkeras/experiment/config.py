@@ -193,6 +193,8 @@ def result_fields(config: Config) -> dict:
         values.update(
             pruner="none", sparsity=None, match_width=None, allow_empty_layers=False
         )
+    # One of them says how long to train.
+    values.update({"epochs": 1} if config.steps else {"eval_every": 1000})
     return {k: v for k, v in values.items() if k not in EXECUTION_FIELDS}
 
 
@@ -272,12 +274,7 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
         # Equal runs, such as the base optimizer at several rho, are one run.
         runs.setdefault(json.dumps(result_fields(config)), config)
     _check_pruning(list(runs.values()))
-    for config in runs.values():
-        if config.steps and config.steps % config.steps_a_round:
-            raise InputError(
-                f"--steps must be a multiple of --eval_every {config.eval_every}. "
-                f"Received: {config.steps}"
-            )
+    _check_steps(given, list(runs.values()))
     if print_config:
         for config in runs.values():
             print(_to_yaml(config, leave_out=()))
@@ -312,6 +309,22 @@ def _check_pruning(configs: list[Config]) -> None:
                 raise InputError(
                     f"--{name} needs --pruner, one of snip, random, magnitude"
                 )
+
+
+def _check_steps(given: dict[str, str], configs: list[Config]) -> None:
+    """Checks the options of how long to train.
+
+    Raises:
+        InputError: they contradict each other.
+    """
+    for config in configs:
+        if config.steps and "epochs" in given:
+            raise InputError("give one of --epochs and --steps, not both")
+        if config.steps and config.steps % config.steps_a_round:
+            raise InputError(
+                f"--steps must be a multiple of --eval_every {config.eval_every}. "
+                f"Received: {config.steps}"
+            )
 
 
 def split_list(text: str) -> list[str]:

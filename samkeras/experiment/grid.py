@@ -16,7 +16,7 @@ from rich.table import Table
 
 from samkeras.backend import broadcast, find_process
 from samkeras.errors import InputError
-from samkeras.experiment import run
+from samkeras.experiment import data, run
 from samkeras.experiment.config import (
     Config,
     count_work,
@@ -26,7 +26,7 @@ from samkeras.experiment.config import (
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.run import Result
 from samkeras.experiment.tracking import DEFAULT_URI, Tracker
-from samkeras.workload import Splits
+from samkeras.workload import Splits, find_workload
 
 
 def run_grid(configs: list[Config]) -> int:
@@ -60,18 +60,24 @@ def _follow(configs: list[Config]) -> int:
 
 def _run_grid(configs: list[Config]) -> int:
     session = configs[0]
-    splits = [run.load_data(config) for config in configs]
+    splits = [data.load_data(config) for config in configs]
     if session.dry_run:
         print_dry_run(configs, splits)
         return 0
-    for config, data in zip(configs, splits, strict=True):
+    for config, loaded in zip(configs, splits, strict=True):
         if config.match_width is not None or config.alpha is not None:
-            run.measure_size(config, data.info)  # which says what cannot be built
-        run.batch_multiple(config)
+            run.measure_size(config, loaded.info)  # which says what cannot be built
+        data.batch_multiple(config)
+    workload = find_workload(session.workload)
+    if workload.score is not None and find_process()[1] > 1:
+        raise InputError(
+            f"workloads/{session.workload} trains in one process: its "
+            f"{workload.monitor} is of all predictions together. "
+            f"Received: {find_process()[1]} processes"
+        )
     _check_writable(Path(session.run_dir))
     # A data set that cannot be had is bad input, and known before anything is logged.
     splits = _read_once(configs, splits)
-    workload = run.find_workload(session.workload)
     tracker = Tracker(session.tracking_uri, session.experiment or session.workload)
     tracker.deliver_pending(Path(session.run_dir))
     tracker.save_view(session.workload, workload.monitor, workload.mode)
@@ -84,7 +90,7 @@ def _run_grid(configs: list[Config]) -> int:
     interrupted = False
     total = sum(work.values())
     with ProgressDisplay(len(remaining), total, session.verbose) as progress:
-        for note in dict.fromkeys(note for data in splits for note in data.notes):
+        for note in dict.fromkeys(note for loaded in splits for note in loaded.notes):
             progress.say(note)
         if finished:
             progress.say(f"{len(finished)} of {len(configs)} runs already finished")
@@ -122,15 +128,15 @@ def _run_grid(configs: list[Config]) -> int:
 def print_dry_run(configs: list[Config], splits: list[Splits]) -> None:
     """Says what would run: a grid in a line a run, one run in full."""
     devices = ", ".join(keras.distribution.list_devices())
-    for config, data in zip(configs, splits, strict=True):
-        info = data.info
+    for config, loaded in zip(configs, splits, strict=True):
+        info = loaded.info
         size = run.measure_size(config, info)
         shown = f"{size.num_params:,} trainable"
         if config.is_pruned:
             shown += f", non-zero: {size.num_nonzero:,}"
         steps = "unknown until the data set is on disk"
         if info.num_train is not None:
-            per_epoch = run.steps_per_epoch(config, info.num_train)
+            per_epoch = data.steps_per_epoch(config, loaded, info.num_train)
             steps = (
                 f"{per_epoch:,} an epoch, {per_epoch * config.total_epochs:,} in all"
             )
@@ -157,7 +163,7 @@ def print_table(results: list[Result]) -> None:
     """A row a run, and for runs with and without SAM the gain at each width."""
     if not results:
         return
-    workload = run.find_workload(results[0].config.workload)
+    workload = find_workload(results[0].config.workload)
     varied = _varied([result.config for result in results])
     columns = ["width_mult", "parameters", "sam", "rho"]
     if any(result.config.is_pruned for result in results):
@@ -269,7 +275,7 @@ def print_address(tracker: Tracker) -> None:
 
 
 def _count_work(config: Config, splits: Splits) -> float:
-    per_epoch = run.steps_per_epoch(config, run.count_examples(splits.train))
+    per_epoch = data.steps_per_epoch(config, splits, data.count_examples(splits.train))
     return count_work(config, config.total_epochs * per_epoch)
 
 
@@ -305,8 +311,8 @@ def _read_once(configs: list[Config], splits: list[Splits]) -> list[Splits]:
         "image_size",
     )
     keys = [tuple(getattr(config, name) for name in fields) for config in configs]
-    for key, data in zip(keys, splits, strict=True):
-        _ = shared.setdefault(key, data).train
+    for key, loaded in zip(keys, splits, strict=True):
+        _ = shared.setdefault(key, loaded).train
     return [shared[key] for key in keys]
 
 
@@ -317,7 +323,7 @@ def _find_finished(tracker: Tracker, configs: list[Config]) -> dict[int, Result]
         mark = fingerprint(config, keras.backend.backend())
         found = tracker.find_finished(mark)
         if found is not None:
-            monitor = run.find_workload(config.workload).monitor
+            monitor = find_workload(config.workload).monitor
             finished[i] = Result(
                 config,
                 num_params=int(found.data.params["num_params"]),

@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -152,14 +153,15 @@ class Recorder(keras.callbacks.Callback):
         if self._score is None:
             return logs
         predictions = self.model.predict(self._validation, verbose=0)
-        batches = self._validation_batches
-        _, labels, weights = zip(
-            *(batches[i] for i in range(batches.num_batches)), strict=True
-        )
-        scores = self._score(
-            np.concatenate(labels), np.concatenate(weights), predictions
-        )
+        scores = self._score(*self._validation_labels, predictions)
         return {**logs, **{f"val_{name}": score for name, score in scores.items()}}
+
+    @cached_property
+    def _validation_labels(self) -> list[np.ndarray]:
+        """The labels and weights of the whole validation set."""
+        batches = self._validation_batches
+        _, *parts = zip(*(batches[i] for i in range(batches.num_batches)), strict=True)
+        return [np.concatenate(arrays) for arrays in parts]
 
     def on_epoch_end(self, epoch, logs=None):
         logs = self._scored(logs)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import importlib.metadata
 import math
 import platform
@@ -18,11 +17,9 @@ import numpy as np
 import yaml
 
 import samkeras
-from samkeras.backend import all_devices, find_process
-from samkeras.data.batches import EpochBatches, PaddedBatches
-from samkeras.data.image_stream import ImageStream
-from samkeras.data.label_noise import add_label_noise
+from samkeras.backend import all_devices
 from samkeras.errors import InputError
+from samkeras.experiment import data
 from samkeras.experiment.checkpoint import Checkpoints, has_checkpoint
 from samkeras.experiment.config import (
     Config,
@@ -39,7 +36,7 @@ from samkeras.experiment.tracking import RunLogger, Tracker
 from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
-from samkeras.workload import DataInfo, Examples, Splits, Workload
+from samkeras.workload import DataInfo, Examples, Splits, find_workload
 
 PERTURBATIONS = {
     "sam": samkeras.SAM,
@@ -59,64 +56,6 @@ class Result:
     final: float | None = None
     seconds: float | None = None
     failure: str | None = None
-
-
-def find_workload(name: str) -> Workload:
-    """The workload of the module workloads/<name>.py."""
-    return importlib.import_module(f"workloads.{name}").workload
-
-
-def load_data(config: Config) -> Splits:
-    """The data of a run: the first examples that it asks for, a part of those to train
-    on held out where it asks for that."""
-    splits = find_workload(config.workload).load(config)
-    limits = (config.train_examples, config.validation_examples)
-    sizes = (splits.info.num_train, splits.info.num_validation)
-    for limit, size, name in zip(limits, sizes, ("train", "validation"), strict=True):
-        if limit and size and limit > size:
-            raise InputError(
-                f"--{name}_examples must be at most {size}, the examples of "
-                f"{splits.info.name}. Received: {limit}"
-            )
-    for name in ("label_noise", "alpha"):
-        if getattr(config, name) and splits.info.num_classes is None:
-            raise InputError(
-                f"--{name} needs classes, and {splits.info.name} is a regression"
-            )
-    if config.augment and len(splits.info.input_shape) != 3:
-        raise InputError(f"--augment needs images, and {splits.info.name} has none")
-    num_train, num_validation = (
-        limit or size for limit, size in zip(limits, sizes, strict=True)
-    )
-    if config.holdout and num_train:
-        num_held_out = round(config.holdout * num_train)
-        if not 0 < num_held_out < num_train:
-            raise InputError(
-                f"--holdout must leave examples to train and to validate on. "
-                f"Received: {config.holdout:g} of {num_train} examples"
-            )
-        num_train -= num_held_out
-        num_validation = min(limits[1] or num_held_out, num_held_out)
-    info = dataclasses.replace(
-        splits.info, num_train=num_train, num_validation=num_validation
-    )
-
-    def read():
-        if isinstance(splits.train, ImageStream):
-            train, validation = splits.train.first(limits[0]), splits.validation
-            if config.holdout:
-                validation, train = train.hold_out(round(config.holdout * len(train)))
-            return train, validation.first(limits[1])
-        (x, y), (x_val, y_val) = splits.train, splits.validation
-        x, y = x[: limits[0]], y[: limits[0]]
-        if config.holdout:
-            # One choice for all seeds and widths, as a validation split of its own.
-            order = np.random.default_rng(0).permutation(len(x))
-            held_out, rest = np.split(order, [round(config.holdout * len(x))])
-            x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
-        return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
-
-    return dataclasses.replace(splits, info=info, read=read)
 
 
 def build_model(config: Config, info: DataInfo) -> keras.Model:
@@ -176,78 +115,6 @@ def count_params(weights: list[keras.Variable]) -> int:
     return sum(math.prod(weight.shape) for weight in weights)
 
 
-def make_batches(
-    config: Config,
-    splits: Splits,
-    examples: Examples | ImageStream,
-    stream: str | None = None,
-    process: tuple[int, int] | None = None,
-) -> keras.utils.PyDataset:
-    """Batches of examples of a run: to train on, in the order of one of the run's
-    random streams, or to validate on. A process, (its number, of how many), gets its
-    part of them; None: this one."""
-    seed = None if stream is None else derive_seed(config.seed, stream)
-    augment = config.augment and stream == "order"
-    multiple = batch_multiple(config)
-    number, num_processes = process or find_process()
-    if not isinstance(examples, ImageStream):
-        return EpochBatches(
-            examples,
-            config.batch_size,
-            seed,
-            transform=splits.transform,
-            collate=splits.collate,
-            augment=augment,
-            steps=None if seed is None else config.steps_a_round,
-            multiple_of=multiple,
-            process=(number, num_processes),
-        )
-    if seed is not None:
-        examples = examples.first(len(examples) // multiple * multiple)
-    batch_size = config.batch_size // num_processes
-    batches = examples.part(number, num_processes).batches(
-        batch_size, config.image_size, seed, augment
-    )
-    if len(examples) % multiple == 0:
-        return batches
-    count = math.ceil(len(examples) / multiple) * multiple
-    weight = count / len(examples)
-    return PaddedBatches(batches, batch_size, count // num_processes, weight)
-
-
-def count_examples(examples: Examples | ImageStream) -> int:
-    return len(examples if isinstance(examples, ImageStream) else examples[0])
-
-
-def batch_multiple(config: Config) -> int:
-    """What the size of every batch of a run is a multiple of on this machine.
-
-    Raises:
-        InputError: the batches that are asked for are not.
-    """
-    num_devices = len(keras.distribution.list_devices())
-    if num_devices == 1:
-        return 1
-    multiple, reason = num_devices, f"the {num_devices} devices"
-    if config.m_sharpness and keras.backend.backend() == "tensorflow":
-        # There a group of examples is on one device.
-        multiple = num_devices * config.m_sharpness
-        reason += f" times --m_sharpness {config.m_sharpness}"
-    if config.batch_size % multiple:
-        raise InputError(
-            f"--batch_size must be a multiple of {multiple}, {reason}. "
-            f"Received: {config.batch_size}"
-        )
-    return multiple
-
-
-def steps_per_epoch(config: Config, num_train: int) -> int:
-    if config.steps:
-        return config.steps_a_round
-    multiple = batch_multiple(config)
-    return math.ceil(num_train // multiple * multiple / config.batch_size)
-
-
 def run_name(config: Config) -> str:
     rule = "" if config.perturbation == "sam" else f"_{config.perturbation}"
     trained = f"sam{rule}{config.rho:g}" if config.sam else config.optimizer
@@ -284,8 +151,11 @@ def train(
         if parent is None:
             _mention_other_config(config, name, folder, progress)
         _record_setup(logger, config, size, model, splits, folder)
-        examples = _noisy_examples(config, splits, logger, folder)
-        batches = make_batches(config, splits, examples, "order")
+        examples = splits.train
+        if config.label_noise:
+            examples, *record = data.add_noise(config, splits)
+            _record_noise(logger, folder, *record)
+        batches = data.make_batches(config, splits, examples, "order")
         _compile(config, model, batches.num_batches)
         if config.is_pruned:
             _prune(config, model, size.sparsity, splits, examples)
@@ -299,7 +169,7 @@ def train(
                 stop=stop,
             )
             recorder.fit(
-                model, batches, make_batches(config, splits, splits.validation)
+                model, batches, data.make_batches(config, splits, splits.validation)
             )
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
@@ -358,36 +228,6 @@ def _explain(error: Exception, config: Config) -> str:
     return text[:500]
 
 
-def _noisy_examples(
-    config: Config, splits: Splits, logger: RunLogger, folder: Path
-) -> Examples | ImageStream:
-    """The training examples with the run's label noise, which is recorded."""
-    examples = splits.train
-    if not config.label_noise:
-        return examples
-    options = (
-        config.label_noise,
-        splits.info.num_classes,
-        derive_seed(config.seed, "label_noise"),
-    )
-    if isinstance(examples, ImageStream):
-        noisy_examples, indices, shifts = examples.with_label_noise(*options)
-        num_labels = len(examples)
-        record = {"indices": indices, "shifts": shifts}
-    else:
-        x, y = examples
-        noisy, indices = add_label_noise(y, *options)
-        noisy_examples = (x, noisy)
-        num_labels = np.count_nonzero(y >= 0)
-        where = tuple(indices.T)
-        record = {"indices": indices, "true": y[where], "noisy": noisy[where]}
-    path = folder / "label_noise.npz"
-    np.savez_compressed(path, **record)
-    logger.log_file(path)
-    logger.log_params({"label_noise_realized": len(indices) / num_labels})
-    return noisy_examples
-
-
 def _compile(config: Config, model: keras.Model, num_batches: int) -> None:
     """Compiles a run's model for epochs of `num_batches` steps."""
     workload = find_workload(config.workload)
@@ -422,7 +262,7 @@ def _prune(
 ) -> None:
     """Prunes a run's model; snip scores one training batch, as the authors do."""
     # Every process scores the whole batch, so that all prune the same weights.
-    batch = make_batches(config, splits, examples, "pruning", process=(0, 1))[0]
+    batch = data.make_batches(config, splits, examples, "pruning", process=(0, 1))[0]
     samkeras.prune_at_init(
         model,
         config.pruner,
@@ -437,15 +277,16 @@ def _choose_jit_compile(model: keras.Model) -> bool | str:
     """Whether to compile the steps with XLA, or to leave the choice to keras.
 
     Keras leaves XLA off for TensorFlow on CPU. There it makes dense networks faster
-    (benchmarks/step_time.py: a quarter for LeNet-300-100), convolutions slower and
-    recurrent networks ten times as slow; on GPU, cuDNN's do without it.
+    (benchmarks/step_time.py: a quarter for LeNet-300-100) and convolutions slower. On
+    sentences and graphs it gains nothing, compiles half a minute for each shape of
+    their batches, and makes recurrent networks ten times as slow.
     """
-    slower = (
-        *(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D),
-        *(keras.layers.RNN, keras.layers.Bidirectional),
+    has_many_shapes = any(None in tensor.shape[1:] for tensor in model.inputs)
+    has_convolution = any(
+        isinstance(layer, keras.layers.Conv2D) and layer.kernel_size != layer.strides
+        for layer in model.layers
     )
-    is_slower = any(isinstance(layer, slower) for layer in model.layers)
-    return "auto" if is_slower else True
+    return "auto" if has_many_shapes or has_convolution else True
 
 
 def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
@@ -491,6 +332,15 @@ def _record_setup(
         (folder / name).write_text(text)
     for name in ("config.yaml", "model_summary.txt", *splits.files):
         logger.log_file(folder / name)
+
+
+def _record_noise(
+    logger: RunLogger, folder: Path, record: dict[str, np.ndarray], share: float
+) -> None:
+    path = folder / "label_noise.npz"
+    np.savez_compressed(path, **record)
+    logger.log_file(path)
+    logger.log_params({"label_noise_realized": share})
 
 
 def _record_best(

@@ -1,0 +1,168 @@
+"""A run's data: what it reads of a data set, with which labels and in which batches."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from samkeras.backend import find_process
+from samkeras.data.batches import EpochBatches, PaddedBatches, count_in_pass
+from samkeras.data.image_stream import ImageStream
+from samkeras.data.label_noise import add_label_noise
+from samkeras.errors import InputError
+from samkeras.experiment.config import Config
+from samkeras.seeds import derive_seed
+from samkeras.workload import Examples, Splits, find_workload
+
+
+def load_data(config: Config) -> Splits:
+    """The data of a run: the first examples that it asks for, a part of those to train
+    on held out where it asks for that."""
+    splits = find_workload(config.workload).load(config)
+    limits = (config.train_examples, config.validation_examples)
+    sizes = (splits.info.num_train, splits.info.num_validation)
+    for limit, size, name in zip(limits, sizes, ("train", "validation"), strict=True):
+        if limit and size and limit > size:
+            raise InputError(
+                f"--{name}_examples must be at most {size}, the examples of "
+                f"{splits.info.name}. Received: {limit}"
+            )
+    for name in ("label_noise", "alpha"):
+        if getattr(config, name) and splits.info.num_classes is None:
+            raise InputError(
+                f"--{name} needs classes, and {splits.info.name} is a regression"
+            )
+    if config.augment and len(splits.info.input_shape) != 3:
+        raise InputError(f"--augment needs images, and {splits.info.name} has none")
+    num_train, num_validation = (
+        limit or size for limit, size in zip(limits, sizes, strict=True)
+    )
+    if config.holdout and num_train:
+        num_held_out = round(config.holdout * num_train)
+        if not 0 < num_held_out < num_train:
+            raise InputError(
+                f"--holdout must leave examples to train and to validate on. "
+                f"Received: {config.holdout:g} of {num_train} examples"
+            )
+        num_train -= num_held_out
+        num_validation = min(limits[1] or num_held_out, num_held_out)
+    info = dataclasses.replace(
+        splits.info, num_train=num_train, num_validation=num_validation
+    )
+
+    def read():
+        if isinstance(splits.train, ImageStream):
+            train, validation = splits.train.first(limits[0]), splits.validation
+            if config.holdout:
+                validation, train = train.hold_out(round(config.holdout * len(train)))
+            return train, validation.first(limits[1])
+        (x, y), (x_val, y_val) = splits.train, splits.validation
+        x, y = x[: limits[0]], y[: limits[0]]
+        if config.holdout:
+            # One choice for all seeds and widths, as a validation split of its own.
+            order = np.random.default_rng(0).permutation(len(x))
+            held_out, rest = np.split(order, [round(config.holdout * len(x))])
+            x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
+        return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
+
+    return dataclasses.replace(splits, info=info, read=read)
+
+
+def add_noise(
+    config: Config, splits: Splits
+) -> tuple[Examples | ImageStream, dict[str, np.ndarray], float]:
+    """The training examples with the run's label noise; arrays that say which labels
+    are replaced, and by what; and their share of all labels."""
+    examples = splits.train
+    options = (
+        config.label_noise,
+        splits.info.num_classes,
+        derive_seed(config.seed, "label_noise"),
+    )
+    if isinstance(examples, ImageStream):
+        noisy_examples, indices, shifts = examples.with_label_noise(*options)
+        num_labels = len(examples)
+        record = {"indices": indices, "shifts": shifts}
+    else:
+        x, y = examples
+        noisy, indices = add_label_noise(y, *options)
+        noisy_examples = (x, noisy)
+        num_labels = np.count_nonzero(y >= 0)
+        where = tuple(indices.T)
+        record = {"indices": indices, "true": y[where], "noisy": noisy[where]}
+    return noisy_examples, record, len(indices) / num_labels
+
+
+def make_batches(
+    config: Config,
+    splits: Splits,
+    examples: Examples | ImageStream,
+    stream: str | None = None,
+    process: tuple[int, int] | None = None,
+) -> keras.utils.PyDataset:
+    """Batches of examples of a run: to train on, in the order of one of the run's
+    random streams, or to validate on. A process, (its number, of how many), gets its
+    part of them; None: this one."""
+    seed = None if stream is None else derive_seed(config.seed, stream)
+    augment = config.augment and stream == "order"
+    multiple = batch_multiple(config)
+    number, num_processes = process or find_process()
+    if not isinstance(examples, ImageStream):
+        return EpochBatches(
+            examples,
+            config.batch_size,
+            seed,
+            transform=splits.transform,
+            collate=splits.collate,
+            augment=augment,
+            steps=None if seed is None else config.steps_a_round,
+            multiple_of=multiple,
+            process=(number, num_processes),
+        )
+    if seed is not None:
+        examples = examples.first(len(examples) // multiple * multiple)
+    batch_size = config.batch_size // num_processes
+    batches = examples.part(number, num_processes).batches(
+        batch_size, config.image_size, seed, augment
+    )
+    if len(examples) % multiple == 0:
+        return batches
+    count = math.ceil(len(examples) / multiple) * multiple
+    weight = count / len(examples)
+    return PaddedBatches(batches, batch_size, count // num_processes, weight)
+
+
+def count_examples(examples: Examples | ImageStream) -> int:
+    return len(examples if isinstance(examples, ImageStream) else examples[0])
+
+
+def batch_multiple(config: Config) -> int:
+    """What the size of every batch of a run is a multiple of on this machine.
+
+    Raises:
+        InputError: the batches that are asked for are not.
+    """
+    num_devices = len(keras.distribution.list_devices())
+    if num_devices == 1:
+        return 1
+    multiple, reason = num_devices, f"the {num_devices} devices"
+    if config.m_sharpness and keras.backend.backend() == "tensorflow":
+        # There a group of examples is on one device.
+        multiple = num_devices * config.m_sharpness
+        reason += f" times --m_sharpness {config.m_sharpness}"
+    if config.batch_size % multiple:
+        raise InputError(
+            f"--batch_size must be a multiple of {multiple}, {reason}. "
+            f"Received: {config.batch_size}"
+        )
+    return multiple
+
+
+def steps_per_epoch(config: Config, splits: Splits, num_train: int) -> int:
+    """Steps from one validation to the next, with `num_train` examples to train on."""
+    if config.steps:
+        return config.steps_a_round
+    fill_to = config.batch_size if splits.collate else None
+    count = count_in_pass(num_train, True, batch_multiple(config), fill_to)
+    return math.ceil(count / config.batch_size)
