@@ -156,9 +156,10 @@ def _read_sample() -> tuple[list[Sentence], list[Sentence]]:
         lines = path.read_text(encoding="utf-8").splitlines()
         rows = [line.split() for line in lines]
         for _, verse in groupby(rows, key=lambda row: row[0]):
-            # Columns: verse, part of speech, parsing code, text, word, two more forms.
+            # Columns: verse, part of speech, parsing code, the same in short, text with
+            # its punctuation, word, two more forms.
             words, tags = zip(
-                *((row[4], f"{row[1]} {row[2]}") for row in verse), strict=True
+                *((row[5], f"{row[1]} {row[2]}") for row in verse), strict=True
             )
             verses.append((list(words), list(tags)))
     validation = verses[9::10]
