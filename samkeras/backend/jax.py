@@ -234,6 +234,7 @@ class Trainer(keras.Model):
         def train_function(state, iterator):
             return compiled([v.value for v in inputs], state, iterator)
 
+        train_function.count_programs = compiled.count_programs
         self.train_function = train_function
 
     def make_test_function(self, force=False):
@@ -251,7 +252,19 @@ class Trainer(keras.Model):
             weights, non_trainable, _, metrics = self._get_state_sharding_spec()
             shardings = (weights, non_trainable, metrics)
         compiled = _compile_steps(step, self.steps_per_execution, shardings)
-        self.test_function = lambda state, iterator: compiled([], state, iterator)
+
+        def test_function(state, iterator):
+            return compiled([], state, iterator)
+
+        test_function.count_programs = compiled.count_programs
+        self.test_function = test_function
+
+    def count_programs(self):
+        """The programs compiled to train and to evaluate: one for each shape of a
+        batch. 0 where steps are not compiled."""
+        functions = (self.train_function, self.test_function)
+        counters = [getattr(f, "count_programs", None) for f in functions]
+        return sum(count() for count in counters if count)
 
 
 @contextlib.contextmanager
@@ -355,6 +368,7 @@ def _compile_steps(step: Step, steps: int, state_shardings: Any) -> Callable:
             logs, state = one_step(values, state, batch)
         return logs, state
 
+    run.count_programs = lambda: one_step._cache_size() + all_steps._cache_size()
     return run
 
 

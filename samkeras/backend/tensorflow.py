@@ -12,7 +12,23 @@ from samkeras.step import shift_seeds
 class Trainer(keras.Model):
     """Keras' TensorFlow trainer with the SAM step."""
 
+    _num_traces = 0
+
+    def count_programs(self):
+        """The programs made to train and to evaluate: without XLA one for all shapes
+        of a batch."""
+        return round(self._num_traces)
+
+    def test_step(self, data):
+        self._note_trace()
+        return super().test_step(data)
+
+    def _note_trace(self):
+        if not tf.executing_eagerly():
+            self._num_traces += 1 / num_replicas()  # each of which traces the step
+
     def train_step(self, data):
+        self._note_trace()
         is_plain = self.perturbation is None and self._l2 is None and self.masks is None
         if is_plain and num_replicas() == 1:
             return super().train_step(data)

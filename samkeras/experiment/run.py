@@ -350,6 +350,7 @@ def _record_best(
         f"best_{recorder.monitor}": recorder.best,
         "best_epoch": recorder.best_epoch,
         f"final_{recorder.monitor}": recorder.final,
+        "compiled_programs": model.count_programs(),
     }
     logger.log_metrics(metrics, step=0)  # one value each, which MLflow draws as bars
     model.set_weights(recorder.best_weights)

@@ -1,0 +1,103 @@
+"""Whole runs of sentences and graphs: the command line, ablations, resume, MLflow."""
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+import run as command
+from samkeras.experiment import recorder
+
+SENTENCES = (("the dog runs", "a b c"), ("dogs run", "b c"), ("run", "c"))
+LONG = ("one after the other they all run to the house", "d a a b b b c a a b")
+
+
+@pytest.fixture
+def treebank(tmp_path):
+    """A folder of .conllu files: 60 and 20 sentences of 1 to 10 words."""
+    for split, count in (("train", 15), ("dev", 5)):
+        lines = []
+        for words, tags in [*SENTENCES, LONG] * count:
+            pairs = zip(words.split(), tags.split(), strict=True)
+            for number, (word, tag) in enumerate(pairs, 1):
+                columns = [str(number), word, "_", "_", tag, *["_"] * 5]
+                lines.append("\t".join(columns))
+            lines.append("")
+        (tmp_path / f"xx-{split}.conllu").write_text("\n".join(lines))
+    return tmp_path
+
+
+def options_of(workload: str, treebank) -> list[str]:
+    """A run of some seconds, with ablations."""
+    common = ["--width_mult", "0.05", "--depth", "1", "--sam", "--label_noise", "0.1"]
+    pruned = ["--pruner", "snip", "--sparsity", "0.5"]
+    data = {
+        "ud_pos_transformer": ["--dataset", str(treebank), "--steps", "8"],
+        "sst2_lstm": ["--dataset", "crowdflower", "--epochs", "2"],
+        "ogbg_gcn": ["--dataset", "solubility", "--epochs", "2"],
+    }
+    sizes = ["--batch_size", "16", "--train_examples", "56"]
+    sizes += ["--validation_examples", "18"]
+    if workload == "ud_pos_transformer":
+        sizes += ["--eval_every", "4", "--warmup_steps", "4"]
+    return [*data[workload], *sizes, *common, *pruned]
+
+
+@pytest.fixture
+def train(store, tmp_path, monkeypatch, request):
+    """A function: (name, target, options, stop) -> (exit code, the runs so far).
+
+    Runs of one name share their folders and experiment. With `stop`, one is requested
+    within the second epoch.
+    """
+    begin = recorder.Recorder.on_train_batch_begin
+
+    def call(name: str, target: str, options: list[str], stop: bool = False):
+        def begin_or_stop(self, batch, logs=None):
+            if stop and (self._epoch, batch) == (1, 1):
+                self._stop.requested = True
+            begin(self, batch, logs)
+
+        monkeypatch.setattr(recorder.Recorder, "on_train_batch_begin", begin_or_stop)
+        experiment = f"{request.node.name}_{name}"
+        places = ["--tracking_uri", store, "--run_dir", str(tmp_path / name)]
+        code = command.main([target, *options, *places, "--experiment", experiment])
+        client = MlflowClient(store)
+        found = client.get_experiment_by_name(experiment).experiment_id
+        return code, client.search_runs([found])
+
+    return call
+
+
+# How many shapes batches have at most, each to train and to evaluate.
+@pytest.mark.parametrize(
+    ("workload", "num_shapes"),
+    [("ud_pos_transformer", 2), ("sst2_lstm", 3), ("ogbg_gcn", 5)],
+)
+def test_runs_are_recorded(train, treebank, workload, num_shapes):
+    """SAM with pruning and noisy labels, in few programs, however many batches."""
+    code, (run,) = train("run", f"workloads/{workload}", options_of(workload, treebank))
+    assert code == 0
+    params, metrics = run.data.params, run.data.metrics
+    assert float(params["label_noise_realized"]) == pytest.approx(0.1, abs=0.02)
+    assert int(params["num_nonzero_params"]) < int(params["num_params"])
+    assert 0 < metrics["compiled_programs"] <= 2 * num_shapes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["ud_pos_transformer", "sst2_lstm", "ogbg_gcn"])
+def test_interrupted_runs_end_as_others_do(train, store, treebank, workload):
+    """A run that is stopped within an epoch goes on to the same curves, to the bit."""
+    options, target = options_of(workload, treebank), f"workloads/{workload}"
+    code, (whole,) = train("whole", target, options)
+    assert code == 0
+    code, (stopped,) = train("parts", target, options, stop=True)
+    assert (code, stopped.info.status) == (130, "KILLED")
+    code, (resumed,) = train("parts", target, options)
+    assert (code, resumed.info.run_id) == (0, stopped.info.run_id)
+    for name in whole.data.metrics:
+        if name in ("compiled_programs", "examples_per_second"):
+            continue
+        expected, actual = (
+            MlflowClient(store).get_metric_history(run.info.run_id, name)
+            for run in (whole, resumed)
+        )
+        assert [m.value for m in actual] == [m.value for m in expected]
