@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 
 from tests.on_devices import CASES
 from tests.servers import free_port
@@ -136,6 +137,36 @@ def test_one_of_two_processes_records_the_run(tmp_path, store):
     assert len(list((tmp_path / "shared").glob("*/config.yaml"))) == 1
     again, _ = finish(*start_two(*shared, num_devices=2))
     assert "1 of 1 runs already finished" in again
+
+
+@needs_jax
+@pytest.mark.slow
+def test_two_processes_share_streamed_images(tmp_path, store):
+    """ImageNet, read from disk by each process for its part: the losses of an epoch of
+    one batch of all images are those of one process, and none is validated on twice."""
+    imagenet = pytest.importorskip("tests.test_imagenet")
+    imagenet.prepare(tmp_path, imagenet.train_images())
+    options = "--dataset imagenet2012 --train_examples 32 --batch_size 32 --epochs 2"
+    options += " --width_mult 0.0625 --depth 1 --image_size 32 --warmup_steps 1 --sam"
+    command = ["run.py", "workloads/imagenet_resnet50", *options.split()]
+    command += ["--data_dir", str(tmp_path), "--tracking_uri", store]
+
+    def losses(name: str, run) -> list[float]:
+        places = ["--experiment", name, "--run_dir", str(tmp_path / name)]
+        finish(*run(*command, *places))
+        client = MlflowClient(store)
+        experiment = client.get_experiment_by_name(name).experiment_id
+        (found,) = client.search_runs([experiment])
+        return [
+            metric.value
+            for name in ("loss", "val_loss")
+            for metric in client.get_metric_history(found.info.run_id, name)
+        ]
+
+    alone = losses("alone", lambda *c: [start(*c, num_devices=1)])
+    shared = losses("shared", lambda *c: start_two(*c, num_devices=2))
+    assert len(alone) == 4
+    np.testing.assert_allclose(shared, alone, rtol=1e-4)
 
 
 def test_batches_that_devices_cannot_share_are_refused():
