@@ -1,4 +1,4 @@
-"""Trains a small ResNet on this machine's devices and saves the weights.
+"""Trains small models on this machine's devices and saves the weights.
 
     NUM_DEVICES=8 python -m tests.on_devices FILE.npz [CASE ...]
 
@@ -13,27 +13,36 @@ import keras
 import numpy as np
 
 import samkeras
-from samkeras.backend import all_devices, find_process
+from samkeras.backend import all_devices, find_process, make_input
 from samkeras.data.batches import EpochBatches
+from samkeras.data.graphs import Graph, GraphCollate, as_array
+from samkeras.data.sequences import SequenceCollate
+from samkeras.losses import PresentBinaryCrossentropy, TokenCrossentropy
+from samkeras.models.gcn import build_gcn
 from samkeras.models.normalization import BatchNorm
+from samkeras.models.tagger import build_tagger
 
 NUM_DEVICES = int(os.environ.get("NUM_DEVICES", "8"))
 NUM_STEPS, BATCH = 10, 32
-# Options of compile and fit by case. Dropout's draws are the same on any number of
+# Options of compile by case. Dropout's draws are the same on any number of
 # devices of JAX, and on TensorFlow within groups of m examples.
 CASES = {
     "whole": {},
     "groups": {"m_sharpness": 4},
     # On TensorFlow a group is on one device, and SGD alone has a path of its own.
     **(
-        {"uneven_groups": {"m_sharpness": 5}}
+        {
+            "uneven_groups": {"m_sharpness": 5},
+            "graphs": {"loss": PresentBinaryCrossentropy()},
+        }
         if keras.backend.backend() == "jax"
         else {"sgd": {"perturbation": None}}
     ),
+    "words": {"loss": TokenCrossentropy()},
 }
 
 
-def build_model(dropout: float) -> samkeras.SAMModel:
+def build_image_model(dropout: float) -> samkeras.SAMModel:
     """Convolutions with BatchNorm, a shortcut and dropout: uint8[8, 8, 3] to 4 logits.
 
     Weights come from NumPy, since the backends draw different ones.
@@ -46,44 +55,79 @@ def build_model(dropout: float) -> samkeras.SAMModel:
     x = keras.layers.add([x, keras.layers.ReLU()(BatchNorm()(y))])
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dropout(dropout, seed=5)(x)
-    model = samkeras.SAMModel(inputs, keras.layers.Dense(4)(x))
-    rng = np.random.default_rng(0)
-    for weight in model.trainable_variables:
-        value = 0.3 * rng.standard_normal(weight.shape)
-        weight.assign(value + (weight.name == "gamma"))
-    return model
+    return samkeras.SAMModel(inputs, keras.layers.Dense(4)(x))
+
+
+def prepare(case: str, with_dropout: bool) -> tuple:
+    """The model of a case, its examples and how they are padded."""
+    rng = np.random.default_rng(1)
+    count = NUM_STEPS * BATCH
+    if case == "words":
+        lengths = rng.integers(1, 20, (count, 1))
+        x = np.where(np.arange(20) < lengths, rng.integers(2, 9, (count, 20)), 0)
+        y = np.where(x > 0, rng.integers(0, 4, x.shape), -1).astype("int32")
+        model = build_tagger(9, 4, 0.03, depth=1, dropout=0.0)
+        return model, (x.astype("int32"), y), SequenceCollate(has_token_labels=True)
+    if case == "graphs":
+        graphs = [
+            Graph(
+                rng.integers(0, 3, (size, 5)).astype("uint8"),
+                rng.integers(0, size, (2, 2 * size)).astype("int32"),
+            )
+            for size in rng.integers(2, 20, count)
+        ]
+        y = rng.choice([0, 1, np.nan], (count, 4)).astype("float32")
+        model = build_gcn(5, 4, 0.03, depth=1)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+        return model, (as_array(graphs), y), GraphCollate()
+    x = rng.integers(0, 256, (count, 8, 8, 3)).astype("uint8")
+    model = build_image_model(0.3 if with_dropout else 0.0)
+    return model, (x, rng.integers(0, 4, count)), None
 
 
 def train(case: str) -> dict[str, np.ndarray]:
     """Ten steps of a case on all devices: its final weights and logs, also those of an
     evaluation of examples that the devices cannot share equally."""
-    options = {"perturbation": samkeras.SAM(0.1), **CASES[case]}
-    rng = np.random.default_rng(1)
-    x = rng.integers(0, 256, (NUM_STEPS * BATCH, 8, 8, 3)).astype("uint8")
-    y = rng.integers(0, 4, len(x))
+    options = {
+        "perturbation": samkeras.SAM(0.1),
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **CASES[case],
+    }
     is_jax = keras.backend.backend() == "jax"
     with_dropout = is_jax or "m_sharpness" in options
-    model = build_model(0.3 if with_dropout else 0.0)
+    model, (x, y), collate = prepare(case, with_dropout)
+    # Weights come from NumPy, since the backends draw different ones.
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        value = 0.3 * rng.standard_normal(weight.shape)
+        weight.assign(value + (weight.name == "gamma"))
     model.compile(
         optimizer=samkeras.SGD(0.1, momentum=0.9),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        weighted_metrics=["accuracy"],
+        weighted_metrics=[] if case == "graphs" else ["accuracy"],
         l2=0.01,
         # keras 3.15 itself fails with several under tf.distribute.
         steps_per_execution=2 if is_jax else 1,
         **options,
     )
     num_devices = len(keras.distribution.list_devices())
-    shared = {"multiple_of": num_devices, "process": find_process()}
-    history = model.fit(
-        EpochBatches((x, y), BATCH, 3, **shared), shuffle=False, verbose=0
-    ).history
-    odd = EpochBatches((x[:77], y[:77]), BATCH, **shared)
+    shared = {
+        "multiple_of": num_devices,
+        "process": find_process(),
+        "collate": collate,
+    }
+    batches = EpochBatches((x, y), BATCH, 3, **shared)
+    model.fit(make_input(batches), shuffle=False, verbose=0)
+    # Those of fit's history are, on TensorFlow, means over the devices.
+    logs = {**model.get_metrics_result(), **model.get_gradient_metrics_result()}
+    logs = {name: np.array(value) for name, value in logs.items()}
+    odd = make_input(EpochBatches((x[:77], y[:77]), BATCH, **shared))
     scores = model.evaluate(odd, verbose=0, return_dict=True)
     weights = [np.ravel(np.asarray(w)) for w in model.get_weights()]
     return {
         "weights": np.concatenate(weights).astype("float64"),
-        **{name: np.array(values) for name, values in history.items()},
+        **logs,
         **{f"val_{name}": np.array(value) for name, value in scores.items()},
     }
 

@@ -21,7 +21,31 @@ class Trainer(keras.Model):
 
     def test_step(self, data):
         self._note_trace()
-        return super().test_step(data)
+        if num_replicas() == 1:
+            return super().test_step(data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=False) if self._call_has_training_arg else self(x)
+        loss = self._compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
+        )
+        self._track_loss(loss * num_replicas(), self._share(data), data)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _track_loss(self, loss, share, data):
+        """Adds a replica's loss to the mean of all batches."""
+        weight = tf.cast(_count_examples(data), tf.float32)
+        if share is not None:
+            weight *= share * num_replicas()  # their parts are of one size
+            loss = tf.where(share > 0, loss, 0.0)
+        self._loss_tracker.update_state(loss, sample_weight=weight)
+
+    def _share(self, data):
+        """This replica's share of the batch's loss; None where it has it all."""
+        sample_weight = keras.utils.unpack_x_y_sample_weight(data)[2]
+        is_weighted = getattr(self.loss, "reduction", "") == "mean_with_sample_weight"
+        if is_weighted and sample_weight is not None:
+            return _share_of(tf.reduce_sum(tf.cast(sample_weight, tf.float32)))
+        return _share_of(_count_examples(data))
 
     def _note_trace(self):
         if not tf.executing_eagerly():
@@ -42,16 +66,17 @@ class Trainer(keras.Model):
         loss_scale = self.optimizer.scale_loss(tf.ones(()))
 
         if self.m_sharpness is None:
-            passes = self._passes(weights, state, data, step, _share(data))
+            share = self._share(data)
+            passes = self._passes(weights, state, data, step, share)
         else:
+            share = _share_of(_count_examples(data))
             passes = self._grouped_passes(weights, state, data, step)
         loss, y_pred, new_state, gradients, sam_gradients = passes
         for variable, value in zip(
             self.non_trainable_variables, new_state, strict=True
         ):
             variable.assign(value)
-        num_examples = tf.shape(tf.nest.flatten(x)[0])[0]
-        self._loss_tracker.update_state(loss, sample_weight=num_examples)
+        self._track_loss(loss, share, data)
 
         is_due = None
         if self.perturbation is not None:
@@ -159,7 +184,7 @@ class Trainer(keras.Model):
         ]
         y_pred = tf.nest.pack_sequence_as(outputs, y_pred)
         loss, new_state, *gradients = sums
-        share = _share(data)
+        share = _share_of(num_examples)
         new_state = _map_floats(
             lambda value: _sum_over_replicas([value], share)[0], new_state
         )
@@ -300,11 +325,11 @@ def _count_examples(data):
     return tf.shape(tf.nest.flatten(data)[0])[0]
 
 
-def _share(data):
-    """This replica's share of the batch; None where it has it all."""
+def _share_of(count):
+    """This replica's part of the sum of a number over all; None where it is alone."""
     if num_replicas() == 1:
         return None
-    count = tf.cast(_count_examples(data), tf.float32)
+    count = tf.cast(count, tf.float32)
     context = tf.distribute.get_replica_context()
     return count / context.all_reduce(tf.distribute.ReduceOp.SUM, count)
 
