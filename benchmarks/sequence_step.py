@@ -1,0 +1,454 @@
+"""Seconds per step on batches of several sizes: samkeras against hand-written JAX.
+
+    KERAS_BACKEND=jax python benchmarks/sequence_step.py
+    KERAS_BACKEND=tensorflow python benchmarks/sequence_step.py --workload ogbg_gcn
+    python benchmarks/sequence_step.py --width_mult 0.5 --steps 32 --json times.json
+
+The tasks are ud_pos_transformer, sst2_lstm and ogbg_gcn on their sample data, with the
+optimizers of their configs and with SAM, rho 0.05. The contenders:
+
+    jax           a jitted step, written by hand, in a Python loop
+    samkeras      samkeras.SAMModel.fit on the current keras backend, built and compiled
+                  as run.py does
+
+Both take the same batches of samkeras.data and report loss and accuracy. They are first
+checked to be the same computation: without dropout, from the same start, the weights
+after 3 steps of SAM differ by at most 1e-3 of how far training moved them, and so do
+the metrics. Adam divides by sqrt(v) + epsilon: with an epsilon near 0 the first steps
+are the signs of the gradients, rounding errors included, so it is 1e-3 in the check,
+and the learning rate 0.01, else float32 rounds away much of the embedding's decay.
+Then steps are timed in turns, so that other work on the machine slows both. Seconds are
+medians over the rounds, and ratios medians of each round's ratio. Programs are those
+that samkeras' train step was compiled to; one for each shape of a batch is the least.
+The start of a fit counts, some 0.3 s with TensorFlow: --steps spreads it out.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import random
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from contenders import Contender
+from rich.console import Console
+from rich.table import Table
+from step_time import installed, machine, measure, ratio
+
+TOLERANCE = 1e-3
+CHECKED_STEPS = 3
+# Of run.py: the sample, and a rate that is constant for a transformer too.
+OPTIONS = {
+    "ud_pos_transformer": "--dataset=morphgnt --lr_schedule=step --warmup_steps=0 "
+    "--learning_rate=5e-4",
+    "sst2_lstm": "--dataset=crowdflower",
+    "ogbg_gcn": "--dataset=solubility",
+}
+CHECK_OPTIONS = "--epsilon=1e-3 --learning_rate=0.01"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained."""
+
+    workload: str
+    sam: bool
+    width_mult: float
+    steps: int
+    is_check: bool = False  # without dropout, and with CHECK_OPTIONS
+
+    @functools.cached_property
+    def config(self):
+        from samkeras.experiment.config import parse_runs
+
+        options = f"{OPTIONS[self.workload]} --width_mult={self.width_mult} "
+        options += f"--sam={self.sam} ".lower() + CHECK_OPTIONS * self.is_check
+        # The last value of each option counts.
+        values = dict(option.split("=") for option in options.split())
+        pairs = [f"{name}={value}" for name, value in values.items()]
+        return parse_runs(self.workload, pairs)[0]
+
+    def batches(self):
+        from samkeras.data.batches import EpochBatches
+
+        splits = load(self.workload)
+        size = self.config.batch_size
+        # Without the smaller batch at the end of an epoch.
+        x, y = (array[: len(array) // size * size] for array in splits.train)
+        return EpochBatches((x, y), size, 0, collate=splits.collate, steps=self.steps)
+
+    def model(self):
+        """The uncompiled model, of the same weights each time."""
+        from samkeras.workload import find_workload
+
+        random.seed(0)  # of which keras draws the seeds of initializers
+        workload, info = find_workload(self.workload), load(self.workload).info
+        model = workload.build(self.config, info)
+        for layer in model._flatten_layers():
+            if self.is_check and hasattr(layer, "rate"):
+                layer.rate = 0.0
+        return model
+
+
+@functools.cache
+def load(workload: str):
+    """Its sample data."""
+    from samkeras.workload import find_workload
+
+    return find_workload(workload).load(Task(workload, False, 1.0, 1).config)
+
+
+def by_path(variables) -> dict[str, np.ndarray]:
+    """Weights by path, without the numbers that keras gives layers without a name."""
+    return {re.sub(r"_\d+(?=/)", "", v.path): np.asarray(v.value) for v in variables}
+
+
+class SamKeras(Contender):
+    def __init__(self, task: Task):
+        from samkeras.experiment.run import _compile
+
+        self.model, self.batches = task.model(), task.batches()
+        _compile(task.config, self.model, task.steps)
+        self.start = by_path(self.model.trainable_variables)
+        self.epoch(0)
+
+    def epoch(self, epoch):
+        from samkeras.backend import make_input
+
+        history = self.model.fit(make_input(self.batches), shuffle=False, verbose=0)
+        self.logs = {name: values[-1] for name, values in history.history.items()}
+
+    def weights(self):
+        return by_path(self.model.trainable_variables)
+
+
+class Jax(Contender):
+    def __init__(self, task: Task):
+        model, self.batches = task.model(), task.batches()
+        self.start = by_path(model.trainable_variables)
+        self.step, self.state = build_step(task, self.start)
+        self.zeros = jax.tree.map(np.zeros_like, self.state["sums"])
+        self.epoch(0)
+
+    def epoch(self, epoch):
+        state = {**self.state, "sums": self.zeros}
+        for index in range(self.batches.num_batches):
+            state = self.step(state, self.batches[index])
+        self.state = state
+        sums = jax.device_get(state["sums"])
+        self.logs = {name: above / below for name, (above, below) in sums.items()}
+
+    def weights(self):
+        return {k: np.asarray(v) for k, v in self.state["weights"].items()}
+
+
+def build_step(task: Task, start: dict[str, np.ndarray]):
+    """(state, batch) -> state, compiled, and the state to begin with."""
+    config, (forward, loss) = task.config, MODELS[task.workload]
+    epsilon = config.epsilon
+
+    def loss_of(weights, key, batch):
+        x, y, sample_weight = batch
+        keys = iter(jax.random.split(key, 32))
+
+        def dropout(x, rate):
+            if task.is_check:
+                return x
+            kept = jax.random.bernoulli(next(keys), 1 - rate, x.shape)
+            return jnp.where(kept, x / (1 - rate), 0.0)
+
+        logits = forward(weights, x, dropout)
+        value, sums = loss(logits, y, sample_weight)
+        return value, {"loss": (value * len(y), jnp.float32(len(y))), **sums}
+
+    def descend(weights, gradients, slots, count):
+        rate, decay = config.learning_rate, config.weight_decay
+        if config.optimizer == "sgd":
+            velocity = {
+                k: config.momentum * v + gradients[k] + decay * weights[k]
+                for k, v in slots[0].items()
+            }
+            return {k: w - rate * velocity[k] for k, w in weights.items()}, [velocity]
+        (means, squares), b1, b2 = slots, config.beta_1, config.beta_2
+        means = {k: b1 * means[k] + (1 - b1) * g for k, g in gradients.items()}
+        squares = {k: b2 * squares[k] + (1 - b2) * g * g for k, g in gradients.items()}
+        count += 1.0
+        scale = rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+
+        def move(w, mean, square):
+            return w - rate * decay * w - scale * mean / (jnp.sqrt(square) + epsilon)
+
+        return jax.tree.map(move, weights, means, squares), [means, squares]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step_by_hand(state, batch):
+        weights, count = state["weights"], state["count"]
+        key = jax.random.fold_in(state["key"], count)
+        gradients, sums = jax.grad(loss_of, has_aux=True)(weights, key, batch)
+        if task.sam:
+            norm = jnp.sqrt(sum(jnp.sum(g * g) for g in gradients.values()))
+            scale = config.rho / (norm + 1e-12)
+            perturbed = jax.tree.map(lambda w, g: w + scale * g, weights, gradients)
+            gradients, _ = jax.grad(loss_of, has_aux=True)(perturbed, key, batch)
+        weights, slots = descend(weights, gradients, state["slots"], count)
+        return {
+            "weights": weights,
+            "slots": slots,
+            "count": count + 1,
+            "key": state["key"],
+            "sums": jax.tree.map(jnp.add, state["sums"], sums),
+        }
+
+    weights = jax.tree.map(jnp.array, start)
+    num_slots = 1 if config.optimizer == "sgd" else 2
+    metrics = ["loss"] + ["accuracy"] * (task.workload != "ogbg_gcn")
+    state = {
+        "weights": weights,
+        "slots": [jax.tree.map(jnp.zeros_like, weights) for _ in range(num_slots)],
+        "count": jnp.int32(0),
+        "key": jax.random.key(0),
+        "sums": {name: (jnp.zeros(()), jnp.zeros(())) for name in metrics},
+    }
+    return step_by_hand, state
+
+
+def normalize(weights, name, x):
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    x = (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+    return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+
+
+def dense(weights, name, x):
+    return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
+
+
+def tag_words(weights, words, dropout):
+    """Logits of words, int[sentence, word]: those of models.tagger."""
+    is_word = (words != 0)[:, None, None, :]
+    x = weights["words_embedding/embeddings"][words]
+    length, hidden = x.shape[1:]
+    rates = 1e-4 ** (2 * (np.arange(hidden) // 2) / hidden)
+    angles = np.arange(length)[:, None] * rates
+    is_cosine = np.arange(hidden) % 2
+    x += np.where(is_cosine, np.cos(angles), np.sin(angles)).astype("float32")
+    x = dropout(x, 0.3)
+    for number in range(1, 7):
+        name = f"block{number}"
+        y = normalize(weights, f"{name}_norm1", x)
+        kernel = {
+            part: weights[f"{name}_attention/{part}/kernel"]
+            for part in ("query", "key", "value", "attention_output")
+        }
+        query, key, value = (
+            jnp.einsum("bth,hnd->btnd", y, kernel[part])
+            for part in ("query", "key", "value")
+        )
+        scores = jnp.einsum("bqnd,bknd->bnqk", query / query.shape[-1] ** 0.5, key)
+        attention = jax.nn.softmax(jnp.where(is_word, scores, -1e9))
+        y = jnp.einsum("bnqk,bknd->bqnd", dropout(attention, 0.3), value)
+        y = jnp.einsum("btnd,ndh->bth", y, kernel["attention_output"])
+        x += dropout(y, 0.3)
+        y = normalize(weights, f"{name}_norm2", x)
+        y = dropout(jax.nn.elu(dense(weights, f"{name}_mlp_in", y)), 0.3)
+        x += dropout(dense(weights, f"{name}_mlp_out", y), 0.3)
+    return dense(weights, "outputs", normalize(weights, "norm", x))
+
+
+def classify_sentences(weights, words, dropout):
+    """Logits of sentences, int[sentence, word]: those of models.lstm."""
+    words = words.at[:, 0].set(jnp.where(words[:, 0] == 0, 1, words[:, 0]))
+    is_word = words != 0
+    # A word that its dropout sets to 0 becomes unknown.
+    kept = dropout(jnp.ones(words.shape), 0.1) > 0
+    words = jnp.where(is_word & ~kept, 1, words)
+    x = dropout(weights["embedding/embeddings"][words], 0.5)
+
+    def lstm(direction, x, is_word):
+        """Of time-major inputs; padding leaves the state as it is."""
+        path = f"lstm1/{direction}_lstm/lstm_cell"
+        recurrent = weights[f"{path}/recurrent_kernel"]
+
+        def advance(state, inputs):
+            h, c = state
+            x, is_word = inputs
+            z = dense(weights, path, x) + h @ recurrent
+            i, f, g, o = jnp.split(z, 4, -1)
+            new_c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            new_h = jax.nn.sigmoid(o) * jnp.tanh(new_c)
+            h, c = jnp.where(is_word, new_h, h), jnp.where(is_word, new_c, c)
+            return (h, c), h
+
+        zeros = jnp.zeros((x.shape[1], len(recurrent)))
+        inputs = (x, is_word[..., None])
+        is_backward = direction == "backward"
+        _, h = jax.lax.scan(advance, (zeros, zeros), inputs, reverse=is_backward)
+        return h
+
+    x, first = x.swapaxes(0, 1), is_word.T
+    x = jnp.concatenate([lstm(d, x, first) for d in ("forward", "backward")], -1)
+    x = dropout(x.swapaxes(0, 1), 0.5)
+    energies = jnp.tanh(x @ weights["attention/keys_kernel"])
+    scores = (energies @ weights["attention/energy_kernel"])[..., 0]
+    attention = jax.nn.softmax(jnp.where(is_word, scores, -1e9))
+    x = dropout(jnp.einsum("bt,bth->bh", attention, x), 0.5)
+    x = dropout(jnp.tanh(dense(weights, "hidden", x)), 0.5)
+    return (x @ weights["outputs/kernel"])[:, 0]
+
+
+def classify_graphs(weights, graphs, dropout):
+    """Logits of graphs: those of models.gcn."""
+    x = dense(weights, "embedding", graphs["nodes"])
+    for number in range(1, 6):
+        y = x
+        for part in (1, 2):
+            y = jax.nn.relu(dense(weights, f"block{number}_mlp{part}", y))
+            y = dropout(y, 0.1)
+        x = normalize(weights, f"block{number}_norm", x + graphs["adjacency"] @ y)
+    counts = graphs["num_nodes"][:, None]
+    is_node = jnp.arange(x.shape[1]) < counts
+    x = jnp.sum(x * is_node[..., None], 1) / jnp.maximum(counts, 1)
+    return dense(weights, "outputs", x)
+
+
+def token_loss(logits, y, sample_weight):
+    """Loss, and other metrics as sums, above and below."""
+    log_p = jax.nn.log_softmax(logits)
+    losses = -jnp.take_along_axis(log_p, jnp.maximum(y, 0)[..., None], -1)[..., 0]
+    total = sample_weight.sum()
+    hits = (logits.argmax(-1) == y) * sample_weight
+    value = jnp.sum(losses * sample_weight) / total
+    return value, {"accuracy": (hits.sum(), total)}
+
+
+def sentence_loss(logits, y, sample_weight):
+    losses = jax.nn.softplus(logits) - y * logits
+    hits = ((logits > 0) == y) * sample_weight
+    accuracy = (hits.sum(), sample_weight.sum())
+    return jnp.mean(losses * sample_weight), {"accuracy": accuracy}
+
+
+def graph_loss(logits, y, sample_weight):
+    losses = jax.nn.softplus(logits) - y * logits
+    return jnp.sum(losses * sample_weight) / sample_weight.sum(), {}
+
+
+MODELS = {
+    "ud_pos_transformer": (tag_words, token_loss),
+    "sst2_lstm": (classify_sentences, sentence_loss),
+    "ogbg_gcn": (classify_graphs, graph_loss),
+}
+CONTENDERS = {"jax": Jax, "samkeras": SamKeras}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--workload", default=",".join(OPTIONS), help="which ones, with commas")
+    add("--width_mult", type=float, default=0.25, help="multiplier of the widths")
+    add("--steps", type=int, default=16, help="steps of each contender in a round")
+    add("--rounds", type=int, default=7, help="timed rounds")
+    add("--json", type=Path, help="a file for the results")
+    return parser.parse_args()
+
+
+def compare(workload: str, width_mult: float) -> dict[str, float]:
+    """How far samkeras is from hand-written JAX after steps of SAM: the weights,
+    ||difference|| / ||how far JAX moved||, and the metrics, the largest difference."""
+    task = Task(workload, True, width_mult, CHECKED_STEPS, is_check=True)
+    jax_, samkeras_ = Jax(task), SamKeras(task)
+    expected, found = jax_.weights(), samkeras_.weights()
+
+    def norm(some: dict, others: dict) -> float:
+        squares = [np.sum(np.square(w - others[k])) for k, w in some.items()]
+        return float(np.sqrt(sum(squares)))
+
+    return {
+        "weights": norm(found, expected) / norm(expected, jax_.start),
+        "metrics": max(abs(samkeras_.logs[k] - float(v)) for k, v in jax_.logs.items()),
+    }
+
+
+def time_workload(workload: str, args: argparse.Namespace) -> list[dict]:
+    """One row per method."""
+    rows = []
+    for method in ("base", "SAM"):
+        task = Task(workload, method == "SAM", args.width_mult, args.steps)
+        made = {}
+
+        def start(name: str, task: Task, made: dict = made) -> Contender:
+            made[name] = CONTENDERS[name](task)
+            return made[name]
+
+        seconds = measure(list(CONTENDERS), start, {method: task}, args.rounds)
+        by_hand, ours = seconds["jax", method], seconds["samkeras", method]
+        rows.append(
+            {
+                "workload": workload,
+                "method": task.config.optimizer + "+SAM" * task.sam,
+                "jax": statistics.median(by_hand) / args.steps,
+                "samkeras": statistics.median(ours) / args.steps,
+                "ratio": ratio(ours, by_hand),
+                "shapes": count_shapes(task.batches()),
+                "programs": made["samkeras"].model.count_programs(),
+                "rounds": {"jax": by_hand, "samkeras": ours},
+            }
+        )
+    return rows
+
+
+def count_shapes(batches) -> int:
+    labelled = [batches[index] for index in range(batches.num_batches)]
+    inputs = [x["nodes"] if isinstance(x, dict) else x for x, *_ in labelled]
+    return len({x.shape for x in inputs})
+
+
+def print_table(rows: list[dict], title: str) -> None:
+    headings = ["", "", "jax s", "samkeras s", "ratio", "shapes", "programs"]
+    table = Table(*headings, title=title)
+    for row in rows:
+        workload, method, *numbers, shapes, programs, _ = row.values()
+        numbers = [f"{number:.3g}" for number in numbers]
+        table.add_row(workload, method, *numbers, str(shapes), str(programs))
+    Console().print(table)
+
+
+def main() -> None:
+    args = parse_arguments()
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    report = {
+        "machine": machine(),
+        "packages": installed(sys.executable),
+        "backend": os.environ["KERAS_BACKEND"],
+        "settings": {**vars(args), "json": None},
+        "deviations": {},
+        "results": [],
+    }
+    for workload in args.workload.split(","):
+        found = compare(workload, args.width_mult)
+        report["deviations"][workload] = found
+        shown = ", ".join(f"{name} {value:.2g}" for name, value in found.items())
+        print(f"{workload} differs from hand-written JAX: {shown}", flush=True)
+        if not max(found.values()) <= TOLERANCE:
+            sys.exit(f"Not the same computation: {workload}")
+    for workload in args.workload.split(","):
+        report["results"] += time_workload(workload, args)
+    print_table(
+        report["results"], f"width x{args.width_mult:g}, {report['backend']}, a step"
+    )
+    print(*(f"{k} {v}" for k, v in report["machine"].items()), sep=", ")
+    print(*(f"{k} {v}" for k, v in report["packages"].items()), sep=", ")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
