@@ -100,7 +100,8 @@ def test_eight_devices_train_as_one_does(numbers, case):
 
 def test_the_cases_differ(numbers):
     """SGD, SAM and SAM with groups end in different places: none is ignored."""
-    ends = [numbers[1][f"{case}/weights"] for case in CASES]
+    same_model = [case for case in CASES if case not in ("words", "graphs")]
+    ends = [numbers[1][f"{case}/weights"] for case in same_model]
     for i, end in enumerate(ends):
         for other in ends[:i]:
             assert np.abs(end - other).max() > 1e-3
