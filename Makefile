@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests in one process: they share what takes long.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow test-faults lint format ui clean
 
@@ -8,8 +10,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python run.py workloads/synthetic_mlp --width_mult 1,10 --sam true,false
 
 test: $(VENV)/.installed-dev
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not faults"
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not faults"
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not faults"
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow

@@ -12,8 +12,6 @@ import pytest
 
 from tests.trajectory import NUM_STEPS, train_norm_model
 
-# In one process, because they share what takes long.
-pytestmark = pytest.mark.xdist_group("backends")
 BACKENDS = ("jax", "tensorflow")
 CASES = ("tokens_sam", "tokens_plain", "norm")
 

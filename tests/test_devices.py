@@ -16,8 +16,6 @@ from tests.servers import free_port
 
 ROOT = Path(__file__).parents[1]
 NUM_DEVICES = 8
-# In one process, because they share what takes long.
-pytestmark = pytest.mark.xdist_group("devices")
 needs_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="several processes run on JAX"
 )
