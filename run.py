@@ -5,7 +5,8 @@ import sys
 from types import ModuleType
 
 from samkeras.errors import InputError
-from samkeras.experiment.config import describe_targets, parse_runs, resolve_target
+from samkeras.experiment.command_line import parse_runs
+from samkeras.experiment.targets import describe_targets, resolve_target
 from samkeras.quiet import silence_native_stderr
 
 BACKENDS = ("jax", "tensorflow")

@@ -66,7 +66,7 @@ class Task:
 
     @functools.cached_property
     def config(self):
-        from samkeras.experiment.config import parse_runs
+        from samkeras.experiment.command_line import parse_runs
 
         options = f"{OPTIONS[self.workload]} --width_mult={self.width_mult} "
         options += f"--sam={self.sam} ".lower() + CHECK_OPTIONS * self.is_check
@@ -86,7 +86,7 @@ class Task:
 
     def model(self):
         """The uncompiled model, of the same weights each time."""
-        from samkeras.workload import find_workload
+        from samkeras.experiment.targets import find_workload
 
         random.seed(0)  # of which keras draws the seeds of initializers
         workload, info = find_workload(self.workload), load(self.workload).info
@@ -100,7 +100,7 @@ class Task:
 @functools.cache
 def load(workload: str):
     """Its sample data."""
-    from samkeras.workload import find_workload
+    from samkeras.experiment.targets import find_workload
 
     return find_workload(workload).load(Task(workload, False, 1.0, 1).config)
 
@@ -112,10 +112,10 @@ def by_path(variables) -> dict[str, np.ndarray]:
 
 class SamKeras(Contender):
     def __init__(self, task: Task):
-        from samkeras.experiment.run import _compile
+        from samkeras.experiment.run import compile_model
 
         self.model, self.batches = task.model(), task.batches()
-        _compile(task.config, self.model, task.steps)
+        compile_model(task.config, self.model, task.steps)
         self.start = by_path(self.model.trainable_variables)
         self.epoch(0)
 

@@ -1,6 +1,5 @@
 """What a task is: its data, its model, its loss and what is reported of it."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -97,8 +96,3 @@ class Workload:
     monitor: str
     mode: Literal["max", "min"]
     score: Callable[..., dict[str, float]] | None = None
-
-
-def find_workload(name: str) -> Workload:
-    """The workload of the module workloads/<name>.py."""
-    return importlib.import_module(f"workloads.{name}").workload

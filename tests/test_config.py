@@ -7,16 +7,10 @@ import pytest
 import yaml
 
 from samkeras.errors import InputError
-from samkeras.experiment.config import (
-    ROOT,
-    Config,
-    describe_targets,
-    fingerprint,
-    parse_runs,
-    resolve_target,
-    save_config,
-)
+from samkeras.experiment.command_line import parse_runs
+from samkeras.experiment.config import Config, fingerprint, save_config
 from samkeras.experiment.schedule import learning_rate_at
+from samkeras.experiment.targets import ROOT, describe_targets, resolve_target
 
 WORKLOADS = [target.removeprefix("workloads/") for target in describe_targets()]
 

@@ -144,8 +144,9 @@ def test_one_of_two_processes_records_the_run(tmp_path, store):
 def test_two_processes_share_streamed_images(tmp_path, store):
     """ImageNet, read from disk by each process for its part: the losses of an epoch of
     one batch of all images are those of one process, and none is validated on twice."""
-    imagenet = pytest.importorskip("tests.test_imagenet")
-    imagenet.prepare(tmp_path, imagenet.train_images())
+    from tests.test_imagenet import prepare, train_images  # which imports TensorFlow
+
+    prepare(tmp_path, train_images())
     options = "--dataset imagenet2012 --train_examples 32 --batch_size 32 --epochs 2"
     options += " --width_mult 0.0625 --depth 1 --image_size 32 --warmup_steps 1 --sam"
     command = ["run.py", "workloads/imagenet_resnet50", *options.split()]

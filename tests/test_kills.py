@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from samkeras.experiment.config import ROOT
+from samkeras.experiment.targets import ROOT
 
 pytestmark = pytest.mark.faults
 

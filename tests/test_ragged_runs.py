@@ -4,7 +4,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import run as command
-from samkeras.experiment import recorder
+from samkeras.experiment import data, grid, recorder
+from samkeras.experiment.command_line import parse_runs
 
 SENTENCES = (("the dog runs", "a b c"), ("dogs run", "b c"), ("run", "c"))
 LONG = ("one after the other they all run to the house", "d a a b b b c a a b")
@@ -65,6 +66,16 @@ def train(store, tmp_path, monkeypatch, request):
         return code, client.search_runs([found])
 
     return call
+
+
+def test_runs_of_other_lengths_have_data_of_their_own(treebank):
+    """A grid reads a set once for the runs that share it, not for those that cut its
+    sentences elsewhere."""
+    options = ["--dataset", str(treebank), "--max_length", "4,8", "--seed", "0,1"]
+    configs = parse_runs("ud_pos_transformer", options)
+    splits = grid._read_once(configs, [data.load_data(config) for config in configs])
+    assert [s.train[0].shape[1] for s in splits] == [4, 4, 8, 8]
+    assert splits[0] is splits[1]
 
 
 # How many shapes batches have at most, each to train and to evaluate.

@@ -15,9 +15,10 @@ import run as command
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.experiment import data, recorder, run
-from samkeras.experiment.config import ROOT, parse_runs
+from samkeras.experiment.command_line import parse_runs
 from samkeras.experiment.grid import compute_gains
 from samkeras.experiment.run import Result
+from samkeras.experiment.targets import ROOT
 
 SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "2"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from samkeras.experiment.config import ROOT
 from samkeras.experiment.journal import find_journals
+from samkeras.experiment.targets import ROOT
 from samkeras.experiment.tracking import Tracker
 from tests.servers import MlflowServer, Postgres, Proxy, find_postgres, wait_until
 

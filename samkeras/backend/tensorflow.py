@@ -21,8 +21,6 @@ class Trainer(keras.Model):
 
     def test_step(self, data):
         self._note_trace()
-        if num_replicas() == 1:
-            return super().test_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=False) if self._call_has_training_arg else self(x)
         loss = self._compute_loss(

@@ -12,8 +12,9 @@ from samkeras.data.image_stream import ImageStream
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
 from samkeras.experiment.config import Config
+from samkeras.experiment.targets import find_workload
 from samkeras.seeds import derive_seed
-from samkeras.workload import Examples, Splits, find_workload
+from samkeras.workload import Examples, Splits
 
 
 def load_data(config: Config) -> Splits:

@@ -25,8 +25,9 @@ from samkeras.experiment.config import (
 )
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.run import Result
+from samkeras.experiment.targets import find_workload
 from samkeras.experiment.tracking import DEFAULT_URI, Tracker
-from samkeras.workload import Splits, find_workload
+from samkeras.workload import Splits
 
 
 def run_grid(configs: list[Config]) -> int:
@@ -307,6 +308,7 @@ def _read_once(configs: list[Config], splits: list[Splits]) -> list[Splits]:
         "data_dir",
         "train_examples",
         "validation_examples",
+        "max_length",
         "holdout",
         "image_size",
     )

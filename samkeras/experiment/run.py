@@ -32,11 +32,12 @@ from samkeras.experiment.interrupt import StopRequest
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.recorder import Recorder
 from samkeras.experiment.schedule import build_schedule
+from samkeras.experiment.targets import find_workload
 from samkeras.experiment.tracking import RunLogger, Tracker
 from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
-from samkeras.workload import DataInfo, Examples, Splits, find_workload
+from samkeras.workload import DataInfo, Examples, Splits
 
 PERTURBATIONS = {
     "sam": samkeras.SAM,
@@ -156,7 +157,7 @@ def train(
             examples, *record = data.add_noise(config, splits)
             _record_noise(logger, folder, *record)
         batches = data.make_batches(config, splits, examples, "order")
-        _compile(config, model, batches.num_batches)
+        compile_model(config, model, batches.num_batches)
         if config.is_pruned:
             _prune(config, model, size.sparsity, splits, examples)
         with StopRequest() as stop:
@@ -228,7 +229,7 @@ def _explain(error: Exception, config: Config) -> str:
     return text[:500]
 
 
-def _compile(config: Config, model: keras.Model, num_batches: int) -> None:
+def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
     """Compiles a run's model for epochs of `num_batches` steps."""
     workload = find_workload(config.workload)
     is_mirrored = (

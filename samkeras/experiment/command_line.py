@@ -1,0 +1,313 @@
+"""The runs that a command line asks for, checked."""
+
+import argparse
+import ast
+import dataclasses
+import itertools
+import json
+import re
+import typing
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveInt,
+)
+
+from samkeras.errors import InputError, nearest
+from samkeras.experiment import config as config_module
+from samkeras.experiment.config import (
+    EXECUTION_FIELDS,
+    Config,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    result_fields,
+    to_yaml,
+)
+from samkeras.experiment.targets import ROOT, describe_targets
+
+# How messages name the values that a type allows, and help their place.
+ALLOWED = {
+    PositiveFloat: ("a number > 0", "X"),
+    NonNegativeFloat: ("a number >= 0", "X"),
+    PositiveInt: ("an integer >= 1", "N"),
+    NonNegativeInt: ("an integer >= 0", "N"),
+    ClosedUnitInterval: ("a number from 0 to 1", "X"),
+    OpenUnitInterval: ("a number between 0 and 1", "X"),
+    Fraction: ("a number >= 0 and < 1", "X"),
+    bool: ("true or false", "[true|false]"),
+    str: ("text", "TEXT"),
+}
+
+
+_HINTS = typing.get_type_hints(Config)
+_OPTIONS = tuple(f.name for f in dataclasses.fields(Config) if f.name != "workload")
+_DIRECTIVES = ("config", "print_config", "help")
+
+
+def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
+    """The runs that a command line asks for: the product of its comma-separated lists.
+
+    Defaults come from configs/<workload>.yaml, then `--config FILE`, then options.
+    `--help` and `--print_config` print and exit.
+
+    Raises:
+        InputError: an option or value is wrong.
+    """
+    parser = _build_parser(workload)
+    given = dict(_pair_options(arguments))
+    if "help" in given:
+        parser.print_help()
+        raise SystemExit(0)
+    if "config" in given:
+        _check_file(given["config"], workload)
+    print_config = given.pop("print_config", None) is not None
+    if "epochs" in given:
+        # Else the steps of the workload's defaults would count.
+        given.setdefault("steps", "null")
+    choices = {
+        name: [value] if name in (*EXECUTION_FIELDS, "config") else split_list(value)
+        for name, value in given.items()
+    }
+    runs = {}
+    for values in itertools.product(*choices.values()):
+        options = dict(zip(choices, values, strict=True))
+        config = _parse_one(parser, _default_file(workload), options)
+        # Equal runs, such as the base optimizer at several rho, are one run.
+        runs.setdefault(json.dumps(result_fields(config)), config)
+    _check_pruning(list(runs.values()))
+    _check_steps(given, list(runs.values()))
+    if print_config:
+        for config in runs.values():
+            print(to_yaml(config, leave_out=()))
+        raise SystemExit(0)
+    return list(runs.values())
+
+
+def _check_pruning(configs: list[Config]) -> None:
+    """Checks the options of pruning against each other.
+
+    Raises:
+        InputError: they contradict each other.
+    """
+    for config in configs:
+        amounts = (config.sparsity, config.match_width)
+        if config.pruner == "none":
+            continue
+        if amounts == (None, None):
+            raise InputError(
+                f"--pruner {config.pruner} needs --sparsity S or --match_width W"
+            )
+        if None not in amounts:
+            raise InputError("give one of --sparsity and --match_width, not both")
+        if config.match_width and config.match_width > config.width_mult:
+            raise InputError(
+                f"--match_width must be at most --width_mult {config.width_mult:g}. "
+                f"Received: {config.match_width:g}"
+            )
+    if all(config.pruner == "none" for config in configs):
+        for name in ("sparsity", "match_width"):
+            if any(getattr(config, name) is not None for config in configs):
+                raise InputError(
+                    f"--{name} needs --pruner, one of snip, random, magnitude"
+                )
+
+
+def _check_steps(given: dict[str, str], configs: list[Config]) -> None:
+    """Checks the options of how long to train.
+
+    Raises:
+        InputError: they contradict each other.
+    """
+    for config in configs:
+        if config.steps and "epochs" in given:
+            raise InputError("give one of --epochs and --steps, not both")
+        if config.steps and config.steps % config.steps_a_round:
+            raise InputError(
+                f"--steps must be a multiple of --eval_every {config.eval_every}. "
+                f"Received: {config.steps}"
+            )
+
+
+def split_list(text: str) -> list[str]:
+    """Splits at commas outside brackets: "1,2" is two values, "[1,2]" is one."""
+    values = re.split(r",(?![^\[]*\])", text)
+    return [value.strip() for value in values]
+
+
+def allowed_values(name: str) -> tuple[str, str]:
+    """What an option takes: in words, and in short for its place in the help."""
+    hint = _HINTS[name]
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        choices = [str(argument) for argument in arguments]
+        return f"one of {', '.join(choices)}", f"{{{'|'.join(choices)}}}"
+    if typing.get_origin(hint) is tuple:
+        return f"a list like [0.5,0.75], each {ALLOWED[arguments[0]][0]}", "[X,X]"
+    return ALLOWED[arguments[0] if arguments else hint]
+
+
+def _build_parser(workload: str) -> ArgumentParser:
+    defaults = {**_defaults(), **_check_file(_default_file(workload), workload)}
+    parser = ArgumentParser(
+        prog=f"run.py workloads/{workload}",
+        usage=f"python run.py workloads/{workload} [--option value[,value...]] ...",
+        description=describe_targets()[f"workloads/{workload}"],
+        epilog="Any option takes a comma-separated list: the runs are the product.",
+        exit_on_error=False,
+        print_config=None,
+        allow_abbrev=False,
+        formatter_class=argparse.HelpFormatter,
+    )
+    parser.add_argument(
+        "--config", action="config", metavar="FILE", help="read a saved config first"
+    )
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the config and stop"
+    )
+    parser.add_argument("--workload", default=workload, help=argparse.SUPPRESS)
+    descriptions = _descriptions()
+    for name in _OPTIONS:
+        default = defaults[name]
+        shown = "" if default is None else f" (default: {_shown(default)})"
+        parser.add_argument(
+            f"--{name}",
+            type=_HINTS[name],
+            default=_defaults()[name],
+            metavar=allowed_values(name)[1],
+            help=f"{descriptions[name]}{shown}",
+        )
+    return parser
+
+
+def _default_file(workload: str) -> Path:
+    return ROOT / "configs" / f"{workload}.yaml"
+
+
+def _defaults() -> dict:
+    fields = dataclasses.fields(Config)
+    return {f.name: f.default for f in fields if f.name != "workload"}
+
+
+def _descriptions() -> dict[str, str]:
+    """The string under each field of Config."""
+    tree = ast.parse(Path(config_module.__file__).read_text())
+    (body,) = (n.body for n in tree.body if getattr(n, "name", None) == "Config")
+    return {
+        field.target.id: text.value.value
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def _plain(value: object) -> object:
+    """The built-in value of one of jsonargparse's restricted numbers."""
+    if isinstance(value, tuple):
+        return tuple(_plain(v) for v in value)
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def _pair_options(arguments: list[str]) -> list[tuple[str, str]]:
+    """Pairs each option with its value; `--sam` alone is `--sam true`."""
+    pairs = []
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        if argument == "-h":
+            argument = "--help"
+        if not argument.startswith("--"):
+            raise InputError(f"options start with --. Received: {argument}")
+        name, equals, value = argument[2:].partition("=")
+        if name not in (*_OPTIONS, *_DIRECTIVES):
+            hint = nearest(name, (*_OPTIONS, *_DIRECTIVES)).replace("mean ", "mean --")
+            raise InputError(f"unknown option --{name}{hint or '; see --help'}")
+        if not equals:
+            follows = remaining and not remaining[0].startswith("--")
+            if name in ("help", "print_config"):
+                value = ""
+            elif follows:
+                value = remaining.pop(0)
+            elif _HINTS.get(name) is bool:
+                value = "true"
+            else:
+                raise InputError(f"--{name} needs a value")
+        if name in dict(pairs):
+            raise InputError(
+                f"--{name} is given twice; several values are a list: --{name} a,b"
+            )
+        pairs.append((name, value))
+    return pairs
+
+
+def _parse_one(parser: ArgumentParser, file: Path, values: dict[str, str]) -> Config:
+    # Later ones win: the workload's own config, a saved one, the options.
+    files = [str(file), *([values["config"]] if "config" in values else [])]
+    options = [f"--{name}={v}" for name, v in values.items() if name != "config"]
+    arguments = [f"--config={path}" for path in files] + options
+    try:
+        parsed = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        raise _one_line(str(error), values) from None
+    fields = dataclasses.fields(Config)
+    return Config(**{f.name: _plain(getattr(parsed, f.name)) for f in fields})
+
+
+def _one_line(message: str, values: dict[str, str]) -> InputError:
+    """The one line for what jsonargparse says in several."""
+    found = re.search(r'Parser key "(\w+)"', message)
+    if found and found[1] in _OPTIONS:
+        name = found[1]
+        if name in values:
+            hint = nearest(values[name], map(str, typing.get_args(_HINTS[name])))
+            return InputError(
+                f"--{name} must be {allowed_values(name)[0]}. "
+                f"Received: {values[name]}{hint}"
+            )
+        return InputError(f"{name} in the config must be {allowed_values(name)[0]}")
+    return InputError(" ".join(message.split()))
+
+
+def _check_file(path: str | Path, workload: str) -> dict:
+    """The values in a config file, if it is one of this workload.
+
+    Raises:
+        InputError: it cannot be read, has an unknown field or is of another workload.
+    """
+    values = _read_yaml(Path(path))
+    for name in values:
+        if name not in (*_OPTIONS, "workload"):
+            raise InputError(f"{path}: unknown field {name}{nearest(name, _OPTIONS)}")
+    if values.get("workload", workload) != workload:
+        raise InputError(
+            f"{path} is a config of workloads/{values['workload']}, "
+            f"not of workloads/{workload}"
+        )
+    return values
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML: {reason}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold fields and values, such as `rho: 0.1`")
+    return values
