@@ -4,6 +4,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import run as command
+from samkeras.errors import InputError
 from samkeras.experiment import data, grid, recorder
 from samkeras.experiment.command_line import parse_runs
 
@@ -76,6 +77,16 @@ def test_runs_of_other_lengths_have_data_of_their_own(treebank):
     splits = grid._read_once(configs, [data.load_data(config) for config in configs])
     assert [s.train[0].shape[1] for s in splits] == [4, 4, 8, 8]
     assert splits[0] is splits[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_length", "8"), ("word_dropout", "0.1")]
+)
+def test_options_of_words_need_words(option, value):
+    options = ["--dataset", "mnist_5k", f"--{option}", value]
+    (config,) = parse_runs("mnist_mlp", options)
+    with pytest.raises(InputError, match=f"--{option} needs words, and mnist_5k has"):
+        data.load_data(config)
 
 
 # How many shapes batches have at most, each to train and to evaluate.
