@@ -42,7 +42,7 @@ class Splits:
     Attributes:
         info: sizes and shapes.
         read: () -> ((x, y) to train on, (x, y) to validate on), arrays whose first axis
-            is the example; or two ImageStreams.
+            is the example; or two ImageStreams, or two Games.
         transform: what batches of x go through on their way to the model, see
             samkeras.data.batches.Transform. None: nothing.
         collate: how batches of examples of different sizes are padded, see
@@ -75,7 +75,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Workload:
-    """A supervised task. Its numbers live in configs/<name>.yaml.
+    """A task. Its numbers live in configs/<name>.yaml.
 
     Attributes:
         load: config -> Splits. Cheap: the examples are read later.

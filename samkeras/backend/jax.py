@@ -213,6 +213,42 @@ class Trainer(keras.Model):
 
         return gradients_of
 
+    def make_call_function(self):
+        """A compiled function from inputs to the outputs of inference, at the weights
+        that the model has when it is called."""
+
+        @jax.jit
+        def compute(weights, state, inputs):
+            return self.stateless_call(weights, state, inputs, training=False)[0]
+
+        def call(inputs):
+            weights = [v.value for v in self.trainable_variables]
+            state = [v.value for v in self.non_trainable_variables]
+            return compute(weights, state, inputs)
+
+        return call
+
+    def train_on_batches(self, batches):
+        """A training step on each of some batches of one shape, `steps_per_execution`
+        of them in one compiled call where that is faster. Metrics are not reset."""
+        self._symbolic_build(data_batch=batches[0])
+        self.make_train_function()
+        parts = (
+            "trainable_variables",
+            "non_trainable_variables",
+            "optimizer_variables",
+            "metrics_variables",
+        )
+        state = self._get_jax_state(
+            **dict.fromkeys(parts, True), purge_model_variables=False
+        )
+        self._jax_state_synced = False
+        iterator = iter(batches)
+        for _ in range(0, len(batches), self.steps_per_execution):
+            _, state = self.train_function(state, iterator)
+        self._jax_state = dict(zip(parts, state, strict=True))
+        self.jax_state_sync()
+
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
             return
@@ -265,6 +301,9 @@ class Trainer(keras.Model):
         functions = (self.train_function, self.test_function)
         counters = [getattr(f, "count_programs", None) for f in functions]
         return sum(count() for count in counters if count)
+
+
+compile_function = jax.jit
 
 
 @contextlib.contextmanager

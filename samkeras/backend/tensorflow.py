@@ -217,6 +217,24 @@ class Trainer(keras.Model):
         new_state = [tf.convert_to_tensor(value) for value in new_state]
         return loss, y_pred, new_state, gradients
 
+    def make_call_function(self):
+        """A compiled function from inputs to the outputs of inference, at the weights
+        that the model has when it is called."""
+        return tf.function(
+            functools.partial(self, training=False), reduce_retracing=True
+        )
+
+    def train_on_batches(self, batches):
+        """A training step on each of some batches of one shape. Metrics are not
+        reset."""
+        self._symbolic_build(data_batch=batches[0])
+        if self.train_function is None:
+            self.train_function = tf.function(
+                self.train_step, jit_compile=self.jit_compile
+            )
+        for batch in batches:
+            self.train_function(batch)
+
     def make_gradient_function(self):
         """A compiled function from a batch (x, y[, sample_weight]) to the gradients of
         the training loss at the weights. Nothing of the model changes."""
@@ -237,6 +255,9 @@ class Trainer(keras.Model):
             return compute(tf.nest.map_structure(tf.convert_to_tensor, batch))
 
         return gradients_of
+
+
+compile_function = tf.function
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 import argparse
 import ast
 import dataclasses
+import inspect
 import itertools
 import json
 import re
 import typing
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -20,13 +21,14 @@ from jsonargparse.typing import (
 )
 
 from samkeras.errors import InputError, nearest
-from samkeras.experiment import config as config_module
 from samkeras.experiment.config import (
     EXECUTION_FIELDS,
     Config,
     Fraction,
     NonNegativeFloat,
     PositiveFloat,
+    PPOConfig,
+    config_type,
     result_fields,
     to_yaml,
 )
@@ -45,9 +47,6 @@ ALLOWED = {
     str: ("text", "TEXT"),
 }
 
-
-_HINTS = typing.get_type_hints(Config)
-_OPTIONS = tuple(f.name for f in dataclasses.fields(Config) if f.name != "workload")
 _DIRECTIVES = ("config", "print_config", "help")
 
 
@@ -61,7 +60,7 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
         InputError: an option or value is wrong.
     """
     parser = _build_parser(workload)
-    given = dict(_pair_options(arguments))
+    given = dict(_pair_options(arguments, _hints(workload)))
     if "help" in given:
         parser.print_help()
         raise SystemExit(0)
@@ -78,7 +77,7 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
     runs = {}
     for values in itertools.product(*choices.values()):
         options = dict(zip(choices, values, strict=True))
-        config = _parse_one(parser, _default_file(workload), options)
+        config = _parse_one(parser, workload, options)
         # Equal runs, such as the base optimizer at several rho, are one run.
         runs.setdefault(json.dumps(result_fields(config)), config)
     _check_pruning(list(runs.values()))
@@ -126,6 +125,13 @@ def _check_steps(given: dict[str, str], configs: list[Config]) -> None:
         InputError: they contradict each other.
     """
     for config in configs:
+        if isinstance(config, PPOConfig):
+            if config.rollout_size % config.batch_size:
+                raise InputError(
+                    "--batch_size must divide --num_actors times --rollout_steps, "
+                    f"{config.rollout_size}. Received: {config.batch_size}"
+                )
+            continue
         if config.steps and "epochs" in given:
             raise InputError("give one of --epochs and --steps, not both")
         if config.steps and config.steps % config.steps_a_round:
@@ -141,9 +147,17 @@ def split_list(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def allowed_values(name: str) -> tuple[str, str]:
-    """What an option takes: in words, and in short for its place in the help."""
-    hint = _HINTS[name]
+def _hints(workload: str) -> dict[str, Any]:
+    """A workload's options and their types."""
+    kind = config_type(workload)
+    hints = typing.get_type_hints(kind)
+    names = (field.name for field in dataclasses.fields(kind))
+    return {name: hints[name] for name in names if name != "workload"}
+
+
+def _allowed_values(hint: Any) -> tuple[str, str]:
+    """What options of a type take: in words, and in short for their place in the
+    help."""
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         choices = [str(argument) for argument in arguments]
@@ -154,7 +168,8 @@ def allowed_values(name: str) -> tuple[str, str]:
 
 
 def _build_parser(workload: str) -> ArgumentParser:
-    defaults = {**_defaults(), **_check_file(_default_file(workload), workload)}
+    kind = config_type(workload)
+    given = _check_file(_default_file(workload), workload)
     parser = ArgumentParser(
         prog=f"run.py workloads/{workload}",
         usage=f"python run.py workloads/{workload} [--option value[,value...]] ...",
@@ -172,15 +187,15 @@ def _build_parser(workload: str) -> ArgumentParser:
         "--print_config", action="store_true", help="print the config and stop"
     )
     parser.add_argument("--workload", default=workload, help=argparse.SUPPRESS)
-    descriptions = _descriptions()
-    for name in _OPTIONS:
-        default = defaults[name]
+    descriptions = _descriptions(kind)
+    for name, hint in _hints(workload).items():
+        default = given.get(name, getattr(kind, name))
         shown = "" if default is None else f" (default: {_shown(default)})"
         parser.add_argument(
             f"--{name}",
-            type=_HINTS[name],
-            default=_defaults()[name],
-            metavar=allowed_values(name)[1],
+            type=hint,
+            default=getattr(kind, name),
+            metavar=_allowed_values(hint)[1],
             help=f"{descriptions[name]}{shown}",
         )
     return parser
@@ -190,20 +205,19 @@ def _default_file(workload: str) -> Path:
     return ROOT / "configs" / f"{workload}.yaml"
 
 
-def _defaults() -> dict:
-    fields = dataclasses.fields(Config)
-    return {f.name: f.default for f in fields if f.name != "workload"}
-
-
-def _descriptions() -> dict[str, str]:
-    """The string under each field of Config."""
-    tree = ast.parse(Path(config_module.__file__).read_text())
-    (body,) = (n.body for n in tree.body if getattr(n, "name", None) == "Config")
-    return {
-        field.target.id: text.value.value
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
+def _descriptions(kind: type[Config]) -> dict[str, str]:
+    """The string under each field of a class of configs."""
+    descriptions = {}
+    for base in kind.__mro__[:-1]:
+        (body,) = ast.parse(inspect.getsource(base)).body
+        descriptions.update(
+            {
+                field.target.id: text.value.value
+                for field, text in itertools.pairwise(body.body)
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+            }
+        )
+    return descriptions
 
 
 def _plain(value: object) -> object:
@@ -222,8 +236,9 @@ def _shown(value: object) -> str:
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-def _pair_options(arguments: list[str]) -> list[tuple[str, str]]:
+def _pair_options(arguments: list[str], hints: dict[str, Any]) -> list[tuple[str, str]]:
     """Pairs each option with its value; `--sam` alone is `--sam true`."""
+    names = (*hints, *_DIRECTIVES)
     pairs = []
     remaining = list(arguments)
     while remaining:
@@ -233,8 +248,8 @@ def _pair_options(arguments: list[str]) -> list[tuple[str, str]]:
         if not argument.startswith("--"):
             raise InputError(f"options start with --. Received: {argument}")
         name, equals, value = argument[2:].partition("=")
-        if name not in (*_OPTIONS, *_DIRECTIVES):
-            hint = nearest(name, (*_OPTIONS, *_DIRECTIVES)).replace("mean ", "mean --")
+        if name not in names:
+            hint = nearest(name, names).replace("mean ", "mean --")
             raise InputError(f"unknown option --{name}{hint or '; see --help'}")
         if not equals:
             follows = remaining and not remaining[0].startswith("--")
@@ -242,7 +257,7 @@ def _pair_options(arguments: list[str]) -> list[tuple[str, str]]:
                 value = ""
             elif follows:
                 value = remaining.pop(0)
-            elif _HINTS.get(name) is bool:
+            elif hints.get(name) is bool:
                 value = "true"
             else:
                 raise InputError(f"--{name} needs a value")
@@ -254,31 +269,36 @@ def _pair_options(arguments: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _parse_one(parser: ArgumentParser, file: Path, values: dict[str, str]) -> Config:
+def _parse_one(parser: ArgumentParser, workload: str, values: dict[str, str]) -> Config:
+    hints = _hints(workload)
     # Later ones win: the workload's own config, a saved one, the options.
-    files = [str(file), *([values["config"]] if "config" in values else [])]
+    files = [str(_default_file(workload))]
+    if "config" in values:
+        files.append(values["config"])
     options = [f"--{name}={v}" for name, v in values.items() if name != "config"]
     arguments = [f"--config={path}" for path in files] + options
     try:
         parsed = parser.parse_args(arguments)
     except argparse.ArgumentError as error:
-        raise _one_line(str(error), values) from None
-    fields = dataclasses.fields(Config)
-    return Config(**{f.name: _plain(getattr(parsed, f.name)) for f in fields})
+        raise _one_line(str(error), values, hints) from None
+    names = ("workload", *hints)
+    return config_type(workload)(**{n: _plain(getattr(parsed, n)) for n in names})
 
 
-def _one_line(message: str, values: dict[str, str]) -> InputError:
+def _one_line(
+    message: str, values: dict[str, str], hints: dict[str, Any]
+) -> InputError:
     """The one line for what jsonargparse says in several."""
     found = re.search(r'Parser key "(\w+)"', message)
-    if found and found[1] in _OPTIONS:
+    if found and found[1] in hints:
         name = found[1]
+        allowed = _allowed_values(hints[name])[0]
         if name in values:
-            hint = nearest(values[name], map(str, typing.get_args(_HINTS[name])))
+            hint = nearest(values[name], map(str, typing.get_args(hints[name])))
             return InputError(
-                f"--{name} must be {allowed_values(name)[0]}. "
-                f"Received: {values[name]}{hint}"
+                f"--{name} must be {allowed}. Received: {values[name]}{hint}"
             )
-        return InputError(f"{name} in the config must be {allowed_values(name)[0]}")
+        return InputError(f"{name} in the config must be {allowed}")
     return InputError(" ".join(message.split()))
 
 
@@ -288,10 +308,10 @@ def _check_file(path: str | Path, workload: str) -> dict:
     Raises:
         InputError: it cannot be read, has an unknown field or is of another workload.
     """
-    values = _read_yaml(Path(path))
+    values, hints = _read_yaml(Path(path)), _hints(workload)
     for name in values:
-        if name not in (*_OPTIONS, "workload"):
-            raise InputError(f"{path}: unknown field {name}{nearest(name, _OPTIONS)}")
+        if name not in (*hints, "workload"):
+            raise InputError(f"{path}: unknown field {name}{nearest(name, hints)}")
     if values.get("workload", workload) != workload:
         raise InputError(
             f"{path} is a config of workloads/{values['workload']}, "

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import yaml
 from jsonargparse.typing import (
@@ -25,15 +25,14 @@ Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run. Each field is an option of the command line under its own name."""
+    """What every run has. Each field is an option of the command line under its own
+    name."""
 
     workload: str
     """name of the workload, set by the target"""
 
     width_mult: PositiveFloat = 1.0
     """width of the model, as a multiple of the standard model's"""
-    depth: PositiveInt | None = None
-    """hidden layers, or blocks a stage (default: the standard model's)"""
     sam: bool = False
     """train with sharpness-aware minimization"""
     perturbation: Literal["sam", "unnormalized", "random"] = "sam"
@@ -44,6 +43,83 @@ class Config:
     """with sam: examples that share a perturbation (default: the whole batch)"""
     seed: NonNegativeInt = 0
     """seed of initialization, data order and every other draw"""
+
+    pruner: Literal["none", "snip", "random", "magnitude"] = "none"
+    """how to choose the weights that stay zero from the start"""
+    sparsity: Fraction | None = None
+    """with a pruner: fraction of the kernels' weights to prune"""
+    match_width: PositiveFloat | None = None
+    """with a pruner: prune to the size of the dense model of this width_mult"""
+    allow_empty_layers: bool = False
+    """with a pruner: let a layer lose all its weights"""
+
+    batch_size: PositiveInt = 128
+    """examples per step"""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """base optimizer"""
+    momentum: ClosedUnitInterval = 0.0
+    """momentum of sgd"""
+    beta_1: Fraction = 0.9
+    """decay of adam's and adamw's mean of the gradients"""
+    beta_2: Fraction = 0.999
+    """decay of adam's and adamw's mean of their squares"""
+    epsilon: PositiveFloat = 1e-8
+    """adam's and adamw's number that keeps them from dividing by zero"""
+    clip_norm: PositiveFloat | None = None
+    """scale the gradients that the optimizer takes down to this norm"""
+    learning_rate: NonNegativeFloat = 0.1
+    """initial learning rate, after the warm-up"""
+    lr_schedule: Literal["step", "cosine", "linear", "rsqrt"] = "step"
+    """how the learning rate falls"""
+    warmup_steps: NonNegativeInt = 0
+    """with cosine and rsqrt: steps in which the learning rate rises from 0"""
+    lr_milestones: tuple[OpenUnitInterval, ...] = ()
+    """with step: fractions of the epochs after which the learning rate drops"""
+    lr_decay: PositiveFloat = 0.1
+    """with step: factor of each drop"""
+    weight_decay: NonNegativeFloat = 0.0
+    """coupled L2 with sgd and adam, decoupled with adamw"""
+
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """keras dtype policy"""
+    steps_per_execution: PositiveInt = 32
+    """steps in one compiled call"""
+
+    experiment: str | None = None
+    """MLflow experiment (default: the workload's name)"""
+    tracking_uri: str | None = None
+    """MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlflow/mlflow.db)"""
+    run_dir: str = "runs"
+    """directory of the runs' files"""
+    rerun: bool = False
+    """train again what is already finished"""
+    dry_run: bool = False
+    """say what would run, and stop"""
+    verbose: Literal[0, 1, 2] = 1
+    """0: the table alone; 1: progress; 2: a line an epoch"""
+
+    # Options of some workloads, without effect in the others.
+    alpha: ClassVar[float | None] = None
+    label_noise: ClassVar[float] = 0.0
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether any weight is pruned."""
+        is_dense = self.match_width == self.width_mult or self.sparsity == 0
+        return self.pruner != "none" and not is_dense
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Fields without effect on the result."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig(Config):
+    """A run that learns from examples."""
+
+    depth: PositiveInt | None = None
+    """hidden layers, or blocks a stage (default: the standard model's)"""
 
     dataset: str = ""
     """data set: a TFDS name, an .npz file or the workload's sample"""
@@ -66,15 +142,6 @@ class Config:
     holdout: Fraction = 0.0
     """validate on this fraction of the training set, not on the test split"""
 
-    pruner: Literal["none", "snip", "random", "magnitude"] = "none"
-    """how to choose the weights that stay zero from the start"""
-    sparsity: Fraction | None = None
-    """with a pruner: fraction of the kernels' weights to prune"""
-    match_width: PositiveFloat | None = None
-    """with a pruner: prune to the size of the dense model of this width_mult"""
-    allow_empty_layers: bool = False
-    """with a pruner: let a layer lose all its weights"""
-
     epochs: PositiveInt = 1
     """passes over the training set"""
     steps: PositiveInt | None = None
@@ -83,51 +150,9 @@ class Config:
     """with steps: validate every N steps, which then count as an epoch"""
     epochs_mult: PositiveFloat = 1.0
     """factor of epochs and steps; the learning rate's schedule stretches with them"""
-    batch_size: PositiveInt = 128
-    """examples per step"""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """base optimizer"""
-    momentum: ClosedUnitInterval = 0.0
-    """momentum of sgd"""
-    beta_1: Fraction = 0.9
-    """decay of adam's and adamw's mean of the gradients"""
-    beta_2: Fraction = 0.999
-    """decay of adam's and adamw's mean of their squares"""
-    epsilon: PositiveFloat = 1e-8
-    """adam's and adamw's number that keeps them from dividing by zero"""
-    learning_rate: NonNegativeFloat = 0.1
-    """initial learning rate, after the warm-up"""
-    lr_schedule: Literal["step", "cosine", "rsqrt"] = "step"
-    """how the learning rate falls"""
-    warmup_steps: NonNegativeInt = 0
-    """with cosine and rsqrt: steps in which the learning rate rises from 0"""
-    lr_milestones: tuple[OpenUnitInterval, ...] = ()
-    """with step: fractions of the epochs after which the learning rate drops"""
-    lr_decay: PositiveFloat = 0.1
-    """with step: factor of each drop"""
-    weight_decay: NonNegativeFloat = 0.0
-    """coupled L2 with sgd and adam, decoupled with adamw"""
 
     alpha: PositiveFloat | None = None
     """train the centred model scaled by alpha with a squared loss: linear if large"""
-
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """keras dtype policy"""
-    steps_per_execution: PositiveInt = 32
-    """steps in one compiled call"""
-
-    experiment: str | None = None
-    """MLflow experiment (default: the workload's name)"""
-    tracking_uri: str | None = None
-    """MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlflow/mlflow.db)"""
-    run_dir: str = "runs"
-    """directory of the runs' files"""
-    rerun: bool = False
-    """train again what is already finished"""
-    dry_run: bool = False
-    """say what would run, and stop"""
-    verbose: Literal[0, 1, 2] = 1
-    """0: the table alone; 1: progress; 2: a line an epoch"""
 
     @property
     def total_epochs(self) -> int:
@@ -142,10 +167,72 @@ class Config:
         return self.steps and min(self.steps, self.eval_every)
 
     @property
-    def is_pruned(self) -> bool:
-        """Whether any weight is pruned."""
-        is_dense = self.match_width == self.width_mult or self.sparsity == 0
-        return self.pruner != "none" and not is_dense
+    def unused(self) -> tuple[str, ...]:
+        # One of them says how long to train.
+        return ("epochs",) if self.steps else ("eval_every",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(Config):
+    """A run that learns to play a game, by proximal policy optimization (PPO)."""
+
+    game: str = "breakout"
+    """Atari game, such as breakout or space_invaders"""
+    sticky_actions: ClosedUnitInterval = 0.25
+    """probability that the game repeats the last action instead"""
+    episodic_life: bool = False
+    """a lost life ends an episode in training"""
+    clip_rewards: bool = True
+    """train on the signs of the rewards"""
+
+    frames: PositiveInt = 40_000_000
+    """observations to train on, of four of the game's frames each"""
+    eval_every: PositiveInt = 1_000_000
+    """play whole games for the score every N observations, which count as an epoch"""
+    eval_games: PositiveInt = 10
+    """games that the score is the mean of"""
+    num_actors: PositiveInt = 8
+    """games that are played at the same time"""
+    rollout_steps: PositiveInt = 128
+    """observations of each game between two updates"""
+    rollout_epochs: PositiveInt = 3
+    """passes over a rollout"""
+    discount: ClosedUnitInterval = 0.99
+    """gamma: weight of a reward one step later"""
+    gae_lambda: ClosedUnitInterval = 0.95
+    """lambda of generalized advantage estimation"""
+    clip_range: PositiveFloat = 0.1
+    """how far a probability's ratio may go from 1; falls linearly to 0"""
+    value_coefficient: NonNegativeFloat = 0.5
+    """weight of the value's loss"""
+    entropy_coefficient: NonNegativeFloat = 0.01
+    """weight of the policy's entropy"""
+
+    @property
+    def rollout_size(self) -> int:
+        """Observations of a rollout, of all actors."""
+        return self.num_actors * self.rollout_steps
+
+    @property
+    def batches_per_rollout(self) -> int:
+        """Minibatches of a rollout, of all passes over it."""
+        return self.rollout_size // self.batch_size * self.rollout_epochs
+
+    @property
+    def rollouts_per_epoch(self) -> int:
+        """Rollouts from one evaluation to the next."""
+        return max(1, min(self.frames, self.eval_every) // self.rollout_size)
+
+    @property
+    def total_epochs(self) -> int:
+        """Rounds that end with an evaluation."""
+        frames_per_epoch = self.rollouts_per_epoch * self.rollout_size
+        return max(1, round(self.frames / frames_per_epoch))
+
+
+def config_type(workload: str) -> type[Config]:
+    """The class of a workload's configs."""
+    return PPOConfig if workload == "atari_ppo" else SupervisedConfig
 
 
 # Fields that change where and how a run is done, not what comes out of it.
@@ -169,9 +256,7 @@ def result_fields(config: Config) -> dict:
         values.update(
             pruner="none", sparsity=None, match_width=None, allow_empty_layers=False
         )
-    # One of them says how long to train.
-    unused = "epochs" if config.steps else "eval_every"
-    values[unused] = getattr(Config, unused)
+    values.update({name: getattr(type(config), name) for name in config.unused})
     return {k: v for k, v in values.items() if k not in EXECUTION_FIELDS}
 
 

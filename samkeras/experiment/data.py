@@ -7,11 +7,13 @@ import keras
 import numpy as np
 
 from samkeras.backend import find_process
+from samkeras.data.atari import Game
 from samkeras.data.batches import EpochBatches, PaddedBatches, count_in_pass
 from samkeras.data.image_stream import ImageStream
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
-from samkeras.experiment.config import Config
+from samkeras.experiment.config import Config, PPOConfig, SupervisedConfig
+from samkeras.experiment.rollouts import Rollouts
 from samkeras.experiment.targets import find_workload
 from samkeras.seeds import derive_seed
 from samkeras.workload import Examples, Splits
@@ -21,6 +23,8 @@ def load_data(config: Config) -> Splits:
     """The data of a run: the first examples that it asks for, a part of those to train
     on held out where it asks for that."""
     splits = find_workload(config.workload).load(config)
+    if not isinstance(config, SupervisedConfig):
+        return splits
     limits = (config.train_examples, config.validation_examples)
     sizes = (splits.info.num_train, splits.info.num_validation)
     for limit, size, name in zip(limits, sizes, ("train", "validation"), strict=True):
@@ -74,7 +78,7 @@ def load_data(config: Config) -> Splits:
 
 
 def add_noise(
-    config: Config, splits: Splits
+    config: SupervisedConfig, splits: Splits
 ) -> tuple[Examples | ImageStream, dict[str, np.ndarray], float]:
     """The training examples with the run's label noise; arrays that say which labels
     are replaced, and by what; and their share of all labels."""
@@ -99,7 +103,7 @@ def add_noise(
 
 
 def make_batches(
-    config: Config,
+    config: SupervisedConfig,
     splits: Splits,
     examples: Examples | ImageStream,
     stream: str | None = None,
@@ -109,6 +113,8 @@ def make_batches(
     random streams, or to validate on. A process, (its number, of how many), gets its
     part of them; None: this one."""
     seed = None if stream is None else derive_seed(config.seed, stream)
+    if isinstance(examples, Game):
+        return examples if seed is None else Rollouts(examples, config, seed)
     augment = config.augment and stream == "order"
     multiple = batch_multiple(config)
     number, num_processes = process or find_process()
@@ -148,7 +154,7 @@ def batch_multiple(config: Config) -> int:
         InputError: the batches that are asked for are not.
     """
     num_devices = len(keras.distribution.list_devices())
-    if num_devices == 1:
+    if num_devices == 1 or isinstance(config, PPOConfig):
         return 1
     multiple, reason = num_devices, f"the {num_devices} devices"
     if config.m_sharpness and keras.backend.backend() == "tensorflow":
@@ -165,6 +171,8 @@ def batch_multiple(config: Config) -> int:
 
 def steps_per_epoch(config: Config, splits: Splits, num_train: int) -> int:
     """Steps from one validation to the next, with `num_train` examples to train on."""
+    if isinstance(config, PPOConfig):
+        return config.rollouts_per_epoch * config.batches_per_rollout
     if config.steps:
         return config.steps_a_round
     fill_to = config.batch_size if splits.collate else None

@@ -19,6 +19,7 @@ from samkeras.errors import InputError
 from samkeras.experiment import data, run
 from samkeras.experiment.config import (
     Config,
+    SupervisedConfig,
     count_work,
     fingerprint,
     result_fields,
@@ -276,7 +277,10 @@ def print_address(tracker: Tracker) -> None:
 
 
 def _count_work(config: Config, splits: Splits) -> float:
-    per_epoch = data.steps_per_epoch(config, splits, data.count_examples(splits.train))
+    num_train = splits.info.num_train
+    if isinstance(config, SupervisedConfig):
+        num_train = data.count_examples(splits.train)
+    per_epoch = data.steps_per_epoch(config, splits, num_train)
     return count_work(config, config.total_epochs * per_epoch)
 
 
@@ -312,7 +316,12 @@ def _read_once(configs: list[Config], splits: list[Splits]) -> list[Splits]:
         "holdout",
         "image_size",
     )
-    keys = [tuple(getattr(config, name) for name in fields) for config in configs]
+    keys = [
+        tuple(getattr(config, name) for name in fields)
+        if isinstance(config, SupervisedConfig)
+        else config
+        for config in configs
+    ]
     for key, loaded in zip(keys, splits, strict=True):
         _ = shared.setdefault(key, loaded).train
     return [shared[key] for key in keys]

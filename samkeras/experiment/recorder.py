@@ -69,8 +69,7 @@ class Recorder(keras.callbacks.Callback):
     ) -> None:
         """Trains to the end of the run's epochs."""
         self.set_model(model)
-        self._batches, self._validation = batches, make_input(validation)
-        self._validation_batches = validation
+        self._batches, self._validation = batches, validation
         epoch, step = self._resume()
         if 0 < step < batches.num_batches:
             batches.start_epoch(epoch, step)
@@ -78,9 +77,7 @@ class Recorder(keras.callbacks.Callback):
             epoch += 1
         elif step:  # Interrupted while validating.
             self._epoch = epoch
-            scores = model.evaluate(self._validation, verbose=0, return_dict=True)
-            named = {f"val_{name}": value for name, value in scores.items()}
-            self.on_epoch_end(epoch, {**self._logs, **named})
+            self.on_epoch_end(epoch, {**self._logs, **self._validate()})
             epoch += 1
         if epoch < self._config.total_epochs:
             batches.start_epoch(epoch)
@@ -94,12 +91,23 @@ class Recorder(keras.callbacks.Callback):
             make_input(self._batches),
             initial_epoch=first_epoch,
             epochs=end_epoch,
-            validation_data=self._validation,
+            validation_data=self._validation_input,
             callbacks=[self],
             # The batches' own order is a function of the epoch; keras would shuffle it.
             shuffle=False,
             verbose=0,
         )
+
+    def _validate(self) -> dict[str, float]:
+        """Scores of the validation set, named as fit logs them."""
+        scores = self.model.evaluate(
+            self._validation_input, verbose=0, return_dict=True
+        )
+        return {f"val_{name}": value for name, value in scores.items()}
+
+    @cached_property
+    def _validation_input(self) -> Any:
+        return make_input(self._validation)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._restored is not None:
@@ -130,8 +138,8 @@ class Recorder(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         seconds = time.monotonic() - self._started
-        num_examples = self._batches.num_batches * self._config.batch_size
-        self._examples_per_second = num_examples / seconds
+        num_batches = self._batches.num_batches
+        self._examples_per_second = self._count_examples(num_batches) / seconds
         results = {
             **self.model.get_metrics_result(),
             **self.model.get_gradient_metrics_result(),
@@ -152,14 +160,14 @@ class Recorder(keras.callbacks.Callback):
         """An epoch's logs, with what is measured on the whole validation set."""
         if self._score is None:
             return logs
-        predictions = self.model.predict(self._validation, verbose=0)
+        predictions = self.model.predict(self._validation_input, verbose=0)
         scores = self._score(*self._validation_labels, predictions)
         return {**logs, **{f"val_{name}": score for name, score in scores.items()}}
 
     @cached_property
     def _validation_labels(self) -> list[np.ndarray]:
         """The labels and weights of the whole validation set."""
-        batches = self._validation_batches
+        batches = self._validation
         _, *parts = zip(*(batches[i] for i in range(batches.num_batches)), strict=True)
         return [np.concatenate(arrays) for arrays in parts]
 
@@ -173,9 +181,7 @@ class Recorder(keras.callbacks.Callback):
             "learning_rate": learning_rate_at(self._config, last_step, steps),
             "examples_per_second": self._examples_per_second,
         }
-        self._logger.log_metrics(
-            metrics, step=last_step + 1 if self._config.steps else epoch
-        )
+        self._logger.log_metrics(metrics, step=self._log_step(epoch))
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"{self.monitor} is {value:g} after epoch {epoch + 1}; {self._advice()}"
@@ -197,7 +203,7 @@ class Recorder(keras.callbacks.Callback):
         if found is None:
             return 0, 0
         arrays, values = found
-        checkpoint.restore(self.model, arrays, self._batches[0])
+        checkpoint.restore(self.model, arrays, self._example_batch())
         self.best, self.best_epoch = values["best"], values["best_epoch"]
         self.final, self._logs = values["final"], values["logs"]
         self._examples_per_second = values["examples_per_second"]
@@ -213,7 +219,7 @@ class Recorder(keras.callbacks.Callback):
     def _save(self, epoch: int, step: int, **values: Any) -> None:
         if not self._is_first:
             return
-        arrays = checkpoint.capture(self.model)
+        arrays = {**checkpoint.capture(self.model), **self._capture()}
         if self.best_weights is not None:
             for i, weight in enumerate(self.best_weights):
                 arrays[f"best/{i}"] = weight
@@ -225,6 +231,22 @@ class Recorder(keras.callbacks.Callback):
             "examples_per_second": None,
         }
         self._checkpoints.save(epoch, step, arrays, {**known, **values})
+
+    def _example_batch(self) -> tuple:
+        return self._batches[0]
+
+    def _capture(self) -> checkpoint.Arrays:
+        """What a checkpoint holds beside the model."""
+        return {}
+
+    def _count_examples(self, num_batches: int) -> int:
+        return num_batches * self._config.batch_size
+
+    def _log_step(self, epoch: int) -> int:
+        """What MLflow draws an epoch's metrics over: steps, or epochs."""
+        if self._config.steps:
+            return (epoch + 1) * self._batches.num_batches_in_all
+        return epoch
 
     def _stop_if_requested(self) -> None:
         if broadcast(self._stop.requested):

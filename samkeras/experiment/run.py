@@ -23,18 +23,21 @@ from samkeras.experiment import data
 from samkeras.experiment.checkpoint import Checkpoints, has_checkpoint
 from samkeras.experiment.config import (
     Config,
+    PPOConfig,
     fingerprint,
     plain_values,
     result_fields,
     save_config,
 )
 from samkeras.experiment.interrupt import StopRequest
+from samkeras.experiment.ppo_recorder import PPORecorder, film
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.recorder import Recorder
 from samkeras.experiment.schedule import build_schedule
 from samkeras.experiment.targets import find_workload
 from samkeras.experiment.tracking import RunLogger, Tracker
 from samkeras.linearized import ScaledSquaredError, centre
+from samkeras.ppo import PPOLoss
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
 from samkeras.workload import DataInfo, Examples, Splits
@@ -123,7 +126,6 @@ def run_name(config: Config) -> str:
     return f"{config.workload}_w{config.width_mult:g}{pruned}_{trained}_s{config.seed}"
 
 
-@all_devices()
 def train(
     config: Config,
     splits: Splits,
@@ -133,6 +135,19 @@ def train(
 ) -> Result:
     """Trains one run on all devices and records it. A failure is recorded and
     returned."""
+    # The small steps of a game are one device's.
+    is_game = isinstance(config, PPOConfig)
+    with contextlib.nullcontext() if is_game else all_devices():
+        return _train(config, splits, tracker, parent, progress)
+
+
+def _train(
+    config: Config,
+    splits: Splits,
+    tracker: Tracker,
+    parent: RunLogger | None,
+    progress: ProgressDisplay,
+) -> Result:
     started = time.monotonic()
     size = measure_size(config, splits.info)
     model = build_model(config, splits.info)
@@ -161,7 +176,8 @@ def train(
         if config.is_pruned:
             _prune(config, model, size.sparsity, splits, examples)
         with StopRequest() as stop:
-            recorder = Recorder(
+            recorder_type = PPORecorder if isinstance(config, PPOConfig) else Recorder
+            recorder = recorder_type(
                 config,
                 find_workload(config.workload),
                 logger=logger,
@@ -173,6 +189,9 @@ def train(
                 model, batches, data.make_batches(config, splits, splits.validation)
             )
         _record_best(logger, model, recorder, folder)
+        if isinstance(config, PPOConfig):
+            film(model, splits.train, config.seed, folder / "game.gif")
+            logger.log_file(folder / "game.gif")
         logger.end("FINISHED")
         checkpoints.clear()
     except KeyboardInterrupt:
@@ -232,15 +251,19 @@ def _explain(error: Exception, config: Config) -> str:
 def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
     """Compiles a run's model for epochs of `num_batches` steps."""
     workload = find_workload(config.workload)
+    loss = workload.loss
+    metrics = [m if isinstance(m, str) else m() for m in workload.metrics]
+    if isinstance(config, PPOConfig):
+        loss = PPOLoss(config.value_coefficient, config.entropy_coefficient)
     is_mirrored = (
         keras.backend.backend() == "tensorflow"
         and len(keras.distribution.list_devices()) > 1
     )
     model.compile(
         optimizer=_build_optimizer(config, num_batches),
-        loss=ScaledSquaredError(config.alpha) if config.alpha else workload.loss,
+        loss=ScaledSquaredError(config.alpha) if config.alpha else loss,
         # Weighted, because several devices share batches that are filled up.
-        weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
+        weighted_metrics=metrics,
         perturbation=PERTURBATIONS[config.perturbation](config.rho)
         if config.sam
         else None,
@@ -263,7 +286,11 @@ def _prune(
 ) -> None:
     """Prunes a run's model; snip scores one training batch, as the authors do."""
     # Every process scores the whole batch, so that all prune the same weights.
-    batch = data.make_batches(config, splits, examples, "pruning", process=(0, 1))[0]
+    batches = data.make_batches(config, splits, examples, "pruning", process=(0, 1))
+    if isinstance(config, PPOConfig):
+        batch = batches.collect(model.make_call_function())[0]
+    else:
+        batch = batches[0]
     samkeras.prune_at_init(
         model,
         config.pruner,
@@ -294,11 +321,18 @@ def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     """The base optimizer; `steps` is the number of steps of an epoch."""
     rate = build_schedule(config, steps)
     if config.optimizer == "sgd":
-        return samkeras.SGD(rate, momentum=config.momentum)
-    constants = (config.beta_1, config.beta_2, config.epsilon)
+        return samkeras.SGD(
+            rate, momentum=config.momentum, global_clipnorm=config.clip_norm
+        )
+    constants = {
+        "beta_1": config.beta_1,
+        "beta_2": config.beta_2,
+        "epsilon": config.epsilon,
+        "global_clipnorm": config.clip_norm,
+    }
     if config.optimizer == "adam":
-        return keras.optimizers.Adam(rate, *constants)
-    return keras.optimizers.AdamW(rate, config.weight_decay, *constants)
+        return keras.optimizers.Adam(rate, **constants)
+    return keras.optimizers.AdamW(rate, config.weight_decay, **constants)
 
 
 def _record_setup(

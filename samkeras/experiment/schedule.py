@@ -35,10 +35,14 @@ def build_schedule(
 
     With the schedule "step" it drops after each milestone; with "cosine" it rises
     linearly for the warm-up and falls to 0 along a half cosine by the last step; with
-    "rsqrt" it is a factor of `InverseSquareRoot`.
+    "linear" it falls in a line to 0 by the last step; with "rsqrt" it is a factor of
+    `InverseSquareRoot`.
     """
     if config.lr_schedule == "rsqrt":
         return InverseSquareRoot(config.learning_rate, config.warmup_steps)
+    if config.lr_schedule == "linear":
+        steps = config.total_epochs * steps_per_epoch
+        return schedules.PolynomialDecay(config.learning_rate, steps, 0.0)
     if config.lr_schedule == "cosine":
         steps = config.total_epochs * steps_per_epoch
         warmup = min(config.warmup_steps, steps - 1)

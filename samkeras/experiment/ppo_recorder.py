@@ -1,0 +1,86 @@
+"""Training by PPO: rollouts, steps on them and evaluation on whole games."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from samkeras.data.atari import FRAMES, Game
+from samkeras.experiment.checkpoint import Arrays
+from samkeras.experiment.recorder import Recorder
+from samkeras.experiment.rollouts import play
+from samkeras.model import SAMModel
+from samkeras.ppo import Target
+from samkeras.seeds import derive_seed
+
+FILM_LENGTH = 600  # steps
+FILM_SIZE = (168, 168)
+FRAME_MSEC = 67  # four frames of a console that shows 60 a second
+
+
+class PPORecorder(Recorder):
+    """Trains a run by PPO; its batches are `Rollouts`, its validation a `Game`.
+
+    The score is the mean of whole games, the same seeds' in every epoch.
+    """
+
+    def _fit(self, first_epoch, end_epoch):
+        model, rollouts = self.model, self._batches
+        policy = model.make_call_function()
+        per_rollout = self._config.batches_per_rollout
+        for epoch in range(first_epoch, end_epoch):
+            model.reset_metrics()
+            self.on_epoch_begin(epoch)
+            for batch in range(0, rollouts.num_batches, per_rollout):
+                self.on_train_batch_begin(batch)
+                model.train_on_batches(rollouts.collect(policy))
+                loss = float(model.get_metrics_result()["loss"])
+                self.on_train_batch_end(batch + per_rollout - 1, {"loss": loss})
+            self.on_test_begin()
+            self._logs |= rollouts.statistics()
+            self.on_epoch_end(epoch, {**self._logs, **self._validate()})
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch)
+
+    def _validate(self):
+        policy = self.model.make_call_function()
+        seed = derive_seed(self._config.seed, "evaluation")
+        games = play(policy, self._validation, self._config.eval_games, seed)
+        for _, scores in games:  # noqa: B007
+            self.on_test_batch_begin(0)  # to stop here
+        return {"val_score": scores.mean(), "val_score_std": scores.std()}
+
+    def _resume(self):
+        epoch, step = super()._resume()
+        if self._restored is not None:
+            self._batches.actions = list(self._restored["actions"])
+        return epoch, step
+
+    def _example_batch(self):
+        targets = np.zeros((1, len(Target._fields)), "float32")
+        return np.zeros((1, *FRAMES), "uint8"), targets
+
+    def _capture(self) -> Arrays:
+        return {"actions": np.array(self._batches.actions)}
+
+    def _count_examples(self, num_batches):
+        return super()._count_examples(num_batches) // self._config.rollout_epochs
+
+    def _log_step(self, epoch):
+        """Observations trained on."""
+        epochs = epoch + 1
+        return epochs * self._config.rollouts_per_epoch * self._config.rollout_size
+
+
+def film(model: SAMModel, game: Game, seed: int, path: Path) -> None:
+    """Writes an animated picture of the begin of a game that the model plays."""
+    games = play(model.make_call_function(), game, 1, seed)
+    pictures = [
+        Image.fromarray(frames[0, ..., -1]).resize(FILM_SIZE)
+        for frames, _ in itertools.islice(games, FILM_LENGTH)
+    ]
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=FRAME_MSEC, loop=0
+    )

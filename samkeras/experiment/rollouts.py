@@ -1,0 +1,202 @@
+"""PPO's experience: games that a policy plays, in minibatches to learn from."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from samkeras.backend import compile_function
+from samkeras.data.atari import Game, Games
+from samkeras.experiment.config import PPOConfig
+from samkeras.ppo import Target, estimate_advantages
+
+Policy = Callable[[np.ndarray], Any]
+"""From frames, uint8[game, height, width, frame], to the logits of the actions and last
+the value, float32[game, action + 1]."""
+
+Batch = tuple[Any, np.ndarray]
+
+
+class Rollouts:
+    """Rollouts of a policy, each a number of steps in several games, in minibatches.
+
+    All games start anew at an epoch's begin, and what they do depends on (seed, epoch)
+    and the policy alone. So an epoch's actions are all that it takes to go on within
+    one: ale-py's vector environment cannot be copied, but repeated.
+
+    Args:
+        game: what is played.
+        config: sizes and constants.
+        seed: seed of the games, actions and order of the minibatches.
+
+    Attributes:
+        num_batches_in_all: minibatches of a whole epoch.
+        first_batch: minibatches of the epoch that were done when it was started.
+        actions: the actions of the epoch so far, uint8[step, game].
+    """
+
+    def __init__(self, game: Game, config: PPOConfig, seed: int):
+        self._config, self._seed = config, seed
+        self._games = Games(game, config.num_actors)
+        self.num_batches_in_all = config.rollouts_per_epoch * config.batches_per_rollout
+        self._estimate = compile_function(
+            lambda *arrays: estimate_advantages(
+                *arrays, config.discount, config.gae_lambda
+            )
+        )
+        self.actions = []
+        self.start_epoch(0)
+
+    @property
+    def num_batches(self) -> int:
+        return self.num_batches_in_all - self.first_batch
+
+    def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Starts an epoch's games; from its batch `first_batch` on, after the first of
+        `actions`, which it takes again."""
+        self.first_batch = first_batch
+        num_rollouts = first_batch // self._config.batches_per_rollout
+        actions = self.actions[: num_rollouts * self._config.rollout_steps]
+        self._rollout = epoch * self._config.rollouts_per_epoch + num_rollouts
+        self._frames, self._lives = self._games.reset([self._seed, epoch])
+        self._returns = np.zeros(self._games.count)
+        self._lengths = np.zeros(self._games.count, "int64")
+        self._ended = []
+        self.actions = []
+        for some in actions:
+            self._step(some)
+
+    def _step(self, actions: np.ndarray):
+        """One action in each game; keeps account of scores and lengths."""
+        self.actions.append(actions.astype("uint8"))
+        step = self._games.step(actions)
+        self._frames = step.frames
+        self._returns += step.rewards
+        self._lengths += 1
+        for i in np.flatnonzero(step.terminated | step.truncated):
+            self._ended.append((self._returns[i], self._lengths[i]))
+            self._returns[i] = self._lengths[i] = 0
+        return step
+
+    def statistics(self) -> dict[str, float]:
+        """Means over the games that ended in this epoch: their scores and lengths in
+        steps; nothing if none did."""
+        if not self._ended:
+            return {}
+        score, length = np.mean(self._ended, axis=0)
+        return {"episode_return": float(score), "episode_length": float(length)}
+
+    def collect(self, policy: Policy) -> list[Batch]:
+        """Plays the next rollout.
+
+        Returns:
+            Its minibatches, of all passes over it: frames, uint8[observation, height,
+            width, frame], and what to learn, see `samkeras.ppo.Target`.
+        """
+        config, count = self._config, self._games.count
+        draws = np.random.default_rng([self._seed, self._rollout])
+        num_rollouts = config.rollouts_per_epoch * config.total_epochs
+        clip_range = config.clip_range * (1 - self._rollout / num_rollouts)
+        self._rollout += 1
+        shape = (config.rollout_steps, count)
+        frames = np.empty((*shape, *self._frames.shape[1:]), "uint8")
+        log_probs, values, rewards, next_values = (
+            np.zeros(shape, "float32") for _ in range(4)
+        )
+        ends = np.zeros(shape, "bool")
+        for t in range(config.rollout_steps):
+            frames[t] = self._frames
+            all_log_probs, values[t] = evaluate(policy, self._frames)
+            actions = draw_actions(all_log_probs, draws)
+            log_probs[t] = all_log_probs[np.arange(count), actions]
+            step = self._step(actions)
+            rewards[t] = np.sign(step.rewards) if config.clip_rewards else step.rewards
+            terminated, truncated = step.terminated, step.truncated
+            if config.episodic_life:
+                # At a game's end they are the next one's, which are not fewer.
+                terminated = terminated | (step.lives < self._lives)
+            self._lives = step.lives
+            ends[t] = terminated | truncated
+            if t > 0:
+                next_values[t - 1] = np.where(
+                    ends[t - 1], next_values[t - 1], values[t]
+                )
+            if truncated.any():
+                _, last_values = evaluate(policy, step.last_frames)
+                next_values[t] = np.where(truncated, last_values, 0)
+        _, values_after = evaluate(policy, self._frames)
+        next_values[-1] = np.where(ends[-1], next_values[-1], values_after)
+        advantages = self._estimate(rewards, values, next_values, ends)
+        advantages = ops.convert_to_numpy(advantages)
+        # On the device once, as bytes: the minibatches are taken from it there.
+        frames = ops.convert_to_tensor(frames.reshape(-1, *frames.shape[2:]))
+        taken = np.array(self.actions[-config.rollout_steps :])
+        target = Target(
+            taken,
+            log_probs,
+            advantages,
+            advantages + values,
+            np.full(shape, clip_range),
+        )
+        target = np.stack([np.ravel(part) for part in target], axis=-1)
+        target = target.astype("float32")
+        return [
+            (ops.take(frames, chosen, axis=0), _normalize_advantages(target[chosen]))
+            for _ in range(config.rollout_epochs)
+            for chosen in draws.permutation(len(target))
+            .astype("int32")
+            .reshape(-1, config.batch_size)
+        ]
+
+
+def play(
+    policy: Policy, game: Game, count: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Plays whole games side by side, actions drawn from the policy as Flax's example
+    evaluates: one that always takes the likeliest may never start the ball.
+
+    Args:
+        policy: who plays.
+        game: what is played.
+        count: number of games.
+        seed: seed of games and actions.
+
+    Yields:
+        After each step the frames, uint8[game, height, width, frame], and the scores so
+        far, float64[game].
+    """
+    games = Games(game, count)
+    draws = np.random.default_rng(seed)
+    frames, _ = games.reset([seed])
+    scores, is_over = np.zeros(count), np.zeros(count, "bool")
+    while not is_over.all():
+        log_probs, _ = evaluate(policy, frames)
+        step = games.step(draw_actions(log_probs, draws))
+        frames = step.frames
+        scores += np.where(is_over, 0, step.rewards)
+        is_over |= step.terminated | step.truncated
+        yield frames, scores
+
+
+def evaluate(policy: Policy, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The log probabilities of the actions, float32[game, action], and the values,
+    float32[game]."""
+    outputs = ops.convert_to_numpy(policy(frames))
+    logits, values = outputs[:, :-1], outputs[:, -1]
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), values
+
+
+def draw_actions(log_probs: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+    """An action for each game by its probability: int64[game]."""
+    # The largest of logits with Gumbel noise is distributed as they say.
+    return np.argmax(log_probs + draws.gumbel(size=log_probs.shape), axis=1)
+
+
+def _normalize_advantages(target: np.ndarray) -> np.ndarray:
+    """A minibatch's target with advantages of mean 0 and deviation 1."""
+    place = Target._fields.index("advantage")
+    advantages = target[:, place]
+    target[:, place] = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return target

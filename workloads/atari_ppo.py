@@ -1,0 +1,34 @@
+"""An actor-critic that learns to play Atari games by PPO."""
+
+from functools import partial
+
+from keras.metrics import MeanMetricWrapper
+
+from samkeras.data.atari import load_game
+from samkeras.models.actor_critic import build_actor_critic
+from samkeras.ppo import (
+    PPOLoss,
+    approximate_kl,
+    clip_fraction,
+    entropy,
+    value_error,
+)
+from samkeras.workload import Workload
+
+workload = Workload(
+    load=lambda config: load_game(
+        config.game, config.sticky_actions, config.frames, config.eval_games
+    ),
+    build=lambda config, info: build_actor_critic(
+        info.input_shape, info.num_outputs, config.width_mult
+    ),
+    loss=PPOLoss(),
+    metrics=[
+        partial(MeanMetricWrapper, entropy, "entropy"),
+        partial(MeanMetricWrapper, value_error, "value_loss"),
+        partial(MeanMetricWrapper, clip_fraction, "clip_fraction"),
+        partial(MeanMetricWrapper, approximate_kl, "approx_kl"),
+    ],
+    monitor="val_score",
+    mode="max",
+)
