@@ -19,6 +19,7 @@ from samkeras.errors import InputError
 from samkeras.experiment import data, run
 from samkeras.experiment.config import (
     Config,
+    PPOConfig,
     SupervisedConfig,
     count_work,
     fingerprint,
@@ -71,10 +72,11 @@ def _run_grid(configs: list[Config]) -> int:
             run.measure_size(config, loaded.info)  # which says what cannot be built
         data.batch_multiple(config)
     workload = find_workload(session.workload)
-    if workload.score is not None and find_process()[1] > 1:
+    is_whole = workload.score is not None or isinstance(session, PPOConfig)
+    if is_whole and find_process()[1] > 1:
         raise InputError(
             f"workloads/{session.workload} trains in one process: its "
-            f"{workload.monitor} is of all predictions together. "
+            f"{workload.monitor} is of all predictions or games together. "
             f"Received: {find_process()[1]} processes"
         )
     _check_writable(Path(session.run_dir))
