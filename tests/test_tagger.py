@@ -8,13 +8,7 @@ from keras import ops
 import samkeras
 from samkeras.data import treebank
 from samkeras.data.batches import EpochBatches, bucket
-from samkeras.data.sequences import (
-    PAD,
-    UNKNOWN,
-    SequenceCollate,
-    build_vocabulary,
-    encode,
-)
+from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
 from samkeras.data.treebank import load_treebank, read_conllu
 from samkeras.errors import InputError
 from samkeras.experiment.schedule import InverseSquareRoot
@@ -121,21 +115,6 @@ def test_loss_and_accuracy_are_of_words_alone():
     assert loss == pytest.approx(losses.sum() / 9, rel=1e-5)
     right = np.sum(logits.argmax(-1)[rows, places] == y[rows, places])
     assert accuracy == pytest.approx(right / 9)
-
-
-@pytest.mark.parametrize("word_dropout", [0.0, 0.5])
-def test_word_dropout_teaches_the_unknown_word(word_dropout):
-    """Words made unknown train the unknown word's embedding, which none other does;
-    without it the model is the paper's. Padding stays padding."""
-    model = tagger(word_dropout=word_dropout)
-    model.compile(samkeras.SGD(0.1), TokenCrossentropy())
-    x, y, weights = batch(8)
-    x[x == UNKNOWN] = 2
-    gradients = model.make_gradient_function()((x, y, weights))
-    (embedding,) = (g for g in gradients if g.shape[0] == 20)
-    is_trained = ops.convert_to_numpy(embedding).any(axis=1)
-    assert is_trained[UNKNOWN] == (word_dropout > 0)
-    assert not is_trained[PAD]
 
 
 def test_batches_are_of_similar_lengths_and_few_shapes():

@@ -17,7 +17,6 @@ workload = Workload(
         info.num_outputs,
         config.width_mult,
         depth=config.depth,
-        word_dropout=config.word_dropout,
     ),
     loss=keras.losses.BinaryCrossentropy(from_logits=True),
     metrics=[

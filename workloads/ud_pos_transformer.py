@@ -10,11 +10,7 @@ workload = Workload(
         config.dataset, config.data_dir, config.max_length
     ),
     build=lambda config, info: build_tagger(
-        info.vocabulary_size,
-        info.num_outputs,
-        config.width_mult,
-        depth=config.depth,
-        word_dropout=config.word_dropout or 0.0,
+        info.vocabulary_size, info.num_outputs, config.width_mult, depth=config.depth
     ),
     loss=TokenCrossentropy(),
     metrics=["accuracy"],

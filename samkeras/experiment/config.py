@@ -131,8 +131,6 @@ class SupervisedConfig(Config):
     """validate on the first N examples"""
     max_length: PositiveInt | None = None
     """cut sentences to N words"""
-    word_dropout: Fraction | None = None
-    """share of words made unknown in training (default: the standard model's)"""
     image_size: PositiveInt | None = None
     """height and width that images are brought to"""
     augment: bool = False

@@ -40,9 +40,8 @@ def load_data(config: Config) -> Splits:
             )
     if config.augment and len(splits.info.input_shape) != 3:
         raise InputError(f"--augment needs images, and {splits.info.name} has none")
-    for name in ("max_length", "word_dropout"):
-        if getattr(config, name) is not None and splits.info.vocabulary_size is None:
-            raise InputError(f"--{name} needs words, and {splits.info.name} has none")
+    if config.max_length is not None and splits.info.vocabulary_size is None:
+        raise InputError(f"--max_length needs words, and {splits.info.name} has none")
     num_train, num_validation = (
         limit or size for limit, size in zip(limits, sizes, strict=True)
     )

@@ -10,7 +10,6 @@ from samkeras.data.sequences import PAD
 from samkeras.model import SAMModel
 from samkeras.models.common import scale_width
 from samkeras.models.normalization import LayerNorm
-from samkeras.models.words import WordDropout
 from samkeras.quiet import silence_native_stderr
 
 Tensor = Any
@@ -25,7 +24,6 @@ def build_tagger(
     *,
     depth: int | None = None,
     dropout: float = DROPOUT,
-    word_dropout: float = 0.0,
 ) -> SAMModel:
     """A pre-LayerNorm encoder over the words of a sentence, with fixed sinusoidal
     positions and a tag for each word. Padding is not attended to.
@@ -40,8 +38,6 @@ def build_tagger(
             number of heads, one for 64 of it, scale with it.
         depth: number of encoder blocks. None (default): 6.
         dropout: rate, also of the attention's weights. Default 0.3.
-        word_dropout: share of words made unknown in training, which teaches the model
-            to tag unknown words by what is around them. Default 0: none.
 
     Returns:
         An uncompiled SAMModel from ids, int32[sentence, word], 0 at the end as padding,
@@ -54,13 +50,12 @@ def build_tagger(
     hidden = scale_width(HIDDEN, width_mult)
     words = keras.Input((None,), dtype="int32", name="words")
     is_word = IsWord(name="is_word")(words)
-    x = WordDropout(word_dropout, name="word_dropout")(words) if word_dropout else words
     x = layers.Embedding(
         vocabulary_size,
         hidden,
         embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0),
         name="words_embedding",
-    )(x)
+    )(words)
     x = layers.add([x, SinePositionEncoding(name="positions")(x)])
     x = layers.Dropout(dropout)(x)
     for number in range(1, (depth or DEPTH) + 1):
