@@ -12,14 +12,17 @@ import keras
 import numpy as np
 
 import samkeras
+from samkeras.data.atari import FRAMES
 from samkeras.data.graphs import Graph, GraphCollate, as_array
 from samkeras.data.sequences import SequenceCollate
 from samkeras.losses import PresentBinaryCrossentropy, TokenCrossentropy
+from samkeras.models.actor_critic import build_actor_critic
 from samkeras.models.gcn import build_gcn
 from samkeras.models.lstm import build_lstm
 from samkeras.models.tagger import build_tagger
+from samkeras.ppo import PPOLoss, Target
 
-NUM_RAGGED_STEPS = 10
+NUM_TASK_STEPS = 10
 NUM_STEPS, BATCH, FEATURES, CLASSES, WORDS, LENGTH = 20, 16, 5, 3, 11, 4
 
 
@@ -105,7 +108,7 @@ def train_token_model(perturbation: samkeras.SAM | None) -> dict:
     return record_steps(model, x, optimizer=optimizer, perturbation=perturbation)
 
 
-def train_ragged_model(build, make_batch, loss) -> dict:
+def train_task(build, make_batch, loss, scale: float = 0.3) -> dict:
     """SAM steps of a workload's model without its dropout, on batches of one shape and
     of weights, some of them 0."""
     model = build()
@@ -114,11 +117,11 @@ def train_ragged_model(build, make_batch, loss) -> dict:
             layer.rate = 0.0
     set_numpy_weights(model)
     for weight in model.trainable_variables:
-        weight.assign(0.3 * keras.ops.convert_to_numpy(weight))
+        weight.assign(scale * keras.ops.convert_to_numpy(weight))
     model.compile(samkeras.SGD(0.05), loss, perturbation=samkeras.SAM(0.1))
     rng = np.random.default_rng(4)
     rows, losses = [], []
-    for _ in range(NUM_RAGGED_STEPS):
+    for _ in range(NUM_TASK_STEPS):
         x, y, weights = make_batch(rng)
         losses.append(model.train_on_batch(x, y, weights))
         weights = [np.ravel(w) for w in model.get_weights()]
@@ -155,21 +158,36 @@ def molecules(rng: np.random.Generator) -> tuple:
     return GraphCollate().pad(as_array(graphs), y, 12)
 
 
-RAGGED_CASES = {
-    "tagger": lambda: train_ragged_model(
+def played(rng: np.random.Generator) -> tuple:
+    x = rng.integers(0, 256, (8, *FRAMES)).astype("uint8")
+    target = Target(
+        rng.integers(0, CLASSES, 8),
+        np.log(rng.uniform(0.25, 0.45, 8)),
+        rng.normal(size=8),
+        rng.normal(size=8),
+        np.full(8, 0.2),
+    )
+    return x, np.stack(target, axis=-1).astype("float32"), np.ones(8, "float32")
+
+
+TASK_CASES = {
+    "tagger": lambda: train_task(
         lambda: build_tagger(WORDS, CLASSES, 0.03, depth=2, dropout=0.0),
         tagged,
         TokenCrossentropy(),
     ),
-    "lstm": lambda: train_ragged_model(
+    "lstm": lambda: train_task(
         lambda: build_lstm(WORDS, 1, 0.03),
         classified,
         keras.losses.BinaryCrossentropy(from_logits=True),
     ),
-    "gcn": lambda: train_ragged_model(
+    "gcn": lambda: train_task(
         lambda: build_gcn(FEATURES, CLASSES, 0.05, depth=2),
         molecules,
         PresentBinaryCrossentropy(),
+    ),
+    "actor_critic": lambda: train_task(
+        lambda: build_actor_critic(FRAMES, CLASSES, 0.1), played, PPOLoss(), scale=0.02
     ),
 }
 
@@ -179,7 +197,7 @@ CASES = {
     "tokens_sam": lambda: train_token_model(samkeras.SAM(0.3)),
     "tokens_plain": lambda: train_token_model(None),
     "norm": train_norm_model,
-    **RAGGED_CASES,
+    **TASK_CASES,
 }
 
 
