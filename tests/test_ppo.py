@@ -282,14 +282,14 @@ def random_policy(frames):
 
 
 def test_an_epoch_goes_on_from_its_actions():
-    """Games repeated up to a rollout go on as they would have."""
-    config = parse_small()
+    """Games repeated up to a rollout go on as they would have, lives too."""
+    config = parse_small(episodic_life="true", rollout_steps=96, batch_size=64)
     whole = Rollouts(Game("breakout"), config, seed=1)
     whole.start_epoch(3)
     for _ in range(2):
         expected = whole.collect(random_policy)
     resumed = Rollouts(Game("breakout"), config, seed=1)
-    resumed.actions = whole.actions[:16]
+    resumed.actions = whole.actions[:96]
     resumed.start_epoch(3, config.batches_per_rollout)
     got = resumed.collect(random_policy)
     assert len(got) == config.batches_per_rollout

@@ -41,9 +41,6 @@ class PPORecorder(Recorder):
             self._logs |= rollouts.statistics()
             self.on_epoch_end(epoch, {**self._logs, **self._validate()})
 
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch)
-
     def _validate(self):
         policy = self.model.make_call_function()
         seed = derive_seed(self._config.seed, "evaluation")

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from samkeras.backend import compile_function
-from samkeras.data.atari import Game, Games
+from samkeras.data.atari import Game, Games, Step
 from samkeras.experiment.config import PPOConfig
 from samkeras.ppo import Target, estimate_advantages
 
@@ -67,17 +67,20 @@ class Rollouts:
         for some in actions:
             self._step(some)
 
-    def _step(self, actions: np.ndarray):
-        """One action in each game; keeps account of scores and lengths."""
+    def _step(self, actions: np.ndarray) -> tuple[Step, np.ndarray]:
+        """One action in each game, and whether it cost a life: bool[game]. Keeps
+        account of scores and lengths."""
         self.actions.append(actions.astype("uint8"))
         step = self._games.step(actions)
-        self._frames = step.frames
+        # At a game's end they are the next one's, which are not fewer.
+        is_life_lost = step.lives < self._lives
+        self._frames, self._lives = step.frames, step.lives
         self._returns += step.rewards
         self._lengths += 1
         for i in np.flatnonzero(step.terminated | step.truncated):
             self._ended.append((self._returns[i], self._lengths[i]))
             self._returns[i] = self._lengths[i] = 0
-        return step
+        return step, is_life_lost
 
     def statistics(self) -> dict[str, float]:
         """Means over the games that ended in this epoch: their scores and lengths in
@@ -101,7 +104,7 @@ class Rollouts:
         self._rollout += 1
         shape = (config.rollout_steps, count)
         frames = np.empty((*shape, *self._frames.shape[1:]), "uint8")
-        log_probs, values, rewards, next_values = (
+        log_probs, values, rewards, end_values = (
             np.zeros(shape, "float32") for _ in range(4)
         )
         ends = np.zeros(shape, "bool")
@@ -110,23 +113,16 @@ class Rollouts:
             all_log_probs, values[t] = evaluate(policy, self._frames)
             actions = draw_actions(all_log_probs, draws)
             log_probs[t] = all_log_probs[np.arange(count), actions]
-            step = self._step(actions)
+            step, is_life_lost = self._step(actions)
             rewards[t] = np.sign(step.rewards) if config.clip_rewards else step.rewards
-            terminated, truncated = step.terminated, step.truncated
+            ends[t] = step.terminated | step.truncated
             if config.episodic_life:
-                # At a game's end they are the next one's, which are not fewer.
-                terminated = terminated | (step.lives < self._lives)
-            self._lives = step.lives
-            ends[t] = terminated | truncated
-            if t > 0:
-                next_values[t - 1] = np.where(
-                    ends[t - 1], next_values[t - 1], values[t]
-                )
-            if truncated.any():
+                ends[t] |= is_life_lost
+            if step.truncated.any():
                 _, last_values = evaluate(policy, step.last_frames)
-                next_values[t] = np.where(truncated, last_values, 0)
+                end_values[t] = np.where(step.truncated, last_values, 0)
         _, values_after = evaluate(policy, self._frames)
-        next_values[-1] = np.where(ends[-1], next_values[-1], values_after)
+        next_values = np.where(ends, end_values, [*values[1:], values_after])
         advantages = self._estimate(rewards, values, next_values, ends)
         advantages = ops.convert_to_numpy(advantages)
         # On the device once, as bytes: the minibatches are taken from it there.
