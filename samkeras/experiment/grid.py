@@ -104,13 +104,10 @@ def _run_grid(configs: list[Config]) -> int:
         try:
             for number, i in enumerate(remaining, 1):
                 progress.start_run(_label(configs[i], configs), number, work[i])
-                results[i] = run.train(
-                    configs[i],
-                    splits[i],
-                    tracker,
-                    parent,
-                    progress,
-                )
+                with run.choose_devices(configs[i]):
+                    results[i] = run.train(
+                        configs[i], splits[i], tracker, parent, progress
+                    )
                 if results[i].failure:
                     progress.say(f"FAILED {results[i].failure}")
                     if find_process()[1] > 1:

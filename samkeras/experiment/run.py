@@ -126,6 +126,11 @@ def run_name(config: Config) -> str:
     return f"{config.workload}_w{config.width_mult:g}{pruned}_{trained}_s{config.seed}"
 
 
+def choose_devices(config: Config) -> contextlib.AbstractContextManager:
+    """The scope of all devices; for the small steps of a game, of the first."""
+    return contextlib.nullcontext() if isinstance(config, PPOConfig) else all_devices()
+
+
 def train(
     config: Config,
     splits: Splits,
@@ -133,21 +138,8 @@ def train(
     parent: RunLogger | None,
     progress: ProgressDisplay,
 ) -> Result:
-    """Trains one run on all devices and records it. A failure is recorded and
-    returned."""
-    # The small steps of a game are one device's.
-    is_game = isinstance(config, PPOConfig)
-    with contextlib.nullcontext() if is_game else all_devices():
-        return _train(config, splits, tracker, parent, progress)
-
-
-def _train(
-    config: Config,
-    splits: Splits,
-    tracker: Tracker,
-    parent: RunLogger | None,
-    progress: ProgressDisplay,
-) -> Result:
+    """Trains one run and records it, in the scope of its devices. A failure is recorded
+    and returned."""
     started = time.monotonic()
     size = measure_size(config, splits.info)
     model = build_model(config, splits.info)
