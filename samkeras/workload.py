@@ -80,7 +80,7 @@ class Workload:
     Attributes:
         load: config -> Splits. Cheap: the examples are read later.
         build: (config, info) -> an uncompiled SAMModel of config.width_mult.
-        loss: a keras loss.
+        loss: a keras loss, or config -> one.
         metrics: keras metrics beside the loss: names, or functions that make them.
         monitor: the validation metric that is reported, as fit logs it.
         mode: whether "max" or "min" of it is best.
@@ -91,7 +91,7 @@ class Workload:
 
     load: Callable[[Any], Splits]
     build: Callable[[Any, DataInfo], keras.Model]
-    loss: keras.losses.Loss
+    loss: keras.losses.Loss | Callable[[Any], keras.losses.Loss]
     metrics: Sequence[str | Callable[[], keras.metrics.Metric]]
     monitor: str
     mode: Literal["max", "min"]

@@ -173,6 +173,9 @@ def test_steps_on_batches_are_those_of_fit(batch):
     assert relative_error(stepped.get_weights(), fitted.get_weights()) < 1e-6
     means = {k: float(v) for k, v in stepped.get_metrics_result().items()}
     assert means == pytest.approx({k: history[k][-1] for k in means}, rel=1e-5)
+    for model in (fitted, stepped):  # one after the other, too
+        model.fit(x, target, batch_size=8, shuffle=False, verbose=0)
+    assert relative_error(stepped.get_weights(), fitted.get_weights()) < 1e-6
 
 
 class ScriptedGames:

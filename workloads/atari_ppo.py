@@ -22,7 +22,7 @@ workload = Workload(
     build=lambda config, info: build_actor_critic(
         info.input_shape, info.num_outputs, config.width_mult
     ),
-    loss=PPOLoss(),
+    loss=lambda config: PPOLoss(config.value_coefficient, config.entropy_coefficient),
     metrics=[
         partial(MeanMetricWrapper, entropy, "entropy"),
         partial(MeanMetricWrapper, value_error, "value_loss"),

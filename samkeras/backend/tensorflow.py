@@ -228,12 +228,17 @@ class Trainer(keras.Model):
         """A training step on each of some batches of one shape. Metrics are not
         reset."""
         self._symbolic_build(data_batch=batches[0])
-        if self.train_function is None:
-            self.train_function = tf.function(
+        self.make_train_function()
+        for batch in batches:
+            self._step_function(batch)
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            # Keras' own takes an iterator of tf.data, or does not compile.
+            self._step_function = tf.function(
                 self.train_step, jit_compile=self.jit_compile
             )
-        for batch in batches:
-            self.train_function(batch)
+        return super().make_train_function(force)
 
     def make_gradient_function(self):
         """A compiled function from a batch (x, y[, sample_weight]) to the gradients of

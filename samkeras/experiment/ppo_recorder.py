@@ -1,16 +1,14 @@
 """Training by PPO: rollouts, steps on them and evaluation on whole games."""
 
 import itertools
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
-from PIL import Image
 
-from samkeras.data.atari import FRAMES, Game
+from samkeras.data.atari import FRAMES
 from samkeras.experiment.checkpoint import Arrays
 from samkeras.experiment.recorder import Recorder
-from samkeras.experiment.rollouts import play
-from samkeras.model import SAMModel
+from samkeras.experiment.rollouts import Policy, play
 from samkeras.ppo import Target
 from samkeras.seeds import derive_seed
 
@@ -25,16 +23,20 @@ class PPORecorder(Recorder):
     The score is the mean of whole games, the same seeds' in every epoch.
     """
 
+    @cached_property
+    def _policy(self) -> Policy:
+        """The model's, compiled once a run for the games to learn and those to test."""
+        return self.model.make_call_function()
+
     def _fit(self, first_epoch, end_epoch):
         model, rollouts = self.model, self._batches
-        policy = model.make_call_function()
         per_rollout = self._config.batches_per_rollout
         for epoch in range(first_epoch, end_epoch):
             model.reset_metrics()
             self.on_epoch_begin(epoch)
             for batch in range(0, rollouts.num_batches, per_rollout):
                 self.on_train_batch_begin(batch)
-                model.train_on_batches(rollouts.collect(policy))
+                model.train_on_batches(rollouts.collect(self._policy))
                 loss = float(model.get_metrics_result()["loss"])
                 self.on_train_batch_end(batch + per_rollout - 1, {"loss": loss})
             self.on_test_begin()
@@ -42,10 +44,10 @@ class PPORecorder(Recorder):
             self.on_epoch_end(epoch, {**self._logs, **self._validate()})
 
     def _validate(self):
-        policy = self.model.make_call_function()
         seed = derive_seed(self._config.seed, "evaluation")
-        games = play(policy, self._validation, self._config.eval_games, seed)
-        for _, scores in games:  # noqa: B007
+        count = self._config.eval_games
+        for _, so_far in play(self._policy, self._validation, count, seed):
+            scores = so_far
             self.on_test_batch_begin(0)  # to stop here
         return {"val_score": scores.mean(), "val_score_std": scores.std()}
 
@@ -70,14 +72,18 @@ class PPORecorder(Recorder):
         epochs = epoch + 1
         return epochs * self._config.rollouts_per_epoch * self._config.rollout_size
 
+    def illustrate(self, folder):
+        """An animated picture of the begin of a game."""
+        from PIL import Image
 
-def film(model: SAMModel, game: Game, seed: int, path: Path) -> None:
-    """Writes an animated picture of the begin of a game that the model plays."""
-    games = play(model.make_call_function(), game, 1, seed)
-    pictures = [
-        Image.fromarray(frames[0, ..., -1]).resize(FILM_SIZE)
-        for frames, _ in itertools.islice(games, FILM_LENGTH)
-    ]
-    pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=FRAME_MSEC, loop=0
-    )
+        seed = derive_seed(self._config.seed, "film")
+        games = play(self._policy, self._validation, 1, seed)
+        pictures = [
+            Image.fromarray(frames[0, ..., -1]).resize(FILM_SIZE)
+            for frames, _ in itertools.islice(games, FILM_LENGTH)
+        ]
+        path = folder / "game.gif"
+        pictures[0].save(
+            path, save_all=True, append_images=pictures[1:], duration=FRAME_MSEC, loop=0
+        )
+        return [path]

@@ -3,6 +3,7 @@
 import math
 import time
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -85,6 +86,10 @@ class Recorder(keras.callbacks.Callback):
         self._checkpoints.wait()
         # After the last epoch too: a grid must not go on with its next run.
         self._stop_if_requested()
+
+    def illustrate(self, folder: Path) -> list[Path]:
+        """Writes files that show what the model does with its best weights."""
+        return []
 
     def _fit(self, first_epoch: int, end_epoch: int) -> None:
         self.model.fit(

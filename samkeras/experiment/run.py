@@ -30,14 +30,13 @@ from samkeras.experiment.config import (
     save_config,
 )
 from samkeras.experiment.interrupt import StopRequest
-from samkeras.experiment.ppo_recorder import PPORecorder, film
+from samkeras.experiment.ppo_recorder import PPORecorder
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.recorder import Recorder
 from samkeras.experiment.schedule import build_schedule
 from samkeras.experiment.targets import find_workload
 from samkeras.experiment.tracking import RunLogger, Tracker
 from samkeras.linearized import ScaledSquaredError, centre
-from samkeras.ppo import PPOLoss
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
 from samkeras.workload import DataInfo, Examples, Splits
@@ -181,9 +180,6 @@ def train(
                 model, batches, data.make_batches(config, splits, splits.validation)
             )
         _record_best(logger, model, recorder, folder)
-        if isinstance(config, PPOConfig):
-            film(model, splits.train, config.seed, folder / "game.gif")
-            logger.log_file(folder / "game.gif")
         logger.end("FINISHED")
         checkpoints.clear()
     except KeyboardInterrupt:
@@ -244,9 +240,8 @@ def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
     """Compiles a run's model for epochs of `num_batches` steps."""
     workload = find_workload(config.workload)
     loss = workload.loss
-    metrics = [m if isinstance(m, str) else m() for m in workload.metrics]
-    if isinstance(config, PPOConfig):
-        loss = PPOLoss(config.value_coefficient, config.entropy_coefficient)
+    if not isinstance(loss, keras.losses.Loss):
+        loss = loss(config)
     is_mirrored = (
         keras.backend.backend() == "tensorflow"
         and len(keras.distribution.list_devices()) > 1
@@ -255,7 +250,7 @@ def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
         optimizer=_build_optimizer(config, num_batches),
         loss=ScaledSquaredError(config.alpha) if config.alpha else loss,
         # Weighted, because several devices share batches that are filled up.
-        weighted_metrics=metrics,
+        weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
         perturbation=PERTURBATIONS[config.perturbation](config.rho)
         if config.sam
         else None,
@@ -382,4 +377,5 @@ def _record_best(
     logger.log_metrics(metrics, step=0)  # one value each, which MLflow draws as bars
     model.set_weights(recorder.best_weights)
     model.save_weights(folder / "best.weights.h5")
-    logger.log_file(folder / "best.weights.h5")
+    for path in (folder / "best.weights.h5", *recorder.illustrate(folder)):
+        logger.log_file(path)
