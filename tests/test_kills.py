@@ -43,7 +43,12 @@ def start(folder: Path, options: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *options, *places],
         cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": keras.backend.backend(),
+            # As for users, each process compiles its programs itself.
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
