@@ -2,11 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from samkeras.errors import InputError
-from samkeras.experiment.command_line import parse_runs
-from samkeras.experiment.targets import describe_targets, resolve_target
+from samkeras.experiment.command_line import parse_figure, parse_runs
+from samkeras.experiment.report import write_report
+from samkeras.experiment.targets import REPORT, describe_targets, resolve_target
 from samkeras.quiet import silence_native_stderr
 
 BACKENDS = ("jax", "tensorflow")
@@ -18,18 +20,29 @@ def main(arguments: list[str]) -> int:
         print_targets()
         return 0
     try:
+        target, *options = resolve_target(arguments[0]), *arguments[1:]
+        if target == REPORT:
+            return write_report(options)
         set_backend()
-        runs = parse_runs(resolve_target(arguments[0]), arguments[1:])
+        figure, name = None, Path(target).stem
+        if target.startswith("workloads/"):
+            runs = parse_runs(name, options)
+        else:
+            figure, runs = parse_figure(name, options)
         # Imported late: keras takes seconds, help and most errors need none.
         with silence_native_stderr():
             import keras
 
             join_processes(keras)
+            from samkeras.backend import cache_programs, use_cpu_only
             from samkeras.experiment.grid import run_grid
 
+            cache_programs()
+            if runs[0].workers > 1 or runs[0].ray is not None:
+                use_cpu_only()
             keras.distribution.list_devices()  # starts the backend
 
-        return run_grid(runs)
+        return run_grid(runs, figure)
     except InputError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2

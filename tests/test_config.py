@@ -10,9 +10,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.command_line import parse_runs
 from samkeras.experiment.config import Config, fingerprint, save_config
 from samkeras.experiment.schedule import learning_rate_at
-from samkeras.experiment.targets import ROOT, describe_targets, resolve_target
-
-WORKLOADS = [target.removeprefix("workloads/") for target in describe_targets()]
+from samkeras.experiment.targets import ROOT, list_workloads, resolve_target
 
 
 def parse_one(*arguments: str, workload: str = "mnist_mlp") -> Config:
@@ -20,7 +18,7 @@ def parse_one(*arguments: str, workload: str = "mnist_mlp") -> Config:
     return config
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("workload", list_workloads())
 def test_every_workload_has_a_valid_config(workload):
     """Each configs/<workload>.yaml holds known fields with allowed values."""
     config = parse_one(workload=workload)
@@ -223,7 +221,7 @@ def test_a_dense_run_is_one_run_whatever_the_pruner():
 )
 def test_targets_resolve(target):
     """A workload is found by its path, with or without .py."""
-    assert resolve_target(target) == "mnist_mlp"
+    assert resolve_target(target) == "workloads/mnist_mlp"
 
 
 def test_unknown_targets_name_the_nearest():

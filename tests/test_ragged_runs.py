@@ -5,7 +5,7 @@ from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.errors import InputError
-from samkeras.experiment import data, grid, recorder
+from samkeras.experiment import data, recorder
 from samkeras.experiment.command_line import parse_runs
 
 SENTENCES = (("the dog runs", "a b c"), ("dogs run", "b c"), ("run", "c"))
@@ -74,7 +74,8 @@ def test_runs_of_other_lengths_have_data_of_their_own(treebank):
     sentences elsewhere."""
     options = ["--dataset", str(treebank), "--max_length", "4,8", "--seed", "0,1"]
     configs = parse_runs("ud_pos_transformer", options)
-    splits = grid._read_once(configs, [data.load_data(config) for config in configs])
+    shared = {}
+    splits = [data.load_shared(config, shared) for config in configs]
     assert [s.train[0].shape[1] for s in splits] == [4, 4, 8, 8]
     assert splits[0] is splits[1]
 

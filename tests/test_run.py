@@ -16,8 +16,6 @@ from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.experiment import data, recorder, run
 from samkeras.experiment.command_line import parse_runs
-from samkeras.experiment.grid import compute_gains
-from samkeras.experiment.run import Result
 from samkeras.experiment.targets import ROOT
 
 SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "2"]
@@ -398,31 +396,6 @@ def test_depth_is_the_number_of_equal_hidden_layers(workload, depth, count):
     (config,) = parse_runs(workload, ["--depth", str(depth)])
     info = data.load_data(config).info
     assert run.measure_size(config, info).num_params == count
-
-
-def make_result(width, sam, rho, seed, best):
-    options = [f"--width_mult={width}", f"--sam={sam}", f"--rho={rho}"]
-    (config,) = parse_runs("mnist_mlp", [*options, f"--seed={seed}"])
-    return Result(config, 1, 1, best=best, final=best - 0.1 * rho, seconds=1.0)
-
-
-def test_gain_is_paired_by_seed_at_the_best_rho():
-    """By hand: rho 0.2 gains .03 and .01, rho 0.1 less; error sd / sqrt(2) = .01."""
-    results = [
-        make_result(1, "false", 0, 0, 0.90),
-        make_result(1, "false", 0, 1, 0.92),
-        make_result(1, "true", 0.1, 0, 0.91),
-        make_result(1, "true", 0.1, 1, 0.92),
-        make_result(1, "true", 0.2, 0, 0.93),
-        make_result(1, "true", 0.2, 1, 0.93),
-        make_result(2, "true", 0.2, 0, 0.99),  # no base at this width
-    ]
-    (row,) = compute_gains(results, mode="max")
-    assert (row["width_mult"], row["rho"], row["seeds"]) == (1.0, 0.2, 2)
-    assert row["gain"] == pytest.approx((0.02, 0.01))
-    assert row["final_gain"] == pytest.approx((0.0, 0.01))  # .02 less at rho 0.2
-    (row,) = compute_gains(results[:3], mode="min")
-    assert row["gain"] == (pytest.approx(-0.01), None)
 
 
 BLOCKED = {"jax": "tensorflow", "tensorflow": "jax"}

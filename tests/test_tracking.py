@@ -114,7 +114,9 @@ def test_everything_is_recorded(tracker, recorded, curve, store, tmp_path):
     """Names, tags, params, points, files, statuses and nesting reach MLflow."""
     session = tracker()
     parent = session.start("parent", {"workload": "w"}, None, tmp_path / "parent")
-    run = session.start("child", {"workload": "w"}, parent, tmp_path / "child")
+    run = session.start(
+        "child", {"workload": "w"}, parent.journal.id, tmp_path / "child"
+    )
     run.log_params({"rho": 0.1, "sam": True})
     path = tmp_path / "child" / "config.yaml"
     path.write_text("rho: 0.1")
@@ -168,7 +170,7 @@ def test_a_silent_store_gets_everything_later(
     session = tracker()
     parent = session.start("parent", {}, None, tmp_path / "parent")
     # A folder that sorts before its parent's.
-    run = session.start("child", {}, parent, tmp_path / "child")
+    run = session.start("child", {}, parent.journal.id, tmp_path / "child")
     log(run, range(5))
     run.end("FINISHED")
     parent.end("FINISHED")
@@ -194,7 +196,7 @@ def test_a_child_waits_for_its_parent(
     answer = silence()
     first = tracker()
     parent = first.start("parent", {}, None, tmp_path / "parent")
-    first.start("child", {}, parent, tmp_path / "child").end("FINISHED")
+    first.start("child", {}, parent.journal.id, tmp_path / "child").end("FINISHED")
     first.close()  # and yet the parent's folder is taken until its end
     answer()
     with monkeypatch.context() as context:
@@ -444,10 +446,9 @@ def test_a_damaged_journal_is_named(tmp_path):
     tracker.close()
 
 
-def test_a_run_has_one_owner(tmp_path, monkeypatch):
+def test_a_run_has_one_owner(tmp_path):
     """Two commands do not train the same run into one folder."""
-    monkeypatch.setattr("samkeras.experiment.tracking.OWNERSHIP_TIMEOUT_SEC", 0.1)
-    first, second = Tracker(NOBODY, "e"), Tracker(NOBODY, "e")
+    first, second = Tracker(NOBODY, "e"), Tracker(NOBODY, "e", patience=0.1)
     run = first.start("name", {}, None, tmp_path / "run")
     with pytest.raises(InputError, match="another command is training the run in"):
         second.start("name", {}, None, tmp_path / "run")

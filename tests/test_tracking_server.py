@@ -52,7 +52,9 @@ class Session:
         self.tracker = Tracker(uri, experiment_of(run_dir))
         self.parent = self.tracker.start("parent", {}, None, run_dir / "parent")
         folder = run_dir / "child"
-        self.run = self.tracker.start("child", {"a": "b"}, self.parent, folder)
+        self.run = self.tracker.start(
+            "child", {"a": "b"}, self.parent.journal.id, folder
+        )
         self.run.log_params({"rho": 0.1})
         (folder / "config.yaml").write_text("rho: 0.1")
         self.run.log_file(folder / "config.yaml")

@@ -7,20 +7,24 @@ if keras.backend.backend() == "jax":
         Trainer,
         all_devices,
         broadcast,
+        cache_programs,
         compile_function,
         find_process,
         isolate,
         make_input,
+        use_cpu_only,
     )
 elif keras.backend.backend() == "tensorflow":
     from samkeras.backend.tensorflow import (
         Trainer,
         all_devices,
         broadcast,
+        cache_programs,
         compile_function,
         find_process,
         isolate,
         make_input,
+        use_cpu_only,
     )
 else:
     raise ImportError(
@@ -32,8 +36,10 @@ __all__ = [
     "Trainer",
     "all_devices",
     "broadcast",
+    "cache_programs",
     "compile_function",
     "find_process",
     "isolate",
     "make_input",
+    "use_cpu_only",
 ]

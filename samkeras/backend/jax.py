@@ -2,8 +2,11 @@
 
 import contextlib
 import itertools
+import os
 import pickle
+import platform
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +20,7 @@ from samkeras.step import shift_seeds
 
 # Loops over groups of examples are unrolled on CPU up to this number.
 MAX_UNROLLED = 16
+CACHE_BYTES = 2 * 2**30
 
 Step = Callable[[list, Any, Any], tuple[dict, Any]]
 
@@ -318,6 +322,24 @@ def all_devices() -> Iterator[None]:
     split = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
     with split.scope():
         yield
+
+
+def cache_programs() -> None:
+    """Keeps compiled programs on disk, so that those of the same shapes are compiled
+    once, in whatever process; before the backend starts."""
+    if jax.config.jax_compilation_cache_dir is not None:
+        return  # the user's own
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # A home may be shared by machines whose processors differ.
+    folder = caches / "samkeras" / f"compiled-{platform.node()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def use_cpu_only() -> None:
+    """Leaves GPUs and TPUs to other processes; before the backend starts."""
+    jax.config.update("jax_platforms", "cpu")
 
 
 def find_process() -> tuple[int, int]:

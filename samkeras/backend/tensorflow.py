@@ -281,6 +281,15 @@ def all_devices():
 _mirrored_strategy = functools.cache(tf.distribute.MirroredStrategy)
 
 
+def cache_programs():
+    """Does nothing: TensorFlow keeps no compiled programs."""
+
+
+def use_cpu_only():
+    """Leaves GPUs to other processes; before the backend starts."""
+    tf.config.set_visible_devices([], "GPU")
+
+
 def find_process():
     """The number of this process and how many there are: it is the only one."""
     return 0, 1

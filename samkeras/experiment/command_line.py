@@ -11,7 +11,6 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import (
     ClosedUnitInterval,
@@ -29,10 +28,12 @@ from samkeras.experiment.config import (
     PositiveFloat,
     PPOConfig,
     config_type,
+    read_yaml,
     result_fields,
     to_yaml,
 )
-from samkeras.experiment.targets import ROOT, describe_targets
+from samkeras.experiment.figure import Figure, read_figure
+from samkeras.experiment.targets import FIGURES, ROOT, describe_targets
 
 # How messages name the values that a type allows, and help their place.
 ALLOWED = {
@@ -59,29 +60,80 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
     Raises:
         InputError: an option or value is wrong.
     """
-    parser = _build_parser(workload)
     given = dict(_pair_options(arguments, _hints(workload)))
-    if "help" in given:
-        parser.print_help()
-        raise SystemExit(0)
-    if "config" in given:
-        _check_file(given["config"], workload)
-    print_config = given.pop("print_config", None) is not None
-    if "epochs" in given:
-        # Else the steps of the workload's defaults would count.
-        given.setdefault("steps", "null")
-    choices = {
-        name: [value] if name in (*EXECUTION_FIELDS, "config") else split_list(value)
-        for name, value in given.items()
-    }
+    return _expand(_build_parser(workload), workload, [given])
+
+
+def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]:
+    """A figure and its runs: those of its file, with `--preset small` and any other
+    options in the place of what it says.
+
+    Raises:
+        InputError: the file, an option or a value is wrong.
+    """
+    figure = read_figure(name)
+    hints = _hints(figure.workload)
+    given = dict(_pair_options(arguments, {**hints, "preset": str}))
+    variants = figure.options(given.pop("preset", None))
+    for options in variants:
+        for option in options:
+            if option not in hints:
+                raise InputError(
+                    f"{FIGURES / name}.yaml: workloads/{figure.workload} has no option "
+                    f"{option}{nearest(option, hints)}"
+                )
+    parser = _build_parser(figure.workload)
+    parser.prog = f"run.py configs/figures/{name}.yaml"
+    parser.usage = (
+        f"python {parser.prog} [--preset small] [--option value[,value...]] ..."
+    )
+    parser.description = figure.title
+    texts = [{k: _text(v) for k, v in options.items()} for options in variants]
+    runs = _expand(parser, figure.workload, [{**text, **given} for text in texts])
+    return figure, runs
+
+
+def _text(value: object) -> str:
+    """An option's value, or list of values, as the command line has it."""
+    if isinstance(value, list):
+        return ",".join(
+            f"[{_text(item)}]" if isinstance(item, list) else _text(item)
+            for item in value
+        )
+    return "null" if value is None else _shown(value)
+
+
+def _expand(
+    parser: ArgumentParser, workload: str, variants: list[dict[str, str]]
+) -> list[Config]:
+    """The runs of several sets of options, each the product of its lists."""
     runs = {}
-    for values in itertools.product(*choices.values()):
-        options = dict(zip(choices, values, strict=True))
-        config = _parse_one(parser, workload, options)
-        # Equal runs, such as the base optimizer at several rho, are one run.
-        runs.setdefault(json.dumps(result_fields(config)), config)
-    _check_pruning(list(runs.values()))
-    _check_steps(given, list(runs.values()))
+    for variant in variants:
+        given = dict(variant)
+        if "help" in given:
+            parser.print_help()
+            raise SystemExit(0)
+        if "config" in given:
+            _check_file(given["config"], workload)
+        print_config = given.pop("print_config", None) is not None
+        if "epochs" in given:
+            # Else the steps of the workload's defaults would count.
+            given.setdefault("steps", "null")
+        choices = {
+            name: [value]
+            if name in (*EXECUTION_FIELDS, "config")
+            else split_list(value)
+            for name, value in given.items()
+        }
+        configs = [
+            _parse_one(parser, workload, dict(zip(choices, values, strict=True)))
+            for values in itertools.product(*choices.values())
+        ]
+        _check_pruning(configs)
+        _check_steps(given, configs)
+        for config in configs:
+            # Equal runs, such as the base optimizer at several rho, are one run.
+            runs.setdefault(json.dumps(result_fields(config)), config)
     if print_config:
         for config in runs.values():
             print(to_yaml(config, leave_out=()))
@@ -308,7 +360,7 @@ def _check_file(path: str | Path, workload: str) -> dict:
     Raises:
         InputError: it cannot be read, has an unknown field or is of another workload.
     """
-    values, hints = _read_yaml(Path(path)), _hints(workload)
+    values, hints = read_yaml(Path(path)), _hints(workload)
     for name in values:
         if name not in (*hints, "workload"):
             raise InputError(f"{path}: unknown field {name}{nearest(name, hints)}")
@@ -317,17 +369,4 @@ def _check_file(path: str | Path, workload: str) -> dict:
             f"{path} is a config of workloads/{values['workload']}, "
             f"not of workloads/{workload}"
         )
-    return values
-
-
-def _read_yaml(path: Path) -> dict:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {reason}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold fields and values, such as `rho: 0.1`")
     return values

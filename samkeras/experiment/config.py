@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,6 +16,8 @@ from jsonargparse.typing import (
     PositiveInt,
     restricted_number_type,
 )
+
+from samkeras.errors import InputError
 
 _FINITE = ("<", float("inf"))
 PositiveFloat = restricted_number_type("Positive", float, [(">", 0), _FINITE])
@@ -91,6 +93,16 @@ class Config:
     """MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlflow/mlflow.db)"""
     run_dir: str = "runs"
     """directory of the runs' files"""
+    workers: PositiveInt = 1
+    """processes that train runs at the same time, and share the cores and GPUs"""
+    ray: str | None = None
+    """train the runs on the Ray cluster at this address: HOST:PORT or auto"""
+    cpus_per_run: NonNegativeFloat = 1.0
+    """with ray: CPUs that a run needs"""
+    gpus_per_run: NonNegativeFloat = 0.0
+    """with ray: GPUs that a run needs"""
+    tpus_per_run: NonNegativeFloat = 0.0
+    """with ray: TPU chips that a run needs"""
     rerun: bool = False
     """train again what is already finished"""
     dry_run: bool = False
@@ -239,6 +251,11 @@ EXECUTION_FIELDS = (
     "experiment",
     "tracking_uri",
     "run_dir",
+    "workers",
+    "ray",
+    "cpus_per_run",
+    "gpus_per_run",
+    "tpus_per_run",
     "rerun",
     "dry_run",
     "verbose",
@@ -256,6 +273,17 @@ def result_fields(config: Config) -> dict:
         )
     values.update({name: getattr(type(config), name) for name in config.unused})
     return {k: v for k, v in values.items() if k not in EXECUTION_FIELDS}
+
+
+def varied_fields(configs: Iterable[Config]) -> dict[str, list]:
+    """The fields that differ between runs, each with its values in order."""
+    values = {}
+    for config in configs:
+        for name, value in result_fields(config).items():
+            known = values.setdefault(name, [])
+            if value not in known:
+                known.append(value)
+    return {name: known for name, known in values.items() if len(known) > 1}
 
 
 def fingerprint(config: Config, backend: str) -> str:
@@ -281,6 +309,24 @@ def plain_values(config: Config) -> dict:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(config).items()
     }
+
+
+def read_yaml(path: Path) -> dict:
+    """The fields and values of a file.
+
+    Raises:
+        InputError: it cannot be read or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML: {reason}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold fields and values, such as `rho: 0.1`")
+    return values
 
 
 def to_yaml(config: Config, leave_out: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -74,6 +75,29 @@ def load_data(config: Config) -> Splits:
         return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
 
     return dataclasses.replace(splits, info=info, read=read)
+
+
+def load_shared(config: Config, shared: dict[Any, Splits]) -> Splits:
+    """The data of a run, read once for all runs whose options give the same; `shared`
+    holds what is read already."""
+    key = config
+    if isinstance(config, SupervisedConfig):
+        fields = (
+            "workload",
+            "dataset",
+            "data_dir",
+            "train_examples",
+            "validation_examples",
+            "max_length",
+            "holdout",
+            "image_size",
+        )
+        key = tuple(getattr(config, name) for name in fields)
+    if key not in shared:
+        splits = load_data(config)
+        _ = splits.train
+        shared[key] = splits
+    return shared[key]
 
 
 def add_noise(

@@ -1,46 +1,48 @@
-"""Many runs: one after the other, those already finished skipped, and their table."""
+"""Many runs: those already finished skipped, their table and their figure."""
 
 import contextlib
 import dataclasses
 import hashlib
 import io
 import signal
-import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
-from rich.console import Console
-from rich.table import Table
 
 from samkeras.backend import broadcast, find_process
 from samkeras.errors import InputError
-from samkeras.experiment import data, run
+from samkeras.experiment import cluster, data, picture, run, tables
 from samkeras.experiment.config import (
     Config,
     PPOConfig,
     SupervisedConfig,
     count_work,
     fingerprint,
-    result_fields,
+    varied_fields,
 )
+from samkeras.experiment.figure import Figure
+from samkeras.experiment.interrupt import raise_interrupt
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.run import Result
 from samkeras.experiment.targets import find_workload
-from samkeras.experiment.tracking import DEFAULT_URI, Tracker
-from samkeras.workload import Splits
+from samkeras.experiment.tracking import DEFAULT_URI, RunLogger, Tracker
+from samkeras.experiment.workers import Job, train_here, train_in_workers
+from samkeras.workload import Splits, Workload
 
 
-def run_grid(configs: list[Config]) -> int:
-    """Trains the runs, prints their table and returns the exit code.
+def run_grid(configs: list[Config], figure: Figure | None = None) -> int:
+    """Trains the runs, prints their table, draws their figure and returns the exit
+    code.
 
     Raises:
         InputError: something is wrong that can be known before training.
     """
     if find_process()[0] > 0:
         return _follow(configs)
-    return _run_grid(configs)
+    return _run_grid(configs, figure)
 
 
 def _follow(configs: list[Config]) -> int:
@@ -61,64 +63,42 @@ def _follow(configs: list[Config]) -> int:
         )
 
 
-def _run_grid(configs: list[Config]) -> int:
+def _run_grid(configs: list[Config], figure: Figure | None = None) -> int:
     session = configs[0]
     splits = [data.load_data(config) for config in configs]
     if session.dry_run:
-        print_dry_run(configs, splits)
+        tables.print_dry_run(configs, splits)
         return 0
-    for config, loaded in zip(configs, splits, strict=True):
-        if config.match_width is not None or config.alpha is not None:
-            run.measure_size(config, loaded.info)  # which says what cannot be built
-        data.batch_multiple(config)
     workload = find_workload(session.workload)
-    is_whole = workload.score is not None or isinstance(session, PPOConfig)
-    if is_whole and find_process()[1] > 1:
-        raise InputError(
-            f"workloads/{session.workload} trains in one process: its "
-            f"{workload.monitor} is of all predictions or games together. "
-            f"Received: {find_process()[1]} processes"
-        )
-    _check_writable(Path(session.run_dir))
+    _check(configs, splits, workload)
     # A data set that cannot be had is bad input, and known before anything is logged.
-    splits = _read_once(configs, splits)
+    shared = {}
+    splits = [data.load_shared(config, shared) for config in configs]
+    if session.ray is not None:
+        cluster.connect(session)
     tracker = Tracker(session.tracking_uri, session.experiment or session.workload)
     tracker.deliver_pending(Path(session.run_dir))
     tracker.save_view(session.workload, workload.monitor, workload.mode)
-    finished = {} if session.rerun else _find_finished(tracker, configs)
-    finished = broadcast(finished)
-    remaining = [i for i in range(len(configs)) if i not in finished]
-    results = dict(finished)
-    work = {i: _count_work(configs[i], splits[i]) for i in remaining}
-    signal.signal(signal.SIGTERM, _interrupt)
-    interrupted = False
-    total = sum(work.values())
-    with ProgressDisplay(len(remaining), total, session.verbose) as progress:
-        for note in dict.fromkeys(note for loaded in splits for note in loaded.notes):
-            progress.say(note)
-        if finished:
-            progress.say(f"{len(finished)} of {len(configs)} runs already finished")
-        # A grid that was killed in its last run is ended too.
-        is_grid = len(remaining) > 1 or (remaining and _grid_folder(configs).exists())
-        parent = _start_parent(tracker, configs) if is_grid else None
-        try:
-            for number, i in enumerate(remaining, 1):
-                progress.start_run(_label(configs[i], configs), number, work[i])
-                with run.choose_devices(configs[i]):
-                    results[i] = run.train(
-                        configs[i], splits[i], tracker, parent, progress
-                    )
-                if results[i].failure:
-                    progress.say(f"FAILED {results[i].failure}")
-                    if find_process()[1] > 1:
-                        break  # The other processes may still be in this run.
-        except KeyboardInterrupt:
-            interrupted = True
-        failed = any(result.failure for result in results.values())
-        if parent is not None:
-            parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
-    print_table([results[i] for i in sorted(results)])
+    results = {} if session.rerun else _find_finished(tracker, configs)
+    results = broadcast(results)
+    signal.signal(signal.SIGTERM, raise_interrupt)
+    remaining = [i for i in range(len(configs)) if i not in results]
+    # A grid that was killed in its last run is ended too.
+    is_grid = len(remaining) > 1 or (remaining and _grid_folder(configs).exists())
+    parent = None
+    if is_grid or figure is not None:
+        parent = _start_parent(tracker, configs, figure)
+    jobs = [Job(i, configs[i], splits[i], parent and parent.journal) for i in remaining]
+    interrupted = _train_all(jobs, configs, results, tracker)
+    failed = any(result.failure for result in results.values())
+    if figure is not None:
+        picture_path = _draw(figure, configs, splits, results, parent)
+    if parent is not None:
+        parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
+    tables.print_table([results[i] for i in sorted(results)])
     tracker.close()
+    if figure is not None:
+        print(f"The figure and its numbers: {picture_path}")
     print_address(tracker)
     if interrupted:
         print("run.py: interrupted; the same command goes on", file=sys.stderr)
@@ -126,143 +106,101 @@ def _run_grid(configs: list[Config]) -> int:
     return 1 if failed else 0
 
 
-def print_dry_run(configs: list[Config], splits: list[Splits]) -> None:
-    """Says what would run: a grid in a line a run, one run in full."""
-    devices = ", ".join(keras.distribution.list_devices())
-    for config, loaded in zip(configs, splits, strict=True):
-        info = loaded.info
-        size = run.measure_size(config, info)
-        shown = f"{size.num_params:,} trainable"
-        if config.is_pruned:
-            shown += f", non-zero: {size.num_nonzero:,}"
-        steps = "unknown until the data set is on disk"
-        if info.num_train is not None:
-            per_epoch = data.steps_per_epoch(config, loaded, info.num_train)
-            steps = (
-                f"{per_epoch:,} an epoch, {per_epoch * config.total_epochs:,} in all"
-            )
-        if len(configs) > 1:
-            label = _label(config, configs)
-            print(f"{label}: parameters: {shown}; steps: {steps}")
-            continue
-        for name, value in dataclasses.asdict(config).items():
-            print(f"{name}: {value}")
-        sizes = (info.num_train, info.num_validation)
-        train, validation = (f"{n:,}" if n else "unknown" for n in sizes)
-        print(
-            f"data: {info.name}, {train} training and {validation} validation "
-            f"examples of shape {info.input_shape}, {info.num_outputs} outputs"
-        )
-        print(f"parameters: {shown}")
-        print(f"steps: {steps}")
-        print(f"devices: {devices} ({keras.backend.backend()})")
-    if len(configs) > 1:
-        print(f"{len(configs)} runs on {devices} ({keras.backend.backend()})")
+def _check(configs: list[Config], splits: list[Splits], workload: Workload) -> None:
+    """Checks what can be known before the data is read.
 
-
-def print_table(results: list[Result]) -> None:
-    """A row a run, and for runs with and without SAM the gain at each width."""
-    if not results:
-        return
-    workload = find_workload(results[0].config.workload)
-    varied = _varied([result.config for result in results])
-    columns = ["width_mult", "parameters", "sam", "rho"]
-    if any(result.config.is_pruned for result in results):
-        columns.insert(2, "non-zero")
-    columns += [name for name in varied if name not in columns]
-    console = _console()
-    table = Table(*columns, f"best {workload.monitor}", f"final {workload.monitor}")
-    table.add_column("time")
-    for result in results:
-        values = result_fields(result.config)
-        values.update(parameters=f"{result.num_params:,}")
-        values["non-zero"] = f"{result.num_nonzero:,}"
-        if not result.config.sam:
-            values.update(rho="", perturbation="")
-        cells = [_cell(values[name]) for name in columns]
-        if result.failure:
-            cells += ["FAILED", "FAILED", ""]
-        else:
-            cells += [f"{result.best:.4f}", f"{result.final:.4f}"]
-            cells.append(f"{result.seconds:.1f} s")
-        table.add_row(*cells)
-    console.print(table)
-    gains = compute_gains(results, workload.mode)
-    if gains:
-        table = Table(
-            *[name for name in gains[0] if name not in ("gain", "final_gain")],
-            f"gain in best {workload.monitor}",
-            "in final",
-            title="SAM - base, improvement > 0",
-        )
-        for row in gains:
-            shown = [_with_error(*row.pop(name)) for name in ("gain", "final_gain")]
-            table.add_row(*[_cell(value) for value in row.values()], *shown)
-        console.print(table)
-
-
-def compute_gains(results: list[Result], mode: str) -> list[dict]:
-    """SAM's metric minus the base optimizer's at each width (paper, section 4.1).
-
-    Runs are paired by seed and SAM is taken at the rho of the best mean, as the paper
-    does. The sign is such that an improvement is positive.
-
-    Returns:
-        A row for each width that has both: width_mult, the other varied options, rho
-        and perturbation where they vary, number of seeds, and (mean, standard error)
-        of `gain`, in the best metric (the paper's early stopping), and `final_gain`,
-        in the last. The error is None for fewer than two seeds.
+    Raises:
+        InputError: something is wrong.
     """
-    sign = 1 if mode == "max" else -1
-    done = [result for result in results if not result.failure]
-    varied = _varied([result.config for result in done])
-    method = ("sam", "rho", "perturbation", "seed")
-    keys = ["width_mult", *(n for n in varied if n not in (*method, "width_mult"))]
-    groups = {}
-    for result in done:
-        fields = result_fields(result.config)
-        group = groups.setdefault(tuple(fields[key] for key in keys), {})
-        rule = (fields["sam"], fields["perturbation"], fields["rho"])
-        group.setdefault(rule, {})[fields["seed"]] = result
-    rows = []
-    for group_key, group in groups.items():
-        base = next((by_seed for rule, by_seed in group.items() if not rule[0]), {})
-        pairs = {
-            rule: [(by_seed[s], base[s]) for s in by_seed if s in base]
-            for rule, by_seed in group.items()
-            if rule[0]
-        }
-        gains = {
-            rule: [
-                [sign * (getattr(a, name) - getattr(b, name)) for a, b in paired]
-                for name in ("best", "final")
-            ]
-            for rule, paired in pairs.items()
-            if paired
-        }
-        if not gains:
-            continue
-        (_, perturbation, rho), (best, final) = max(
-            gains.items(), key=lambda item: statistics.mean(item[1][0])
+    session = configs[0]
+    for config, loaded in zip(configs, splits, strict=True):
+        if config.match_width is not None or config.alpha is not None:
+            run.measure_size(config, loaded.info)  # which says what cannot be built
+        data.batch_multiple(config)
+    num_processes = find_process()[1]
+    if num_processes > 1 and (session.workers > 1 or session.ray is not None):
+        raise InputError(
+            "--workers and --ray train many runs at once, several processes train one "
+            f"run together. Received: both, with {num_processes} processes"
         )
-        row = dict(zip(keys, group_key, strict=True))
-        if "perturbation" in varied:
-            row["perturbation"] = perturbation
-        row.update(rho=rho, seeds=len(best))
-        row.update(gain=_mean_and_error(best), final_gain=_mean_and_error(final))
-        rows.append(row)
-    return rows
+    is_whole = workload.score is not None or isinstance(session, PPOConfig)
+    if num_processes > 1 and is_whole:
+        raise InputError(
+            f"workloads/{session.workload} trains in one process: its "
+            f"{workload.monitor} is of all predictions or games together. "
+            f"Received: {num_processes} processes"
+        )
+    _check_writable(Path(session.run_dir))
 
 
-def _mean_and_error(values: list[float]) -> tuple[float, float | None]:
-    error = None
-    if len(values) > 1:
-        error = statistics.stdev(values) / len(values) ** 0.5
-    return statistics.mean(values), error
+def _train_all(
+    jobs: list[Job],
+    configs: list[Config],
+    results: dict[int, Result],
+    tracker: Tracker,
+) -> bool:
+    """Trains what is left and adds it to the results. Returns whether it was
+    interrupted."""
+    session = configs[0]
+    workload = find_workload(session.workload)
+    work = {job.number: _count_work(job.config, job.splits) for job in jobs}
+    labels = {job.number: tables.label(job.config, configs) for job in jobs}
+    notes = dict.fromkeys(note for job in jobs for note in job.splits.notes)
+    with ProgressDisplay(work, labels, session.verbose) as progress:
+        for note in notes:
+            progress.say(note)
+        if results:
+            progress.say(f"{len(results)} of {len(configs)} runs already finished")
+        try:
+            for job, result in _train(jobs, session, tracker, progress):
+                results[job.number] = result
+                if result.failure:
+                    progress.say(f"FAILED {result.failure}")
+                    if find_process()[1] > 1:
+                        break  # The other processes may still be in this run.
+                progress.end_run(job.number, _describe_best(results, workload))
+        except KeyboardInterrupt:
+            return True
+    return False
 
 
-def _with_error(mean: float, error: float | None) -> str:
-    return f"{mean:+.4f}" + ("" if error is None else f" ± {error:.4f}")
+def _train(
+    jobs: list[Job], session: Config, tracker: Tracker, progress: ProgressDisplay
+) -> Iterator[tuple[Job, Result]]:
+    """Trains runs where the session says, and gives each result as it comes."""
+    if session.ray is not None:
+        return cluster.train_on_ray(jobs, session, tracker, progress)
+    if session.workers > 1:
+        return train_in_workers(jobs, session.workers, tracker, progress)
+    return train_here(jobs, tracker, progress)
+
+
+def _describe_best(results: dict[int, Result], workload: Workload) -> str:
+    values = [result.best for result in results.values() if result.failure is None]
+    if not values:
+        return ""
+    best = max(values) if workload.mode == "max" else min(values)
+    return f"best {workload.monitor} {best:.4g}"
+
+
+def _draw(
+    figure: Figure,
+    configs: list[Config],
+    splits: list[Splits],
+    results: dict[int, Result],
+    parent: RunLogger,
+) -> Path:
+    """Draws a figure, of what there is, and records it. Returns the picture's path."""
+    whole = [
+        results[i]
+        if i in results
+        else run.without_metrics(config, loaded.info, "not trained yet")
+        for i, (config, loaded) in enumerate(zip(configs, splits, strict=True))
+    ]
+    paths = picture.draw_figure(figure, whole, Path(configs[0].run_dir))
+    for path in paths:
+        parent.log_file(path)
+    return paths[0]
 
 
 def print_address(tracker: Tracker) -> None:
@@ -283,12 +221,6 @@ def _count_work(config: Config, splits: Splits) -> float:
     return count_work(config, config.total_epochs * per_epoch)
 
 
-def _console() -> Console:
-    # A table in a pipe or a log is as wide as it needs to be.
-    width = None if sys.stdout.isatty() else 200
-    return Console(highlight=False, width=width)
-
-
 def _check_writable(folder: Path) -> None:
     parent = folder.absolute()
     while not parent.exists():
@@ -301,29 +233,6 @@ def _check_writable(folder: Path) -> None:
         raise InputError(
             f"--run_dir {folder} cannot be written: {error.strerror}"
         ) from None
-
-
-def _read_once(configs: list[Config], splits: list[Splits]) -> list[Splits]:
-    """Reads each data set once, however many runs share it."""
-    shared = {}
-    fields = (
-        "dataset",
-        "data_dir",
-        "train_examples",
-        "validation_examples",
-        "max_length",
-        "holdout",
-        "image_size",
-    )
-    keys = [
-        tuple(getattr(config, name) for name in fields)
-        if isinstance(config, SupervisedConfig)
-        else config
-        for config in configs
-    ]
-    for key, loaded in zip(keys, splits, strict=True):
-        _ = shared.setdefault(key, loaded).train
-    return [shared[key] for key in keys]
 
 
 def _find_finished(tracker: Tracker, configs: list[Config]) -> dict[int, Result]:
@@ -345,52 +254,25 @@ def _find_finished(tracker: Tracker, configs: list[Config]) -> dict[int, Result]
     return finished
 
 
-def _start_parent(tracker: Tracker, configs: list[Config]):
+def _start_parent(
+    tracker: Tracker, configs: list[Config], figure: Figure | None
+) -> RunLogger:
     config = configs[0]
     varied = ", ".join(
-        f"{name} {','.join(_cell(value) for value in values)}"
-        for name, values in _varied(configs).items()
+        f"{name} {','.join(map(tables.cell, values))}"
+        for name, values in varied_fields(configs).items()
     )
     tags = {"workload": config.workload, "grid": varied}
-    folder = _grid_folder(configs)
-    return tracker.start(f"grid: {varied}", tags, None, folder, fresh=config.rerun)
+    name = f"grid: {varied}"
+    if figure is not None:
+        tags["figure"] = name = figure.name
+    folder = _grid_folder(configs, figure)
+    return tracker.start(name, tags, None, folder, fresh=config.rerun)
 
 
-def _grid_folder(configs: list[Config]) -> Path:
+def _grid_folder(configs: list[Config], figure: Figure | None = None) -> Path:
     marks = sorted(fingerprint(c, keras.backend.backend()) for c in configs)
+    if figure is not None:
+        marks.append(figure.name)
     digest = hashlib.sha256(" ".join(marks).encode()).hexdigest()
     return Path(configs[0].run_dir) / f"grid_{digest[:8]}"
-
-
-def _varied(configs: list[Config]) -> dict[str, list]:
-    """The fields that differ between runs, each with its values in order."""
-    values = {}
-    for config in configs:
-        for name, value in result_fields(config).items():
-            known = values.setdefault(name, [])
-            if value not in known:
-                known.append(value)
-    return {name: known for name, known in values.items() if len(known) > 1}
-
-
-def _label(config: Config, configs: list[Config]) -> str:
-    values = result_fields(config)
-    without_sam = ("rho", "perturbation")
-    pairs = [
-        f"{name}={_cell(values[name])}"
-        for name in _varied(configs)
-        if config.sam or name not in without_sam
-    ]
-    return " ".join(pairs) or run.run_name(config)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -4,6 +4,11 @@ import signal
 from types import FrameType
 
 
+def raise_interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal's handler: as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 class StopRequest:
     """Within its `with` block the first signal only sets `requested`, so that training
     can finish its step and save. Outside, and from the second on, a signal raises

@@ -1,6 +1,9 @@
 """One progress display over all runs, with the time left."""
 
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,16 +18,39 @@ from rich.progress import (
 LINE_EVERY_SEC = 10.0
 
 
+class RunProgress:
+    """What a run says of itself while it trains.
+
+    Args:
+        tell: takes the name of one of this class's methods and its arguments, to the
+            display or to the process that has it.
+    """
+
+    def __init__(self, tell: Callable[..., None]):
+        self._tell = tell
+
+    def reach(self, work: float) -> None:
+        """Says how much of the run's work is done."""
+        self._tell("reach", work)
+
+    def end_epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        """Says what came out of an epoch."""
+        self._tell("end_epoch", epoch, epochs, metrics)
+
+    def say(self, line: str) -> None:
+        self._tell("say", line)
+
+
 class ProgressDisplay:
     """A bar on a terminal; elsewhere a line every ten seconds.
 
     Args:
-        num_runs: number of runs.
-        total_work: work of all runs, in any unit that `reach` counts in too.
+        work: the work of each run, in any unit that its progress counts in too.
+        labels: their names.
         verbose: 0 shows nothing, 1 the progress, 2 also a line an epoch.
     """
 
-    def __init__(self, num_runs: int, total_work: float, verbose: int):
+    def __init__(self, work: dict[int, float], labels: dict[int, str], verbose: int):
         self.console = Console(highlight=False)
         self._verbose = verbose
         self._bar_shown = verbose > 0 and self.console.is_terminal
@@ -35,14 +61,18 @@ class ProgressDisplay:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
             console=self.console,
             disable=not self._bar_shown,
             # The whole past counts: runs of a grid differ in speed.
             speed_estimate_period=3600 * 24,
         )
-        self._task = self._progress.add_task("", total=total_work)
-        self._num_runs, self._run = num_runs, ""
-        self._base = self._run_work = 0.0
+        self._task = self._progress.add_task("", total=sum(work.values()), state="")
+        self._work, self._labels = work, labels
+        self._done = dict.fromkeys(work, 0.0)
+        self._running: dict[int, int] = {}  # runs, and which of all they are
+        self._num_started = self._num_ended = 0
+        self._best = ""
         self._line_at = time.monotonic()
 
     def __enter__(self) -> "ProgressDisplay":
@@ -52,34 +82,75 @@ class ProgressDisplay:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def start_run(self, name: str, number: int, work: float) -> None:
-        """Names the run that starts, the `number`-th, and says how much work it is."""
-        self._base += self._run_work
-        self._run_work = work
-        self._run = f"[{number}/{self._num_runs}] {name}"
-        self.reach(0)
-        self._progress.update(self._task, description=_escaped(self._run))
+    def start_run(self, run: int) -> RunProgress:
+        """Shows that a run starts, perhaps again."""
+        if run not in self._running:
+            self._num_started += 1
+            self._running[run] = self._num_started
+        self._reach(run, 0)
+        self._show(self._title(run))
+        return RunProgress(partial(self.take, run))
 
-    def reach(self, work: float) -> None:
-        """Says how much of the current run's work is done."""
-        # Absolute, because keras may report steps late and out of order.
-        self._progress.update(self._task, completed=self._base + work)
+    def take(self, run: int, event: str, *values: Any) -> None:
+        """Shows what a run says of itself, see RunProgress."""
+        match event:
+            case "reach":
+                self._reach(run, *values)
+            case "end_epoch":
+                self._end_epoch(run, *values)
+            case "say":
+                self.say(*values)
 
-    def end_epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        numbers = " ".join(f"{k}={v:.4g}" for k, v in metrics.items())
-        line = f"{self._run} epoch {epoch + 1}/{epochs} {numbers}"
-        self._progress.update(self._task, description=_escaped(line))
-        now = time.monotonic()
-        due = not self._bar_shown and now - self._line_at >= LINE_EVERY_SEC
-        if self._verbose == 2 or (self._verbose == 1 and due):
-            seconds = self._progress.tasks[0].time_remaining
-            left = "" if seconds is None else f" ({_duration(seconds)} left)"
-            self.say(line + left)
-            self._line_at = now
+    def end_run(self, run: int, best: str) -> None:
+        """Shows that a run has ended; `best` says what is the best of all by now."""
+        self._num_ended += 1
+        self._running.pop(run, None)
+        self._reach(run, self._work[run])
+        self._best = best
+        self._show(self._progress.tasks[0].description)
 
     def say(self, line: str) -> None:
         if self._verbose > 0:
             self.console.print(_escaped(line), soft_wrap=True)
+
+    def _reach(self, run: int, work: float) -> None:
+        # Absolute, because keras may report steps late and out of order.
+        self._done[run] = work
+        self._progress.update(self._task, completed=sum(self._done.values()))
+
+    def _end_epoch(
+        self, run: int, epoch: int, epochs: int, metrics: dict[str, float]
+    ) -> None:
+        numbers = " ".join(f"{k}={v:.4g}" for k, v in metrics.items())
+        line = f"{self._title(run)} epoch {epoch + 1}/{epochs} {numbers}"
+        self._show(line)
+        now = time.monotonic()
+        due = not self._bar_shown and now - self._line_at >= LINE_EVERY_SEC
+        if self._verbose == 2 or (self._verbose == 1 and due):
+            notes = [self._state()] if self._state() else []
+            seconds = self._progress.tasks[0].time_remaining
+            if seconds is not None:
+                notes.append(f"{_duration(seconds)} left")
+            self.say(line + (f" ({', '.join(notes)})" if notes else ""))
+            self._line_at = now
+
+    def _show(self, line: str) -> None:
+        self._progress.update(
+            self._task, description=_escaped(line), state=_escaped(self._state())
+        )
+
+    def _title(self, run: int) -> str:
+        number = self._running.get(run, self._num_started)
+        return f"[{number}/{len(self._work)}] {self._labels[run]}"
+
+    def _state(self) -> str:
+        """How far the grid is; nothing for a single run."""
+        if len(self._work) == 1:
+            return ""
+        num_running = len(self._running)
+        num_left = len(self._work) - self._num_ended - num_running
+        state = f"{self._num_ended} ended, {num_running} running, {num_left} waiting"
+        return f"{state}, {self._best}" if self._best else state
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from samkeras.experiment import checkpoint
 from samkeras.experiment.checkpoint import Checkpoints
 from samkeras.experiment.config import Config, count_work
 from samkeras.experiment.interrupt import StopRequest
-from samkeras.experiment.progress import ProgressDisplay
+from samkeras.experiment.progress import RunProgress
 from samkeras.experiment.schedule import learning_rate_at
 from samkeras.experiment.tracking import RunLogger
 from samkeras.workload import Workload
@@ -49,7 +49,7 @@ class Recorder(keras.callbacks.Callback):
         *,
         logger: RunLogger,
         checkpoints: Checkpoints,
-        progress: ProgressDisplay,
+        progress: RunProgress,
         stop: StopRequest,
     ):
         super().__init__()

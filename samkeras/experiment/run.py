@@ -31,7 +31,7 @@ from samkeras.experiment.config import (
 )
 from samkeras.experiment.interrupt import StopRequest
 from samkeras.experiment.ppo_recorder import PPORecorder
-from samkeras.experiment.progress import ProgressDisplay
+from samkeras.experiment.progress import RunProgress
 from samkeras.experiment.recorder import Recorder
 from samkeras.experiment.schedule import build_schedule
 from samkeras.experiment.targets import find_workload
@@ -50,7 +50,7 @@ PERTURBATIONS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run; without metrics if it failed."""
+    """What came out of a run; without metrics if it failed or is missing."""
 
     config: Config
     num_params: int
@@ -134,29 +134,31 @@ def train(
     config: Config,
     splits: Splits,
     tracker: Tracker,
-    parent: RunLogger | None,
-    progress: ProgressDisplay,
+    parent: str | None,
+    progress: RunProgress,
 ) -> Result:
     """Trains one run and records it, in the scope of its devices. A failure is recorded
-    and returned."""
+    and returned.
+
+    Args:
+        parent: id of the journal of the run that this one is nested in, if it is.
+    """
     started = time.monotonic()
     size = measure_size(config, splits.info)
     model = build_model(config, splits.info)
     result = Result(config, size.num_params, size.num_nonzero)
-    backend = keras.backend.backend()
-    name, mark = run_name(config), fingerprint(config, backend)
-    tags = {"workload": config.workload, "fingerprint": mark}
-    folder = Path(config.run_dir) / f"{name}_{mark[:8]}"
-    checkpoints = Checkpoints(folder, mark, progress.say)
+    mark = fingerprint(config, keras.backend.backend())
     try:
-        logger = tracker.start(name, tags, parent, folder, fresh=config.rerun)
+        logger = start_record(config, tracker, parent)
     except InputError as error:
         return dataclasses.replace(result, failure=str(error))
+    folder = logger.folder
+    checkpoints = Checkpoints(folder, mark, progress.say)
     try:
         if config.rerun:
             checkpoints.clear()
         if parent is None:
-            _mention_other_config(config, name, folder, progress)
+            _mention_other_config(config, run_name(config), folder, progress)
         _record_setup(logger, config, size, model, splits, folder)
         examples = splits.train
         if config.label_noise:
@@ -200,8 +202,26 @@ def train(
     )
 
 
+def start_record(config: Config, tracker: Tracker, parent: str | None) -> RunLogger:
+    """Starts a run's record, or goes on with it.
+
+    Raises:
+        InputError: another command is at this run.
+    """
+    name, mark = run_name(config), fingerprint(config, keras.backend.backend())
+    tags = {"workload": config.workload, "fingerprint": mark}
+    folder = Path(config.run_dir) / f"{name}_{mark[:8]}"
+    return tracker.start(name, tags, parent, folder, fresh=config.rerun)
+
+
+def without_metrics(config: Config, info: DataInfo, failure: str) -> Result:
+    """The result of a run that failed outside of `train`, or is missing."""
+    size = measure_size(config, info)
+    return Result(config, size.num_params, size.num_nonzero, failure=failure)
+
+
 def _mention_other_config(
-    config: Config, name: str, folder: Path, progress: ProgressDisplay
+    config: Config, name: str, folder: Path, progress: RunProgress
 ) -> None:
     """Says so where an unfinished run differs from a new one in its config alone."""
     if has_checkpoint(folder):

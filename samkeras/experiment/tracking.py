@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError
-from samkeras.experiment.delivery import Delivery
+from samkeras.experiment.delivery import Delivery, identify
 from samkeras.experiment.journal import Journal, find_journals, own_folder
 from samkeras.experiment.targets import ROOT
 
 DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow' / 'mlflow.db'}"
 LOCAL_SERVER = "http://127.0.0.1:5000"
-OWNERSHIP_TIMEOUT_SEC = 2.0
+
+
+def resolve_uri(tracking_uri: str | None) -> str:
+    """The store that a run's option means, the same wherever one stands: None is
+    $MLFLOW_TRACKING_URI, else the SQLite file mlflow/mlflow.db of the project."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    return identify(uri) if uri.startswith("sqlite:///") else uri
 
 
 class Tracker:
@@ -24,18 +30,21 @@ class Tracker:
     until then has no answer.
 
     Args:
-        tracking_uri: store or server; None for $MLFLOW_TRACKING_URI, else the SQLite
-            file mlflow/mlflow.db of the project.
+        tracking_uri: store or server, see resolve_uri.
         experiment: the experiment's name.
+        patience: seconds to wait for a run that another process seems to train, which
+            may be about to end, or be looking whether there is something to deliver.
 
     Raises:
         InputError: the store cannot be opened, or the server answers with an error
             that waiting does not cure.
     """
 
-    def __init__(self, tracking_uri: str | None, experiment: str):
-        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-        self._experiment = experiment
+    def __init__(
+        self, tracking_uri: str | None, experiment: str, patience: float = 2.0
+    ):
+        self.uri = resolve_uri(tracking_uri)
+        self._experiment, self._patience = experiment, patience
         self._delivery = Delivery(self.uri)
         self._finished: dict[str, Journal] = {}  # not delivered yet, by fingerprint
         self._ask(self._find_experiment)
@@ -102,11 +111,17 @@ class Tracker:
                 if is_ours and _read_run(journal).info.status == "FINISHED":
                     self._finished[journal.head["tags"].get("fingerprint")] = journal
 
+    def know(self, path: Path) -> None:
+        """Takes the journal of a run that another process records, the parent of runs
+        here; on a machine that has no such file, MLflow knows it."""
+        if path.exists():
+            self._delivery.know(Journal(path))
+
     def start(
         self,
         name: str,
         tags: dict[str, str],
-        parent: "RunLogger | None",
+        parent: str | None,
         folder: Path,
         fresh: bool = False,
     ) -> "RunLogger":
@@ -115,7 +130,7 @@ class Tracker:
         Args:
             name: the run's name.
             tags: its tags.
-            parent: the run that it is nested in.
+            parent: id of the journal of the run that it is nested in.
             folder: the run's own directory, made if it is not there yet.
             fresh: start a new run, whatever the folder holds.
 
@@ -123,9 +138,8 @@ class Tracker:
             InputError: another command is at this run.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        give_up_at = time.monotonic() + OWNERSHIP_TIMEOUT_SEC
+        give_up_at = time.monotonic() + self._patience
         while (owner := own_folder(folder)) is None:
-            # Another command may be looking whether there is something to deliver.
             if time.monotonic() > give_up_at:
                 raise InputError(f"another command is training the run in {folder}")
             time.sleep(0.05)
@@ -138,7 +152,7 @@ class Tracker:
             journal.append({"status": "RUNNING", "time": _now()})
         else:
             head = {**place, "name": name, "tags": tags, "time": _now()}
-            head["parent"] = parent and parent.journal.id
+            head["parent"] = parent
             # A run that goes on in another store brings along what it has recorded.
             records = _unfinished_records(journals[-1]) if journals else []
             journal = self._delivery.know(Journal.create(folder, head, records))
@@ -177,6 +191,11 @@ class RunLogger:
             self._params.update(record.get("params", ()))
             self._points.update((k, record["step"]) for k in record.get("metrics", ()))
 
+    @property
+    def folder(self) -> Path:
+        """The run's own directory."""
+        return self.journal.path.parent
+
     def log_params(self, params: dict[str, Any]) -> None:
         """Records parameters; those of a run that goes on stay what they were."""
         new = {k: _text(v) for k, v in params.items() if k not in self._params}
@@ -191,7 +210,7 @@ class RunLogger:
 
     def log_file(self, path: Path) -> None:
         """Records a file, again if it was replaced since it was recorded."""
-        name = os.path.relpath(path, self.journal.path.parent)
+        name = os.path.relpath(path, self.folder)
         self.journal.append({"file": name})
 
     def set_tag(self, key: str, value: str) -> None:

@@ -1,0 +1,191 @@
+"""Trains the runs of a grid on a Ray cluster, each as a task of its own."""
+
+import contextlib
+import dataclasses
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from samkeras.errors import InputError
+from samkeras.experiment.config import Config
+from samkeras.experiment.progress import ProgressDisplay
+from samkeras.experiment.run import Result
+from samkeras.experiment.targets import ROOT
+from samkeras.experiment.tracking import Tracker, resolve_uri
+from samkeras.experiment.workers import ATTEMPTS, Job, give_up, train_alone
+
+CONNECT_TIMEOUT_SEC = 10
+LISTEN_EVERY_SEC = 0.5
+PACKED = ("samkeras", "workloads", "configs")  # of the project, and sent to the nodes
+
+
+def connect(config: Config) -> None:
+    """Joins the cluster at config.ray, once a process.
+
+    Raises:
+        InputError: Ray is not installed, nothing answers at the address, or the nodes
+            cannot reach the MLflow store.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs Ray: pip install '.[ray]'") from None
+    if ray.is_initialized():
+        return
+    _knock(config.ray)
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("KERAS_", "MLFLOW_", "TF_", "XLA_", "JAX_"))
+    }
+    left_out = [f"/{p.name}" for p in ROOT.iterdir() if p.name not in PACKED]
+    try:
+        ray.init(
+            config.ray,
+            log_to_driver=False,
+            logging_level="error",
+            runtime_env={
+                "working_dir": str(ROOT),
+                "excludes": left_out,
+                "env_vars": variables,
+            },
+        )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--ray {config.ray}: no Ray cluster answers ({reason})"
+        ) from None
+    uri = resolve_uri(config.tracking_uri)
+    hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if uri.startswith("sqlite:") and len(hosts) > 1:
+        ray.shutdown()
+        raise InputError(
+            f"--ray {config.ray} has {len(hosts)} machines, and they cannot all write "
+            f"to {uri}: give --tracking_uri of a server, see mlflow/README.md"
+        )
+
+
+def _knock(address: str) -> None:
+    """Checks that something listens at an address, for which Ray would wait minutes.
+
+    Raises:
+        InputError: nothing does, or it is none.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"--ray must be HOST:PORT or auto. Received: {address}")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_SEC).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--ray {address} does not answer: {error}") from None
+
+
+def train_on_ray(
+    jobs: list[Job], config: Config, tracker: Tracker, progress: ProgressDisplay
+) -> Iterator[tuple[Job, Result]]:
+    """Trains runs as Ray tasks, each with the CPUs, GPUs and TPU chips of the config.
+
+    A run that a lost node took with it is trained again on another one, from its
+    checkpoint where that one sees the same run_dir.
+
+    Raises:
+        KeyboardInterrupt: this process was interrupted; the runs in training are saved.
+    """
+    import ray
+
+    # On the head node, which is not lost without the whole cluster.
+    relay = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_Relay)
+    relay = relay.remote()
+    task = ray.remote(
+        num_cpus=config.cpus_per_run,
+        num_gpus=config.gpus_per_run,
+        resources={"TPU": config.tpus_per_run} if config.tpus_per_run else None,
+        max_retries=ATTEMPTS - 1,
+    )(_train)
+    uri = resolve_uri(config.tracking_uri)
+    tasks = {
+        task.remote(
+            job.number,
+            dataclasses.replace(job.config, tracking_uri=uri),
+            job.parent and job.parent.path.absolute(),
+            job.parent_id,
+            Path.cwd(),
+            relay,
+        ): job
+        for job in jobs
+    }
+    try:
+        while tasks:
+            done, _ = ray.wait(list(tasks), timeout=LISTEN_EVERY_SEC)
+            running = {job.number for job in tasks.values()}
+            for number, event, values in ray.get(relay.take.remote()):
+                if number in running and event == "start":
+                    progress.start_run(number)
+                elif number in running:
+                    progress.take(number, event, *values)
+            for reference in done:
+                job = tasks.pop(reference)
+                try:
+                    result = ray.get(reference)
+                    yield job, dataclasses.replace(result, config=job.config)
+                except ray.exceptions.RayError as error:
+                    reason = " ".join(str(error).split())[:300]
+                    yield job, give_up(job, tracker, reason)
+    finally:
+        _cancel(tasks)
+
+
+def _cancel(tasks: dict[Any, Job]) -> None:
+    """Interrupts tasks, and waits until the runs are saved."""
+    import ray
+
+    for reference in tasks:
+        ray.cancel(reference)
+    for reference in tasks:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(reference)
+
+
+class _Relay:
+    """Passes on what runs say of themselves, as a Ray actor."""
+
+    def __init__(self):
+        self._events = []
+
+    def tell(self, number: int, event: str, values: tuple) -> None:
+        self._events.append((number, event, values))
+
+    def take(self) -> list[tuple]:
+        events, self._events = self._events, []
+        return events
+
+
+_shared: dict = {}  # the data that this process has read
+
+
+def _train(
+    number: int,
+    config: Config,
+    parent: Path | None,
+    parent_id: str | None,
+    folder: Path,
+    relay: Any,
+) -> Result:
+    """A Ray task: trains a run on the node that it is on.
+
+    Args:
+        folder: where the grid was started, which relative paths are meant from; on a
+            node that has no such folder, they are meant from one of its own.
+    """
+    if folder.is_dir():
+        os.chdir(folder)
+
+    def tell(event, *values):
+        relay.tell.remote(number, event, values)
+
+    tell("start")
+    return train_alone(config, parent, parent_id, _shared, tell)

@@ -1,0 +1,132 @@
+"""What is printed of runs: what would run, and what came out."""
+
+import dataclasses
+import sys
+
+import keras
+from rich.console import Console
+from rich.table import Table
+
+from samkeras.experiment import data, run
+from samkeras.experiment.analysis import (
+    RULE_FIELDS,
+    Estimate,
+    compare,
+    estimate,
+)
+from samkeras.experiment.config import Config, result_fields, varied_fields
+from samkeras.experiment.run import Result
+from samkeras.experiment.targets import find_workload
+from samkeras.workload import Splits
+
+
+def print_dry_run(configs: list[Config], splits: list[Splits]) -> None:
+    """Says what would run: a grid in a line a run, one run in full."""
+    devices = ", ".join(keras.distribution.list_devices())
+    for config, loaded in zip(configs, splits, strict=True):
+        info = loaded.info
+        size = run.measure_size(config, info)
+        shown = f"{size.num_params:,} trainable"
+        if config.is_pruned:
+            shown += f", non-zero: {size.num_nonzero:,}"
+        steps = "unknown until the data set is on disk"
+        if info.num_train is not None:
+            per_epoch = data.steps_per_epoch(config, loaded, info.num_train)
+            steps = (
+                f"{per_epoch:,} an epoch, {per_epoch * config.total_epochs:,} in all"
+            )
+        if len(configs) > 1:
+            print(f"{label(config, configs)}: parameters: {shown}; steps: {steps}")
+            continue
+        for name, value in dataclasses.asdict(config).items():
+            print(f"{name}: {value}")
+        sizes = (info.num_train, info.num_validation)
+        train, validation = (f"{n:,}" if n else "unknown" for n in sizes)
+        print(
+            f"data: {info.name}, {train} training and {validation} validation "
+            f"examples of shape {info.input_shape}, {info.num_outputs} outputs"
+        )
+        print(f"parameters: {shown}")
+        print(f"steps: {steps}")
+        print(f"devices: {devices} ({keras.backend.backend()})")
+    if len(configs) > 1:
+        print(f"{len(configs)} runs on {devices} ({keras.backend.backend()})")
+
+
+def print_table(results: list[Result]) -> None:
+    """A row a run, and for runs with and without SAM the gain at each width."""
+    if not results:
+        return
+    workload = find_workload(results[0].config.workload)
+    varied = varied_fields(result.config for result in results)
+    columns = ["width_mult", "parameters", "sam", "rho"]
+    if any(result.config.is_pruned for result in results):
+        columns.insert(2, "non-zero")
+    columns += [name for name in varied if name not in columns]
+    console = _console()
+    table = Table(*columns, f"best {workload.monitor}", f"final {workload.monitor}")
+    table.add_column("time")
+    for result in results:
+        values = result_fields(result.config)
+        values.update(parameters=f"{result.num_params:,}")
+        values["non-zero"] = f"{result.num_nonzero:,}"
+        if not result.config.sam:
+            values.update(rho="", perturbation="")
+        cells = [cell(values[name]) for name in columns]
+        if result.failure:
+            cells += ["FAILED", "FAILED", ""]
+        else:
+            cells += [f"{result.best:.4f}", f"{result.final:.4f}"]
+            cells.append(f"{result.seconds:.1f} s")
+        table.add_row(*cells)
+    console.print(table)
+    comparisons = [c for c in compare(results, workload.mode) if c.gains()]
+    if not comparisons:
+        return
+    names = [name for name in RULE_FIELDS if name == "rho" or name in varied]
+    table = Table(
+        *comparisons[0].fields,
+        *names,
+        "seeds",
+        f"gain in best {workload.monitor}",
+        "in final",
+        title="SAM - base, improvement > 0",
+    )
+    for comparison in comparisons:
+        rule = dict(zip(RULE_FIELDS, comparison.rule, strict=True))
+        values = (*comparison.fields.values(), *(rule[name] for name in names))
+        gains = [estimate(comparison.gains(value)) for value in ("best", "final")]
+        table.add_row(*map(cell, values), str(gains[0].count), *map(_with_error, gains))
+    console.print(table)
+
+
+def _with_error(gain: Estimate) -> str:
+    shown = f"{gain.mean:+.4f}"
+    return shown if gain.error is None else f"{shown} ± {gain.error:.4f}"
+
+
+def _console() -> Console:
+    # A table in a pipe or a log is as wide as it needs to be.
+    width = None if sys.stdout.isatty() else 200
+    return Console(highlight=False, width=width)
+
+
+def label(config: Config, configs: list[Config]) -> str:
+    """What sets a run apart from the others; of one run, its name."""
+    values = result_fields(config)
+    without_sam = ("rho", "perturbation")
+    pairs = [
+        f"{name}={cell(values[name])}"
+        for name in varied_fields(configs)
+        if config.sam or name not in without_sam
+    ]
+    return " ".join(pairs) or run.run_name(config)
+
+
+def cell(value: object) -> str:
+    """A value as tables and labels show it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,258 @@
+"""Trains the runs of a grid: here, one after the other, or in worker processes."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from samkeras.backend import cache_programs
+from samkeras.errors import InputError
+from samkeras.experiment import data, run
+from samkeras.experiment.config import Config
+from samkeras.experiment.interrupt import raise_interrupt
+from samkeras.experiment.journal import Journal
+from samkeras.experiment.progress import ProgressDisplay, RunProgress
+from samkeras.experiment.run import Result
+from samkeras.experiment.tracking import Tracker
+from samkeras.workload import Splits
+
+REACH_EVERY_SEC = 0.2
+PATIENCE_SEC = 60.0
+ATTEMPTS = 3  # at a run whose process dies
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to train.
+
+    Attributes:
+        number: its place among the runs.
+        config: what it is.
+        splits: its data.
+        parent: the journal of the run that it is nested in, if it is.
+    """
+
+    number: int
+    config: Config
+    splits: Splits
+    parent: Journal | None
+
+    @property
+    def parent_id(self) -> str | None:
+        return self.parent and self.parent.id
+
+
+def train_here(
+    jobs: list[Job], tracker: Tracker, progress: ProgressDisplay
+) -> Iterator[tuple[Job, Result]]:
+    """Trains runs one after the other in this process."""
+    for job in jobs:
+        told = progress.start_run(job.number)
+        with run.choose_devices(job.config):
+            result = run.train(job.config, job.splits, tracker, job.parent_id, told)
+        yield job, result
+
+
+def train_in_workers(
+    jobs: list[Job], num_workers: int, tracker: Tracker, progress: ProgressDisplay
+) -> Iterator[tuple[Job, Result]]:
+    """Trains runs in processes, each of which has its share of the cores and GPUs.
+
+    A run whose process dies is given to another one, which goes on from its
+    checkpoint; the third time the run has failed.
+
+    Raises:
+        KeyboardInterrupt: this process was interrupted; the runs in training are saved.
+    """
+    waiting = list(reversed(jobs))
+    attempts = dict.fromkeys((job.number for job in jobs), 0)
+    workers = [_Worker(i, num_workers) for i in range(min(num_workers, len(jobs)))]
+    try:
+        while waiting or any(worker.job for worker in workers):
+            for worker in workers:
+                if worker.job is None and waiting:
+                    worker.give(waiting.pop())
+                    attempts[worker.job.number] += 1
+                    progress.start_run(worker.job.number)
+            for worker in wait([worker for worker in workers if worker.job]):
+                job, (event, *values) = worker.job, worker.hear()
+                match event:
+                    case "result":
+                        worker.job = None
+                        yield job, values[0]
+                    case "stopped":
+                        raise KeyboardInterrupt
+                    case "died" if attempts[job.number] < ATTEMPTS:
+                        progress.say(f"{values[0]}; its run goes on in another one")
+                        worker.start()
+                        waiting.append(job)
+                    case "died":
+                        worker.start()
+                        yield job, give_up(job, tracker, values[0])
+                    case _:
+                        progress.take(job.number, event, *values)
+    finally:
+        _stop(workers)
+
+
+def give_up(job: Job, tracker: Tracker, failure: str) -> Result:
+    """Records a run as failed that could not do so itself."""
+    with contextlib.suppress(InputError):  # something still trains it
+        logger = run.start_record(job.config, tracker, job.parent_id)
+        logger.end("FAILED", failure)
+    return run.without_metrics(job.config, job.splits.info, failure)
+
+
+class _Worker:
+    """A process that trains one run at a time.
+
+    Attributes:
+        job: the run that it trains, if it does.
+        process: itself.
+        connection: on which it tells of the run.
+    """
+
+    def __init__(self, number: int, num_workers: int):
+        self._place = (number, num_workers)
+        self.start()
+
+    def start(self) -> None:
+        """Starts the process, again if it has died."""
+        # A forked one would share the backend's threads, which do not survive it.
+        context = multiprocessing.get_context("spawn")
+        self.job: Job | None = None
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, *self._place))
+        self.process.start()
+        theirs.close()
+
+    def fileno(self) -> int:
+        """What `wait` waits for."""
+        return self.connection.fileno()
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        parent = job.parent and job.parent.path
+        with contextlib.suppress(BrokenPipeError):  # hear() says that it died
+            self.connection.send((job.config, parent, job.parent_id))
+
+    def hear(self) -> tuple:
+        """The next that the process says: a run's progress, ("result", result),
+        ("stopped",) or ("died", why)."""
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            code = self.process.exitcode
+            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            return "died", f"a worker process died ({reason})"
+
+
+def _stop(workers: list[_Worker]) -> None:
+    """Ends the processes, and the runs that they train at the end of a step."""
+    for worker in workers:
+        if worker.job is None:
+            worker.connection.close()
+        else:
+            worker.process.terminate()
+    for worker in workers:
+        while worker.process.is_alive():
+            try:
+                if worker.job is None:
+                    worker.process.join()
+                else:  # what nobody reads would hold it up
+                    worker.hear()
+            except KeyboardInterrupt:  # the user's second: at once
+                for other in workers:
+                    other.process.terminate()
+
+
+def _work(connection: Connection, number: int, num_workers: int) -> None:
+    """The life of a worker process."""
+    # A terminal's Ctrl-C is for the first process, which has its workers stop.
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, raise_interrupt)
+    _share_machine(number, num_workers)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    shared, told_at = {}, 0.0
+
+    def tell(event, *values):
+        nonlocal told_at
+        if event == "reach":  # each step does
+            if time.monotonic() - told_at < REACH_EVERY_SEC:
+                return
+            told_at = time.monotonic()
+        with contextlib.suppress(BrokenPipeError):  # _end_with_parent stops the run
+            connection.send((event, *values))
+
+    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
+        while True:
+            config, parent, parent_id = connection.recv()
+            try:
+                result = train_alone(config, parent, parent_id, shared, tell)
+            except KeyboardInterrupt:
+                connection.send(("stopped",))
+                return
+            connection.send(("result", result))
+
+
+def train_alone(
+    config: Config,
+    parent: Path | None,
+    parent_id: str | None,
+    shared: dict,
+    tell: Callable[..., None],
+) -> Result:
+    """Trains and records a run that belongs to a grid of another process.
+
+    Args:
+        config: what it is.
+        parent: where that process has the journal of the grid.
+        parent_id: its id.
+        shared: data that this process has read already, see load_shared.
+        tell: takes the run's progress, see RunProgress.
+    """
+    cache_programs()
+    # A process that died, or its node, may not have let go of the run yet.
+    experiment = config.experiment or config.workload
+    tracker = Tracker(config.tracking_uri, experiment, patience=PATIENCE_SEC)
+    try:
+        if parent is not None:
+            tracker.know(parent)
+        splits = data.load_shared(config, shared)
+        with run.choose_devices(config):
+            return run.train(config, splits, tracker, parent_id, RunProgress(tell))
+    finally:
+        tracker.close()
+
+
+def _end_with_parent() -> None:
+    """Stops this process when the one that started it has ended, however it did."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _share_machine(number: int, num_workers: int) -> None:
+    """Takes a worker's share of the cores and of the GPUs, before a backend starts."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number % len(cores) :: num_workers])
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpus is None:
+        names = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
+        gpus = ",".join(name.removeprefix("nvidia") for name in names)
+    gpus = [gpu for gpu in gpus.split(",") if gpu]
+    if gpus:
+        mine = gpus[number % len(gpus) :: num_workers]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+    if num_workers > len(gpus) > 0:
+        # JAX would take most of a GPU's memory for the first worker alone.
+        share = 0.9 * len(gpus) / num_workers
+        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{share:.2f}"
+        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"

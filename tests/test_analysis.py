@@ -1,0 +1,311 @@
+"""What is said of finished runs: paired gains, the best rho, and how sure they are."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import sem, spearmanr
+
+from samkeras.experiment import analysis
+from samkeras.experiment.analysis import compare, correlate_gains, estimate
+from samkeras.experiment.config import SupervisedConfig
+from samkeras.experiment.run import Result
+
+
+def make_result(best=None, final=None, num_params=1, num_nonzero=None, **options):
+    """A run of these options; without a metric, one that failed."""
+    return Result(
+        SupervisedConfig(workload="mnist_mlp", **options),
+        num_params,
+        num_params if num_nonzero is None else num_nonzero,
+        best=best,
+        final=best if final is None else final,
+        seconds=None if best is None else 1.0,
+        failure="NotFiniteError: loss" if best is None else None,
+    )
+
+
+def make_base(*bests, **options):
+    """The base optimizer's runs with the seeds 0, 1, ..."""
+    return [
+        make_result(best, seed=seed, sam=False, **options)
+        for seed, best in enumerate(bests)
+    ]
+
+
+def make_sam(rho, *bests, **options):
+    """SAM's runs with the seeds 0, 1, ..."""
+    return [
+        make_result(best, seed=seed, sam=True, rho=rho, **options)
+        for seed, best in enumerate(bests)
+    ]
+
+
+def make_sizes(gains):
+    """Comparisons of models of 10, 100, ... parameters with these gains by seed."""
+    results = []
+    for i, values in enumerate(gains):
+        options = {"width_mult": float(i + 1), "num_params": 10 ** (i + 1)}
+        results += make_base(*[0.0] * len(values), **options)
+        results += make_sam(0.1, *values, **options)
+    return compare(results, "max")
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Enough draws for what the tests say, in a tenth of the time."""
+    monkeypatch.setattr(analysis, "BOOTSTRAP_DRAWS", 200)
+
+
+def test_an_estimate_is_a_mean_and_its_standard_error():
+    """By hand: squares 4, 1, 0, 9 about the mean 3, so sqrt(14 / 3) / sqrt(4)."""
+    mean, error, count = estimate([1, 2, 3, 6])
+    assert (mean, count) == (3, 4)
+    assert error == pytest.approx(math.sqrt(14 / 3) / 2)
+
+
+def test_the_standard_error_is_scipys():
+    values = np.random.default_rng(0).standard_normal(7).tolist()
+    assert estimate(values).error == pytest.approx(sem(values))
+    assert estimate(iter(values)) == estimate(values)
+
+
+def test_one_value_has_no_error_and_none_no_estimate():
+    """An error of 0 would say that one seed is sure."""
+    assert estimate([0.5]) == (0.5, None, 1)
+    assert estimate([]) is None
+
+
+def test_gain_is_paired_by_seed_at_the_best_rho():
+    """By hand: rho 0.2 gains .03 and .01, rho 0.1 less; error sd / sqrt(2) = .01."""
+    results = [
+        *make_base(0.90, 0.92),
+        *make_sam(0.1, 0.91, 0.92),
+        make_result(0.93, final=0.91, sam=True, rho=0.2, seed=0),
+        make_result(0.93, final=0.91, sam=True, rho=0.2, seed=1),
+        *make_sam(0.2, 0.99, width_mult=2.0),  # no base at this width
+    ]
+    pair, alone = compare(results, mode="max")
+    assert (pair.fields, pair.rho) == ({"width_mult": 1.0}, 0.2)
+    assert pair.gains() == pytest.approx([0.03, 0.01])
+    assert estimate(pair.gains()) == pytest.approx((0.02, 0.01, 2))
+    assert pair.gains("final") == pytest.approx([0.01, -0.01])
+    assert (alone.fields, alone.rho) == ({"width_mult": 2.0}, 0.2)
+    assert (alone.gains(), alone.base) == ([], {})
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
+def test_only_common_seeds_are_paired(mode, sign):
+    """Each seed with itself, whatever the order of the runs; an improvement is > 0."""
+    results = [
+        make_result(0.25, sam=True, seed=3),
+        make_result(1.0, sam=True, seed=2),
+        make_result(2.0, sam=False, seed=1),
+        make_result(4.0, sam=False, seed=2),
+        make_result(8.0, sam=False, seed=0),
+        make_result(0.5, sam=True, seed=1),
+    ]
+    (comparison,) = compare(results, mode)
+    assert comparison.gains() == [sign * (0.5 - 2.0), sign * (1.0 - 4.0)]
+    assert (set(comparison.sam), set(comparison.base)) == ({1, 2, 3}, {0, 1, 2})
+
+
+@pytest.mark.parametrize(("mode", "rho"), [("max", 0.1), ("min", 0.2)])
+def test_the_best_rho_has_the_best_mean(mode, rho):
+    """Not the best single run (0.05 has the highest and the lowest)."""
+    results = [
+        *make_sam(0.05, 0.0, 1.0),
+        *make_sam(0.1, 0.75, 0.5),
+        *make_sam(0.2, 0.25, 0.5),
+    ]
+    (comparison,) = compare(results, mode)
+    assert comparison.rho == rho
+    assert [result.config.rho for result in comparison.sam.values()] == [rho, rho]
+
+
+def test_the_best_rho_is_that_of_the_best_epochs():
+    """The reported metric chooses it for the final one too."""
+    results = [
+        make_result(0.75, final=0.25, sam=True, rho=0.1),
+        make_result(0.5, final=0.5, sam=True, rho=0.2),
+    ]
+    (comparison,) = compare(results, "max")
+    assert comparison.rho == 0.1
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_of_equal_means_the_smaller_rho_is_best(mode):
+    """In whatever order the runs come."""
+    results = [*make_sam(0.2, 0.5, 0.5), *make_sam(0.1, 0.25, 0.75)]
+    for given in (results, results[::-1]):
+        (comparison,) = compare(given, mode)
+        assert comparison.rho == 0.1
+
+
+def test_a_rho_that_misses_a_seed_does_not_win():
+    """Its mean is of the seeds that went well: 0.9 and 0.9 against 0.5."""
+    results = [*make_sam(0.5, 0.9, 0.9, None), *make_sam(0.1, 0.5, 0.5, 0.5)]
+    (comparison,) = compare(results, "max")
+    assert comparison.rho == 0.1
+    assert comparison.unfinished == [results[2]]
+
+
+def test_rhos_that_miss_as_many_seeds_compete():
+    results = [*make_sam(0.1, 0.5, None, 0.5), *make_sam(0.2, None, 0.75, 0.75)]
+    (comparison,) = compare([*results, *make_base(0.25, 0.25, 0.25)], "max")
+    assert comparison.rho == 0.2
+    assert comparison.gains() == [0.5, 0.5]
+    assert comparison.unfinished == [results[1], results[3]]
+
+
+def test_failed_runs_are_never_dropped():
+    """Where all of SAM's runs, or the base's, failed there is no gain, but a comparison
+    that says so."""
+    failed_sam = make_sam(0.1, None, None)
+    failed_base = make_base(None, None, width_mult=2.0)
+    results = [
+        *failed_sam,
+        *make_base(0.5, 0.5),
+        *failed_base,
+        *make_sam(0.1, 0.5, 0.5, width_mult=2.0),
+    ]
+    without_sam, without_base = compare(results, "max")
+    assert (without_sam.rho, without_sam.sam) == (None, {})
+    assert without_sam.unfinished == failed_sam
+    assert (without_base.rho, without_base.base) == (0.1, {})
+    assert without_base.unfinished == failed_base
+    assert without_sam.gains() == without_base.gains() == []
+    assert estimate(without_sam.gains()) is None
+    (nothing,) = compare(failed_sam, "max")
+    assert (nothing.rho, nothing.unfinished) == (None, failed_sam)
+
+
+def test_comparisons_are_of_equal_models_and_data():
+    """Every other option that varies sets runs apart; those that do not are not named,
+    the width always is."""
+    results = []
+    for width in (1.0, 2.0):
+        for noise in (0.0, 0.5):
+            options = {"width_mult": width, "label_noise": noise}
+            results += make_base(width + noise, **options)
+            results += make_sam(0.1, width + 3 * noise, **options)
+    comparisons = compare(results, "max")
+    assert [(c.fields, c.gains()) for c in comparisons] == [
+        ({"width_mult": 1.0, "label_noise": 0.0}, [0.0]),
+        ({"width_mult": 1.0, "label_noise": 0.5}, [1.0]),
+        ({"width_mult": 2.0, "label_noise": 0.0}, [0.0]),
+        ({"width_mult": 2.0, "label_noise": 0.5}, [1.0]),
+    ]
+
+
+def test_each_group_has_a_best_rho_of_its_own():
+    results = [
+        *make_sam(0.1, 0.5),
+        *make_sam(0.2, 0.25),
+        *make_sam(0.1, 0.5, width_mult=2.0),
+        *make_sam(0.2, 0.75, width_mult=2.0),
+    ]
+    assert [c.rho for c in compare(results, "max")] == [0.1, 0.2]
+
+
+def test_sams_rules_compete_in_one_comparison():
+    """A random perturbation is no other model: the base's runs are its too."""
+    results = [
+        *make_base(0.25),
+        *make_sam(0.1, 0.5),
+        *make_sam(0.1, 0.75, perturbation="random"),
+    ]
+    (comparison,) = compare(results, "max")
+    assert comparison.rule == ("random", 0.1, None)
+    assert comparison.gains() == [0.5]
+
+
+def test_pruned_models_are_compared_at_their_sparsity():
+    """The dense model, which no pruner changes, is one comparison whatever the pruner
+    it was given."""
+    results = []
+    for pruner, width, kept in (
+        ("snip", 0.5, 40),
+        ("random", 0.5, 40),
+        ("random", 1.0, 160),
+    ):
+        options = {"pruner": pruner, "match_width": width}
+        options.update(num_params=160, num_nonzero=kept)
+        results += [*make_base(kept / 64, **options), *make_sam(0.1, kept, **options)]
+    # A base run alone: not pruned, so it is the dense comparison's second seed.
+    dense = make_result(3.5, pruner="snip", match_width=1.0, seed=1, num_params=160)
+    comparisons = compare([*results, dense], "max")
+    assert [
+        (c.fields["pruner"], c.fields["match_width"], c.sparsity, c.gains())
+        for c in comparisons
+    ] == [
+        ("snip", 0.5, 0.75, [40 - 0.625]),
+        ("random", 0.5, 0.75, [40 - 0.625]),
+        ("none", None, 0.0, [160 - 2.5]),
+    ]
+    assert set(comparisons[2].base) == {0, 1}
+
+
+def test_correlation_by_hand(few_draws):
+    """Ranks 1, 3, 2, 4: rho is 1 - 6 * (0 + 1 + 1 + 0) / (4 * 15). With one seed a size
+    there is nothing to draw from, and the interval is the value."""
+    found = correlate_gains(make_sizes([[0.1], [0.3], [0.2], [0.4]]))
+    assert found == pytest.approx((0.8, 0.8, 0.8))
+
+
+def test_the_interval_by_hand(few_draws):
+    """Gains 1, 1 and 2, 2, and 3, 0 at the largest size: its mean 1.5 is the second,
+    rank correlation 1/2; drawn twice the 3 it is 1, twice the 0 -1/2, each in a
+    quarter of the draws."""
+    found = correlate_gains(make_sizes([[1.0, 1.0], [2.0, 2.0], [3.0, 0.0]]))
+    assert found == pytest.approx((0.5, -0.5, 1.0))
+
+
+def test_correlation_is_scipys_of_the_mean_gains(few_draws):
+    """With the logarithm of the parameters, within its interval, the same each time."""
+    random = np.random.default_rng(0)
+    gains = np.linspace(0, 1, 6)[:, None] + 0.5 * random.standard_normal((6, 3))
+    comparisons = make_sizes(gains.tolist())
+    found = correlate_gains(comparisons)
+    sizes = np.log(10.0 ** np.arange(1, 7))
+    assert found.value == pytest.approx(spearmanr(sizes, gains.mean(axis=1)).statistic)
+    assert found.low < found.value < found.high
+    assert correlate_gains(comparisons) == found
+
+
+def test_seeds_that_disagree_widen_the_interval(few_draws):
+    """Equal means, and so one correlation, from seeds close together and far apart."""
+    means = np.array([0.1, 0.2, 0.4, 0.3, 0.5])[:, None]
+    spread = np.array([-1.0, 0.0, 1.0])
+    close = correlate_gains(make_sizes((means + 0.01 * spread).tolist()))
+    far = correlate_gains(make_sizes((means + 0.3 * spread).tolist()))
+    assert close.value == far.value == pytest.approx(0.9)
+    assert close.high - close.low < 0.2 < far.high - far.low
+
+
+def test_gains_of_the_last_epoch_have_a_correlation_of_their_own(few_draws):
+    """Best gains rise with the size, final ones fall."""
+    results = []
+    for i in range(3):
+        options = {"width_mult": float(i + 1), "num_params": 10**i}
+        results += make_base(0.0, **options)
+        results.append(make_result(1.0 + i, final=-1.0 - i, sam=True, **options))
+    comparisons = compare(results, "max")
+    assert correlate_gains(comparisons).value == 1
+    assert correlate_gains(comparisons, "final").value == -1
+
+
+def test_fewer_than_three_sizes_have_no_correlation(few_draws):
+    """Nor have three of which one has no gain, or two are of one size."""
+    assert correlate_gains(make_sizes([[0.1], [0.2]])) is None
+    assert correlate_gains([]) is None
+    assert correlate_gains(make_sizes([[0.1], [0.2], [None]])) is None
+    (third,) = compare(
+        [*make_base(0.0, num_params=100), *make_sam(0.1, 0.3, num_params=100)], "max"
+    )
+    assert correlate_gains([*make_sizes([[0.1], [0.2]]), third]) is None
+
+
+def test_gains_that_are_all_the_same_have_no_correlation(few_draws):
+    """Not a NaN, which JSON has no number for."""
+    assert correlate_gains(make_sizes([[0.1, 0.1]] * 3)) is None
