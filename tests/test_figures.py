@@ -1,0 +1,756 @@
+"""The paper's figures: their files, their runs, their points and their pictures."""
+
+import csv
+import dataclasses
+import functools
+import json
+import re
+
+import matplotlib.figure
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+import run as command
+from samkeras.errors import InputError
+from samkeras.experiment import (
+    analysis,
+    command_line,
+    figure,
+    picture,
+    recorder,
+    run,
+    targets,
+)
+from samkeras.experiment.analysis import compare
+from samkeras.experiment.command_line import parse_figure
+from samkeras.experiment.config import SupervisedConfig
+from samkeras.experiment.figure import Figure, read_figure
+from samkeras.experiment.picture import draw_figure, find_points
+from samkeras.experiment.run import Result
+from samkeras.experiment.targets import FIGURES
+
+NAMES = sorted(path.stem for path in FIGURES.glob("*.yaml"))
+COUNTS = re.compile(
+    r"^# (?:(\d+) runs|The (\d+) runs are those of (\w+)); (\d+) with --preset small",
+    re.MULTILINE,
+)
+# A figure of four runs, each a second or less.
+TINY = {
+    "title": "SAM's gain, made small",
+    "workload": "synthetic_mlp",
+    "grid": {
+        "width_mult": [0.1, 0.2],
+        "sam": [True, False],
+        "train_examples": 256,
+        "validation_examples": 64,
+        "batch_size": 64,
+        "epochs": 1,
+    },
+    "y": "gain",
+    "x": "num_params",
+}
+POINT_COLUMNS = ("standard_error", "seeds", "rho", "is_best_rho", "unfinished_runs")
+
+
+@pytest.fixture(scope="module")
+def expand():
+    """A function: (name, preset) -> the figure of configs/figures/ and its runs.
+
+    A workload's parser is built once and an option's value parsed once, not for each of
+    the thousands of runs.
+    """
+    build = functools.cache(command_line._build_parser)
+    parse_one = command_line._parse_one
+
+    @functools.cache
+    def parse(workload, name, value):
+        return getattr(parse_one(build(workload), workload, {name: value}), name)
+
+    @functools.cache
+    def find_defaults(workload):
+        return parse_one(build(workload), workload, {})
+
+    def assemble(_, workload, values):
+        values = {name: parse(workload, name, value) for name, value in values.items()}
+        return dataclasses.replace(find_defaults(workload), **values)
+
+    @functools.cache
+    def call(name, preset):
+        with pytest.MonkeyPatch.context() as context:
+            context.setattr(command_line, "_build_parser", build)
+            context.setattr(command_line, "_parse_one", assemble)
+            return parse_figure(name, [f"--preset={preset}"] if preset else [])
+
+    return call
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A function: (name, fields) -> the path of a figure's file, in a folder that takes
+    the place of configs/figures/."""
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for module in (targets, figure, command_line):
+        monkeypatch.setattr(module, "FIGURES", folder)
+
+    def call(name: str, fields: dict):
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(fields, sort_keys=False))
+        return path
+
+    return call
+
+
+@pytest.fixture
+def draw(write, store, tmp_path, request, capsys):
+    """A function: options -> (exit code, the points' CSV, standard error), of TINY."""
+    write("tiny", TINY)
+
+    def call(*options: str):
+        places = ["--run_dir", str(tmp_path / "runs"), "--tracking_uri", store]
+        places += ["--experiment", request.node.name]
+        code = command.main(["configs/figures/tiny.yaml", *places, *options])
+        path = tmp_path / "runs" / "figures" / "tiny" / "tiny.csv"
+        return code, read_csv(path), capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def recorded(store, request):
+    """A function: () -> the runs of the test's experiment, by width and SAM, and the
+    figure's own under "figure"."""
+
+    def runs():
+        client = MlflowClient(store)
+        experiment = client.get_experiment_by_name(request.node.name)
+        found = client.search_runs([experiment.experiment_id])
+        names = ("width_mult", "sam")
+        keys = [tuple(run.data.params.get(name) for name in names) for run in found]
+        assert len(set(keys)) == len(found)
+        by_key = dict(zip(keys, found, strict=True))
+        by_key["figure"] = by_key.pop((None, None))
+        return by_key
+
+    return runs
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """A list that gets the axes of each picture that is saved."""
+    saved, save = [], matplotlib.figure.Figure.savefig
+
+    def record(self, *args, **kwargs):
+        saved.extend(self.axes)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", record)
+    return saved
+
+
+def read_csv(path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def make_figure(y="gain", x="num_params", **fields):
+    return Figure("made", "A made-up figure", "mnist_mlp", y, x, {}, **fields)
+
+
+def make_result(best=None, final=None, num_nonzero=None, **options):
+    """A run of these options, of 1000 parameters at width 1; without a metric, one that
+    failed."""
+    config = SupervisedConfig(workload="mnist_mlp", **options)
+    num_params = round(1000 * config.width_mult)
+    return Result(
+        config,
+        num_params,
+        num_nonzero or num_params,
+        best=best,
+        final=best if final is None else final,
+        seconds=None if best is None else 2.0,
+        failure="NotFiniteError: loss" if best is None else None,
+    )
+
+
+def make_gains():
+    """Two widths, two seeds and two rates of label noise; gains are the width, of
+    seed 1 a quarter more, with noise twice that. One run of SAM failed."""
+    results = []
+    for width in (2.0, 1.0):
+        for noise in (0.0, 0.5):
+            for seed in (0, 1):
+                options = {"width_mult": width, "label_noise": noise, "seed": seed}
+                gain = (width + seed / 4) * (1 + 2 * noise)
+                results.append(make_result(0.5, sam=False, **options))
+                if (width, noise, seed) == (2.0, 0.5, 1):
+                    gain = None
+                best = None if gain is None else 0.5 + gain
+                results.append(make_result(best, sam=True, rho=0.125, **options))
+    return results
+
+
+def points_of(drawn, results, mode="max"):
+    return find_points(drawn, results, compare(results, mode))
+
+
+@pytest.mark.parametrize("preset", [None, "small"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_has_the_runs_that_it_is_drawn_of(expand, name, preset):
+    """SAM and the base optimizer, and at least two places on the x axis; if all its
+    runs finish, every point of it is known and every gain is of all seeds."""
+    drawn, configs = expand(name, preset)
+    assert {config.workload for config in configs} == {drawn.workload}
+    if drawn.y != "best_rho":
+        assert {config.sam for config in configs} == {True, False}
+    if drawn.x == "rho" or drawn.y == "best_rho":
+        assert len({config.rho for config in configs if config.sam}) >= 2
+    results = []
+    for config in configs:
+        depth = getattr(config, "depth", None) or 1
+        num_params = round(1e6 * config.width_mult * depth)
+        kept = (config.match_width or config.width_mult) / config.width_mult
+        kept = round(kept * num_params) if config.is_pruned else num_params
+        results.append(Result(config, num_params, kept, 0.5, 0.5, 1.0))
+    points = points_of(drawn, results)
+    assert len({point.x for point in points}) >= 2
+    num_seeds = len({config.seed for config in configs})
+    for point in points:
+        assert point.y is not None
+        assert (point.y.count, point.unfinished) == (num_seeds, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figures_file_says_how_many_runs_it_has(expand, name):
+    """Its comment counts them, with and without --preset small, and has its own name
+    in the commands."""
+    text = (FIGURES / f"{name}.yaml").read_text()
+    ((own, others, other, small),) = COUNTS.findall(text)
+    assert len(expand(name, None)[1]) == int(own or others)
+    assert len(expand(name, "small")[1]) == int(small)
+    values = yaml.safe_load(text)
+    assert values.get("runs_of", "") == other
+    commands = re.findall(r"^# +python run\.py (.*)$", text, re.MULTILINE)
+    path = f"configs/figures/{name}.yaml"
+    assert commands == [path, f"{path} --preset small"]
+
+
+def test_the_expansion_of_the_tests_is_the_command_lines(expand):
+    """What `expand` does to be fast changes nothing."""
+    for name in ("figure1_mnist", "figure17_cifar10"):
+        expected = parse_figure(name, ["--preset", "small"])
+        assert expand(name, "small") == expected
+
+
+def test_options_win_over_small_and_small_over_the_grid(write):
+    """--width_mult on the command line, epochs of small, seeds of the grid."""
+    grid = {"width_mult": [1, 2, 3], "epochs": 9, "seed": [0, 1]}
+    small = {"width_mult": 0.5, "epochs": 3}
+    write("own", {**TINY, "grid": grid, "small": small})
+    _, runs = parse_figure("own", ["--width_mult", "1,4", "--preset", "small"])
+    assert [(c.width_mult, c.epochs, c.seed) for c in runs] == [
+        (1.0, 3, 0),
+        (1.0, 3, 1),
+        (4.0, 3, 0),
+        (4.0, 3, 1),
+    ]
+    _, runs = parse_figure("own", ["--preset=small", "--epochs=2", "--seed=5"])
+    assert [(c.width_mult, c.epochs, c.seed) for c in runs] == [(0.5, 2, 5)]
+    _, runs = parse_figure("own", ["--epochs=2"])
+    assert [c.width_mult for c in runs] == [1, 1, 2, 2, 3, 3]
+
+
+def test_variants_are_united(write):
+    """The runs of each variant, which wins over the grid, once where they are equal."""
+    variants = [
+        {"sam": True, "rho": [0.1, 0.2]},
+        {"sam": False, "weight_decay": [0.1, 0.2]},
+        {"sam": False, "weight_decay": [0.2, 0.4], "rho": 7},
+    ]
+    grid = {"width_mult": 0.5, "weight_decay": 0.3, "seed": 4}
+    write("own", {**TINY, "grid": grid, "variants": variants})
+    _, runs = parse_figure("own", [])
+    assert [(c.sam, c.rho, c.weight_decay) for c in runs if c.sam] == [
+        (True, 0.1, 0.3),
+        (True, 0.2, 0.3),
+    ]
+    assert [c.weight_decay for c in runs if not c.sam] == [0.1, 0.2, 0.4]
+    assert {(c.width_mult, c.seed) for c in runs} == {(0.5, 4)}
+
+
+def test_runs_of_takes_the_other_figures_runs(write):
+    """Its workload, grid, variants and small; title, x and y are its own."""
+    write("other", {**TINY, "small": {"epochs": 1, "width_mult": [0.3, 0.4]}})
+    own = {"title": "Its own", "runs_of": "other", "y": "metric", "x": "width_mult"}
+    write("own", own)
+    for options in ([], ["--preset", "small"], ["--seed", "3"]):
+        drawn, runs = parse_figure("own", options)
+        other, others = parse_figure("other", options)
+        assert runs == others
+        assert (drawn.title, drawn.y, drawn.x) == ("Its own", "metric", "width_mult")
+        assert (other.y, other.x) == ("gain", "num_params")
+
+
+def test_values_of_the_grid_are_the_command_lines(write):
+    """A list in a list is one value, null is none, numbers and truths are as typed."""
+    grid = {
+        "lr_milestones": [[0.5, 0.75], [0.9]],
+        "train_examples": None,
+        "weight_decay": 1e-4,
+        "sam": True,
+        "optimizer": "adam",
+    }
+    write("own", {**TINY, "grid": grid})
+    first, second = parse_figure("own", [])[1]
+    assert (first.lr_milestones, second.lr_milestones) == ((0.5, 0.75), (0.9,))
+    assert (first.train_examples, first.weight_decay) == (None, 1e-4)
+    assert (first.sam, first.optimizer) == (True, "adam")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({"titel": "x"}, [], ["unknown field titel", "did you mean title"]),
+        ({3: "x"}, [], ["unknown field 3"]),
+        ({"title": ...}, [], ["needs the field title"]),
+        ({"workload": "mnst_mlp"}, [], ["workload", "did you mean mnist_mlp"]),
+        ({"x": "width"}, [], ["x must be one of", "did you mean width_mult"]),
+        ({"y": "gian"}, [], ["y must be one of", "did you mean gain"]),
+        ({"value": "last"}, [], ["value must be one of best, final", "last"]),
+        ({"x": "rho"}, [], ["x: rho needs y: metric", "gain"]),
+        ({"grid": {"rho": []}}, [], ["grid has no values for rho", "no runs"]),
+        ({"small": {"seed": []}}, [], ["small has no values for seed"]),
+        ({"variants": [{"rho": []}]}, [], ["variants[0] has no values for rho"]),
+        ({"variants": []}, [], ["variants is empty", "no runs"]),
+        ({"variants": 3}, [], ["variants must be a list"]),
+        ({"grid": [1]}, [], ["grid must hold options"]),
+        ({"grid": {"roh": 0.1}}, [], ["no option roh", "did you mean rho"]),
+        ({"grid": {"rho": [0.1, -1]}}, [], ["rho must be a number >= 0", "-1"]),
+        ({"grid": {"sam": "maybe"}}, [], ["sam must be true or false", "maybe"]),
+        ({}, ["--preset", "smal"], ["--preset must be small", "smal"]),
+        ({}, ["--roh", "1"], ["unknown option --roh", "did you mean --rho"]),
+        ({"runs_of": "tiny"}, [], ["give runs_of or workload, not both"]),
+        (
+            {"runs_of": "tinny", "workload": ..., "grid": ...},
+            [],
+            ["unknown figure tinny", "did you mean tiny"],
+        ),
+        ({"paper": {"x": [1, 2], "y": [1]}}, [], ["paper", "of one length"]),
+        ({"paper": {"x": 1, "y": 2}}, [], ["paper", "lists of numbers"]),
+        ({"paper": {"x": ["1e6"], "y": [1]}}, [], ["paper", "lists of numbers"]),
+        ({"paper": {"x": [1]}}, [], ["paper must hold x and y"]),
+    ],
+)
+def test_bad_figures_exit_with_2_and_one_line(write, capsys, changes, options, words):
+    """What is wrong in a file is said before anything is trained."""
+    write("tiny", TINY)
+    fields = {k: v for k, v in {**TINY, **changes}.items() if v is not ...}
+    write("own", fields)
+    assert command.main(["configs/figures/own.yaml", *options]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+
+
+def test_an_unknown_figure_is_answered_by_the_nearest(capsys):
+    assert command.main(["configs/figures/figure1_mnits.yaml"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "unknown figure configs/figures/figure1_mnits.yaml" in message
+    assert "did you mean figure1_mnist.yaml?" in message
+
+
+def test_a_damaged_file_is_named(write, capsys):
+    path = write("own", TINY)
+    path.write_text("title: broken\ngrid: : [")
+    assert command.main(["configs/figures/own.yaml"]) == 2
+    assert f"{path} is not YAML" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"absent\.yaml: No such file"):
+        read_figure("absent")
+
+
+def test_points_of_gains():
+    """By hand: a line for each noise, by size; the failed run leaves its seed out and
+    is counted at its point."""
+    points = points_of(make_figure(), make_gains())
+    assert [p.line for p in points] == 2 * ["label noise 0"] + 2 * ["label noise 0.5"]
+    assert [p.x for p in points] == [1000, 2000, 1000, 2000]
+    # Errors: gains of two seeds, d apart, have the standard error d / 2.
+    assert [p.y for p in points] == [
+        (1.125, 0.125, 2),
+        (2.125, 0.125, 2),
+        (2.25, 0.25, 2),
+        (4.0, None, 1),
+    ]
+    assert [p.unfinished for p in points] == [0, 0, 0, 1]
+    assert {p.rho for p in points} == {0.125}
+    assert not any(p.is_best for p in points)
+
+
+def test_points_without_a_run_say_so():
+    """A gain whose runs all failed on one side is a point without y, at its place."""
+    results = [
+        make_result(0.5, sam=False),
+        make_result(0.75, sam=True),
+        make_result(None, sam=False, width_mult=2.0),
+        make_result(0.75, sam=True, width_mult=2.0),
+        make_result(0.5, sam=False, width_mult=4.0),
+        make_result(None, sam=True, width_mult=4.0),
+    ]
+    points = points_of(make_figure(), results)
+    assert {p.line for p in points} == {"SAM - base"}
+    assert [(p.x, p.y, p.rho, p.unfinished) for p in points] == [
+        (1000, (0.25, None, 1), 0.05, 0),
+        (2000, None, 0.05, 1),
+        (4000, None, None, 1),
+    ]
+
+
+def test_points_of_the_metric_have_a_line_a_method():
+    """SAM at its best rho and the base optimizer; "min" takes the lowest, and `final`
+    the last epoch's values."""
+    results = [
+        make_result(0.5, final=0.75, sam=False),
+        make_result(0.25, final=0.5, sam=True, rho=0.1),
+        make_result(0.125, final=1.0, sam=True, rho=0.2),
+    ]
+    points = points_of(make_figure("metric"), results, "min")
+    assert [(p.line, p.y.mean, p.rho) for p in points] == [
+        ("SAM", 0.125, 0.2),
+        ("SGD", 0.5, None),
+    ]
+    points = points_of(make_figure("metric", value="final"), results, "min")
+    assert [p.y.mean for p in points] == [1.0, 0.75]
+    (point,) = points_of(make_figure(value="final"), results, "min")
+    assert point.y.mean == 0.75 - 1.0
+
+
+def test_points_of_the_metric_show_one_method_without_the_other():
+    """Such as SGD with other weight decays; failed runs are counted wherever there is
+    a point of theirs."""
+    results = [
+        make_result(0.5, sam=True, weight_decay=0.1),
+        make_result(0.25, sam=False, weight_decay=0.2),
+        make_result(None, sam=False, weight_decay=0.4),
+    ]
+    points = points_of(make_figure("metric"), results)
+    assert [(p.line, p.y and p.y.mean, p.unfinished) for p in points] == [
+        ("SAM, weight decay 0.1", 0.5, 0),
+        ("SGD, weight decay 0.2", 0.25, 0),
+        ("SAM, weight decay 0.4", None, 1),
+    ]
+
+
+def test_points_of_the_best_rho():
+    """It has no standard error, but the number of seeds that it is of."""
+    results = [
+        make_result(0.5, sam=True, rho=0.1),
+        make_result(0.75, sam=True, rho=0.2),
+        make_result(0.75, sam=True, rho=0.1, width_mult=2.0),
+        make_result(0.5, sam=True, rho=0.2, width_mult=2.0),
+        make_result(None, sam=True, rho=0.1, width_mult=4.0),
+    ]
+    points = points_of(make_figure("best_rho", "width_mult"), results)
+    assert [(p.line, p.x, p.y) for p in points] == [
+        ("SAM", 1.0, (0.2, None, 1)),
+        ("SAM", 2.0, (0.1, None, 1)),
+        ("SAM", 4.0, None),
+    ]
+
+
+def test_points_over_rho_mark_the_best():
+    """A line a width, by rho; a rho whose runs failed is a point without y, and failed
+    runs count at their own rho alone, the base optimizer's at none."""
+    results = [
+        make_result(0.25, sam=True, rho=0.4),
+        make_result(0.5, sam=True, rho=0.1),
+        make_result(0.75, sam=True, rho=0.2),
+        make_result(0.5, sam=True, rho=0.1, width_mult=2.0),
+        make_result(None, sam=True, rho=0.1, width_mult=2.0, seed=1),
+        make_result(0.25, sam=True, rho=0.2, width_mult=2.0),
+        make_result(0.25, sam=True, rho=0.2, width_mult=2.0, seed=1),
+        make_result(None, sam=True, rho=0.4, width_mult=2.0),
+        make_result(None, sam=False, width_mult=2.0),
+    ]
+    points = points_of(make_figure("metric", "rho"), results)
+    assert [(p.line, p.x, p.y and p.y.mean, p.is_best) for p in points] == [
+        ("width 1", 0.1, 0.5, False),
+        ("width 1", 0.2, 0.75, True),
+        ("width 1", 0.4, 0.25, False),
+        ("width 2", 0.1, 0.5, False),
+        ("width 2", 0.2, 0.25, True),  # the other rho misses a seed
+        ("width 2", 0.4, None, False),
+    ]
+    assert [p.unfinished for p in points] == [0, 0, 0, 1, 0, 1]
+    assert [p.rho for p in points] == [p.x for p in points]
+
+
+def test_points_over_sparsity_are_at_the_measured_one():
+    """The sizes of pruned models set no lines apart, the pruners do."""
+    results = []
+    for pruner, width, kept in (("snip", 0.5, 500), ("snip", 0.25, 250)):
+        options = {"pruner": pruner, "match_width": width, "num_nonzero": kept}
+        results.append(make_result(0.5, sam=False, **options))
+        results.append(make_result(0.75, sam=True, **options))
+    results.append(make_result(0.5, sam=False))
+    results.append(make_result(1.0, sam=True))
+    points = points_of(make_figure(x="sparsity"), results)
+    assert [(p.line, p.x, p.y.mean) for p in points] == [
+        ("pruner snip", 0.5, 0.25),
+        ("pruner snip", 0.75, 0.25),
+        ("pruner none", 0.0, 0.5),
+    ]
+
+
+def test_an_option_that_does_not_vary_is_one_place():
+    """--depth 3 on the command line of a figure over depth leaves one x."""
+    results = [
+        make_result(0.5, sam=sam, depth=3, width_mult=width)
+        for sam in (True, False)
+        for width in (1.0, 2.0)
+    ]
+    points = points_of(make_figure(x="depth"), results)
+    assert [(p.line, p.x) for p in points] == [("width 1", 3), ("width 2", 3)]
+
+
+def test_the_files_hold_every_number(tmp_path):
+    """The CSV is the points, runs.csv the runs, the failed one with its failure; the
+    summary counts them."""
+    drawn, results = make_figure(), make_gains()
+    paths = draw_figure(drawn, results, tmp_path)
+    names = ["made.png", "made.svg", "made.csv", "runs.csv", "summary.json"]
+    folder = tmp_path / "figures" / "made"
+    assert paths == [folder / name for name in names]
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    rows = read_csv(paths[2])
+    points = points_of(drawn, results)
+    assert len(rows) == len(points) == 4
+    for row, point in zip(rows, points, strict=True):
+        mean, error, count = point.y
+        expected = [mean, error, count, point.rho, point.is_best, point.unfinished]
+        assert list(row) == ["line", "num_params", "gain", *POINT_COLUMNS]
+        assert (row["line"], float(row["num_params"])) == (point.line, point.x)
+        texts = ["" if value is None else str(value) for value in expected]
+        assert list(row.values())[2:] == texts
+    runs = read_csv(paths[3])
+    assert len(runs) == len(results)
+    for row, result in zip(runs, results, strict=True):
+        assert float(row["width_mult"]) == result.config.width_mult
+        assert float(row["label_noise"]) == result.config.label_noise
+        assert (row["seed"], row["sam"]) == (
+            str(result.config.seed),
+            str(result.config.sam),
+        )
+        assert row["num_params"] == str(result.num_params)
+        assert row["best"] == ("" if result.best is None else str(result.best))
+        assert row["failure"] == (result.failure or "")
+    summary = json.loads(paths[4].read_text())
+    assert (summary["runs"], summary["finished"]) == (16, 15)
+    assert summary["failures"] == ["NotFiniteError: loss"]
+    assert summary["training_seconds"] == 30
+    assert summary["varied"]["label_noise"] == [0.0, 0.5]
+    assert summary["config"]["optimizer"] == "sgd"
+    assert "label_noise" not in summary["config"]
+
+
+def test_a_point_without_y_is_a_row(tmp_path):
+    """Failed and missing runs are in the CSV, with empty numbers."""
+    results = [
+        make_result(0.5, sam=False),
+        make_result(0.75, sam=True),
+        make_result(None, sam=False, width_mult=2.0),
+        make_result(None, sam=True, width_mult=2.0),
+    ]
+    paths = draw_figure(make_figure(), results, tmp_path)
+    _, row = read_csv(paths[2])
+    assert (row["num_params"], row["gain"], row["seeds"]) == ("2000", "", "0")
+    assert (row["rho"], row["unfinished_runs"]) == ("", "2")
+
+
+def test_a_figure_without_any_finished_run_is_drawn(tmp_path, axes):
+    """As when all runs failed: places and crosses, no lines."""
+    results = [
+        make_result(None, sam=sam, width_mult=width, rho=width / 8)
+        for sam in (True, False)
+        for width in (1.0, 2.0)
+    ]
+    for y, x in (("gain", "num_params"), ("metric", "rho"), ("best_rho", "width_mult")):
+        rows = read_csv(draw_figure(make_figure(y, x), results, tmp_path)[2])
+        assert [(row[y], row["seeds"]) for row in rows] == 2 * [("", "0")]
+        crosses = line_of(axes[-1], "runs failed or missing")
+        assert crosses.get_xdata().tolist() == [float(row[x]) for row in rows]
+
+
+@pytest.mark.parametrize("num_sizes", [2, 3])
+def test_a_gain_over_sizes_has_its_correlation(monkeypatch, num_sizes):
+    """In the summary, from three sizes on; not where other options vary too."""
+    monkeypatch.setattr(analysis, "BOOTSTRAP_DRAWS", 100)
+    results = []
+    for width in range(1, num_sizes + 1):
+        results.append(make_result(0.0, sam=False, width_mult=float(width)))
+        results.append(make_result(width / 8, sam=True, width_mult=float(width)))
+    expected = {"value": 1.0, "low": 1.0, "high": 1.0} if num_sizes == 3 else None
+
+    def summarize(drawn, results):
+        summary = picture.summarize(drawn, results, compare(results, "max"))
+        return json.loads(json.dumps(summary))["correlation"]
+
+    assert summarize(make_figure(), results) == expected
+    noisy = make_result(0.5, sam=False, label_noise=0.5)
+    assert summarize(make_figure(), [*results, noisy]) is None
+    assert summarize(make_figure("metric"), results) is None
+
+
+def line_of(drawn, label):
+    (line,) = (line for line in drawn.lines if line.get_label() == label)
+    return line
+
+
+def test_the_picture_shows_the_points(tmp_path, axes):
+    """Lines at the points, bands of one standard error, a cross where a run failed, the
+    paper's curve, and what they are called."""
+    paper = {"x": [1000, 2000], "y": [0.5, 0.25]}
+    draw_figure(make_figure(paper=paper), make_gains(), tmp_path)
+    drawn = axes[0]
+    assert (drawn.get_xscale(), drawn.get_yscale()) == ("log", "linear")
+    assert line_of(drawn, "label noise 0").get_xydata().tolist() == [
+        [1000, 1.125],
+        [2000, 2.125],
+    ]
+    assert line_of(drawn, "label noise 0.5").get_xydata().tolist() == [
+        [1000, 2.25],
+        [2000, 4.0],
+    ]
+    assert line_of(drawn, "paper").get_xydata().tolist() == [[1000, 0.5], [2000, 0.25]]
+    crosses = line_of(drawn, "runs failed or missing")
+    assert crosses.get_xdata().tolist() == [2000]
+    bands = [band.get_paths()[0].vertices for band in drawn.collections]
+    assert [(v[:, 1].min(), v[:, 1].max()) for v in bands] == [
+        (1.0, 2.25),
+        (2.0, 4.0),
+    ]
+    assert drawn.get_title() == "A made-up figure"
+    assert drawn.get_xlabel() == "trainable parameters"
+    assert drawn.get_ylabel() == "gain of SAM in accuracy"
+    legend = [text.get_text() for text in drawn.get_legend().get_texts()]
+    lines = ["label noise 0", "label noise 0.5"]
+    assert legend == [*lines, "paper", "runs failed or missing"]
+
+
+def test_the_picture_circles_the_best_rho(tmp_path, axes):
+    """One circle a line, at the best mean; each line in a colour of its own."""
+    results = [
+        make_result(best, sam=True, rho=rho, width_mult=width)
+        for width, bests in ((1.0, (0.25, 0.5, 0.25)), (2.0, (0.25, 0.5, 0.75)))
+        for rho, best in zip((0.1, 0.2, 0.4), bests, strict=True)
+    ]
+    draw_figure(make_figure("metric", "rho"), results, tmp_path)
+    drawn = axes[0]
+    assert (drawn.get_xlabel(), drawn.get_ylabel()) == ("rho", "accuracy")
+    circles = [line for line in drawn.lines if line.get_fillstyle() == "none"]
+    assert [c.get_xydata().tolist() for c in circles] == [[[0.2, 0.5]], [[0.4, 0.75]]]
+    lines = [line_of(drawn, f"width {width}") for width in (1, 2)]
+    assert [c.get_color() for c in circles] == [line.get_color() for line in lines]
+    assert lines[0].get_color() != lines[1].get_color()
+    assert lines[0].get_marker() != lines[1].get_marker()
+
+
+def test_drawing_again_gives_the_same_files(tmp_path):
+    """To the byte: no date and no random names."""
+    first = draw_figure(make_figure(), make_gains(), tmp_path / "first")
+    second = draw_figure(make_figure(), make_gains(), tmp_path / "second")
+    for one, other in list(zip(first, second, strict=True))[:-1]:  # not the summary
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_a_command_trains_and_draws(draw, recorded, store, tmp_path, monkeypatch):
+    """One command trains a figure's runs, draws them and records the files in the run
+    that they are nested in; the same command again draws without training."""
+    code, rows, _ = draw()
+    assert code == 0
+    runs = recorded()
+    parent = runs["figure"]
+    assert parent.data.tags["figure"] == parent.info.run_name == "tiny"
+    assert parent.info.status == "FINISHED"
+    client = MlflowClient(store)
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    made = {"tiny.png", "tiny.svg", "tiny.csv"}
+    assert files == {*made, "runs.csv", "summary.json"}
+    path = client.download_artifacts(parent.info.run_id, "tiny.csv", str(tmp_path))
+    assert read_csv(path) == rows
+    assert [int(row["num_params"]) for row in rows] == [1021, 2041]
+    for row, width in zip(rows, ("0.1", "0.2"), strict=True):
+        sam, base = (runs[width, is_sam].data for is_sam in ("true", "false"))
+        gain = base.metrics["best_val_loss"] - sam.metrics["best_val_loss"]
+        assert float(row["gain"]) == pytest.approx(gain)
+        assert sam.tags["mlflow.parentRunId"] == parent.info.run_id
+    folder = tmp_path / "runs" / "figures" / "tiny"
+    for name in made:
+        (folder / name).unlink()
+
+    def train(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(run, "train", train)
+    code, again, _ = draw()
+    assert (code, again) == (0, rows)
+    assert made <= {path.name for path in folder.iterdir()}
+    assert {r.info.run_id for r in recorded().values()} == {
+        r.info.run_id for r in runs.values()
+    }
+
+
+def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatch):
+    """The others are drawn, its place is marked and the exit code is 1; the same
+    command again trains it alone and completes the figure."""
+    end_epoch, trained = recorder.Recorder.on_epoch_end, []
+
+    def fail(self, epoch, logs=None):
+        if self._config.sam and self._config.width_mult == 0.2:
+            raise RuntimeError("no luck")
+        end_epoch(self, epoch, logs)
+
+    with monkeypatch.context() as context:
+        context.setattr(recorder.Recorder, "on_epoch_end", fail)
+        code, (whole, lacking), _ = draw()
+    assert code == 1
+    assert (whole["seeds"], whole["unfinished_runs"]) == ("1", "0")
+    assert (lacking["num_params"], lacking["unfinished_runs"]) == ("2041", "1")
+    assert (lacking["gain"], lacking["seeds"]) == ("", "0")
+    folder = tmp_path / "runs" / "figures" / "tiny"
+    failures = [row["failure"] for row in read_csv(folder / "runs.csv")]
+    assert sorted(failures) == ["", "", "", "RuntimeError: no luck"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["failures"] == ["RuntimeError: no luck"]
+    assert recorded()["figure"].info.status == "FAILED"
+
+    def record(self, epoch, logs=None):
+        trained.append((self._config.sam, self._config.width_mult))
+        end_epoch(self, epoch, logs)
+
+    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", record)
+    code, (first, completed), _ = draw()
+    assert (code, first, trained) == (0, whole, [(True, 0.2)])
+    assert (completed["seeds"], completed["unfinished_runs"]) == ("1", "0")
+    assert recorded()["figure"].info.status == "FINISHED"
+
+
+def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):
+    """Runs that are not trained yet are counted, and the exit code is 130."""
+    end_epoch, ended = recorder.Recorder.on_epoch_end, []
+
+    def interrupt(self, epoch, logs=None):
+        if len(ended) == 3:
+            raise KeyboardInterrupt
+        ended.append(epoch)
+        end_epoch(self, epoch, logs)
+
+    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", interrupt)
+    code, rows, _ = draw()
+    assert code == 130
+    assert [row["unfinished_runs"] for row in rows] == ["0", "1"]
+    assert [row["seeds"] for row in rows] == ["1", "0"]
+    folder = tmp_path / "runs" / "figures" / "tiny"
+    failures = [row["failure"] for row in read_csv(folder / "runs.csv")]
+    assert sorted(failures) == ["", "", "", "not trained yet"]
