@@ -38,16 +38,17 @@ DEADLINE_SEC = 300
 
 
 def start(folder: Path, options: list[str]) -> subprocess.Popen:
+    """Starts a command as a user would: with a cache of compiled programs of its own,
+    none of the tests'."""
     places = ["--tracking_uri", f"sqlite:///{folder}/mlflow.db"]
     places += ["--run_dir", str(folder / "runs")]
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *options, *places],
         cwd=ROOT,
         env={
-            **os.environ,
+            **{k: v for k, v in os.environ.items() if not k.startswith("JAX_")},
+            "XDG_CACHE_HOME": str(folder / "cache"),
             "KERAS_BACKEND": keras.backend.backend(),
-            # As for users, each process compiles its programs itself.
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -177,3 +178,60 @@ def test_a_grid_that_is_killed_ends_as_an_undisturbed_one(tmp_path):
     for run in runs:
         if run.info.run_id in done:
             assert run.info.end_time == before[run.info.run_id]
+
+
+def worker_ids(process: subprocess.Popen) -> list[int]:
+    """The worker processes of a grid."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "spawn_main"],
+        capture_output=True,
+        text=True,
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{process_id}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def whole_grid(tmp_path_factory) -> list[list[str]]:
+    """The table of an undisturbed grid in one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    return rows(finish(start(folder, GRID)))
+
+
+@pytest.mark.parametrize("victim", ["worker", "grid", "grid, softly"])
+def test_a_grid_in_workers_survives_kills(tmp_path, whole_grid, victim):
+    """A worker that is killed is replaced, and a grid that is killed or stopped takes
+    its workers with it; the same command ends with the undisturbed table."""
+    options = [*GRID, "--workers", "2"]
+    process = start(tmp_path, options)
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoint_*")), process)
+    workers = worker_ids(process)
+    assert len(workers) == 2
+    if victim == "worker":
+        os.kill(workers[0], signal.SIGKILL)
+        out = finish(process)
+        assert "a worker process died (SIGKILL); its run goes on" in out
+    else:
+        softly = victim == "grid, softly"
+        process.send_signal(signal.SIGTERM if softly else signal.SIGKILL)
+        process.communicate(timeout=DEADLINE_SEC)
+        give_up_at = time.monotonic() + DEADLINE_SEC
+        while any(map(is_alive, workers)):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.1)
+        if softly:
+            assert process.returncode == 130
+            status = {run.info.status for run in recorded_runs(tmp_path)}
+            assert "KILLED" in status
+            assert "RUNNING" not in status
+        out = finish(start(tmp_path, options))
+    assert rows(out) == whole_grid
+    runs = recorded_runs(tmp_path)
+    assert len(runs) == 12
+    assert {run.info.status for run in runs} == {"FINISHED"}

@@ -1,6 +1,7 @@
 """Whole runs: what is trained, recorded, skipped and said."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from mlflow.tracking import MlflowClient
 import run as command
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
-from samkeras.experiment import data, recorder, run
+from samkeras.experiment import data, recorder, run, workers
 from samkeras.experiment.command_line import parse_runs
 from samkeras.experiment.targets import ROOT
 
@@ -213,6 +214,52 @@ def test_an_interrupted_grid_goes_on(train, recorded, store, monkeypatch):
     for child in recorded()[:-1]:
         points = client.get_metric_history(child.info.run_id, "val_loss")
         assert [point.step for point in points] == [0, 1]
+
+
+def test_workers_train_the_same_grid(train, recorded):
+    """Two processes: the metrics of one process, nested in one parent, finished."""
+    grid = [*SMALL, "--width_mult", "0.1,0.2", "--sam", "true,false"]
+    code, out, _ = train(*grid, "--workers", "2")
+    assert code == 0
+    assert "2 running" in out
+    *children, parent = recorded()
+    assert len(children) == 4
+    assert {run.info.status for run in recorded()} == {"FINISHED"}
+    parents = {child.data.tags["mlflow.parentRunId"] for child in children}
+    assert parents == {parent.info.run_id}
+    in_workers = best_losses(children)
+    assert train(*grid, "--rerun")[0] == 0
+    here = best_losses(
+        child
+        for child in recorded()
+        if child.info.run_id not in {run.info.run_id for run in children}
+        and "fingerprint" in child.data.tags
+    )
+    assert len(here) == 4
+    assert in_workers == pytest.approx(here, rel=1e-5)
+
+
+def best_losses(runs) -> dict[str, float]:
+    return {
+        run.data.tags["fingerprint"]: run.data.metrics["best_val_loss"] for run in runs
+    }
+
+
+def die(connection, number, num_workers):
+    """A worker process that is killed once it has a run."""
+    connection.recv()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_run_that_kills_its_workers_fails(train, recorded, monkeypatch):
+    """It gets three processes, then is marked as failed."""
+    monkeypatch.setattr(workers, "_work", die)
+    code, out, _ = train(*SMALL, "--workers", "2")
+    assert code == 1
+    assert out.count("a worker process died (SIGKILL); its run goes on") == 2
+    (failed,) = recorded()
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["failure"] == "a worker process died (SIGKILL)"
 
 
 def test_dry_run_counts_and_leaves_nothing(train, recorded, tmp_path):
