@@ -53,8 +53,10 @@ def main(arguments: list[str]) -> int:
 
 def print_targets() -> None:
     print("python run.py TARGET [--option value[,value...]] ...\n\nTargets:")
-    for target, description in describe_targets().items():
-        print(f"  {target:28} {description}")
+    targets = describe_targets()
+    width = max(map(len, targets))
+    for target, description in targets.items():
+        print(f"  {target:{width}}  {description}")
     print("\npython run.py TARGET --help shows a target's options and defaults.")
 
 

@@ -4,8 +4,11 @@ import csv
 import dataclasses
 import functools
 import json
+import math
 import re
+import warnings
 
+import keras
 import matplotlib.figure
 import pytest
 import yaml
@@ -57,28 +60,25 @@ POINT_COLUMNS = ("standard_error", "seeds", "rho", "is_best_rho", "unfinished_ru
 def expand():
     """A function: (name, preset) -> the figure of configs/figures/ and its runs.
 
-    A workload's parser is built once and an option's value parsed once, not for each of
-    the thousands of runs.
+    An option's value is parsed once, not for each of the thousands of runs.
     """
-    build = functools.cache(command_line._build_parser)
-    parse_one = command_line._parse_one
+    parse_one, parsed = command_line._parse_one, {}
 
-    @functools.cache
-    def parse(workload, name, value):
-        return getattr(parse_one(build(workload), workload, {name: value}), name)
+    def parse(parser, workload, values):
+        key = (workload, *values.items())
+        if key not in parsed:
+            parsed[key] = parse_one(parser, workload, values)
+        return parsed[key]
 
-    @functools.cache
-    def find_defaults(workload):
-        return parse_one(build(workload), workload, {})
-
-    def assemble(_, workload, values):
-        values = {name: parse(workload, name, value) for name, value in values.items()}
-        return dataclasses.replace(find_defaults(workload), **values)
+    def assemble(parser, workload, values):
+        own = {
+            k: getattr(parse(parser, workload, {k: v}), k) for k, v in values.items()
+        }
+        return dataclasses.replace(parse(parser, workload, {}), **own)
 
     @functools.cache
     def call(name, preset):
         with pytest.MonkeyPatch.context() as context:
-            context.setattr(command_line, "_build_parser", build)
             context.setattr(command_line, "_parse_one", assemble)
             return parse_figure(name, [f"--preset={preset}"] if preset else [])
 
@@ -487,9 +487,11 @@ def test_points_over_rho_mark_the_best():
 
 
 def test_points_over_sparsity_are_at_the_measured_one():
-    """The sizes of pruned models set no lines apart, the pruners do."""
+    """The sizes of pruned models set no lines apart, the pruners do, and the dense
+    model is the first point of each."""
     results = []
-    for pruner, width, kept in (("snip", 0.5, 500), ("snip", 0.25, 250)):
+    pruned = (("snip", 0.5, 500), ("snip", 0.25, 250), ("random", 0.25, 250))
+    for pruner, width, kept in pruned:
         options = {"pruner": pruner, "match_width": width, "num_nonzero": kept}
         results.append(make_result(0.5, sam=False, **options))
         results.append(make_result(0.75, sam=True, **options))
@@ -497,9 +499,11 @@ def test_points_over_sparsity_are_at_the_measured_one():
     results.append(make_result(1.0, sam=True))
     points = points_of(make_figure(x="sparsity"), results)
     assert [(p.line, p.x, p.y.mean) for p in points] == [
+        ("pruner snip", 0.0, 0.5),
         ("pruner snip", 0.5, 0.25),
         ("pruner snip", 0.75, 0.25),
-        ("pruner none", 0.0, 0.5),
+        ("pruner random", 0.0, 0.5),
+        ("pruner random", 0.75, 0.25),
     ]
 
 
@@ -638,6 +642,25 @@ def test_the_picture_shows_the_points(tmp_path, axes):
     assert legend == [*lines, "paper", "runs failed or missing"]
 
 
+def test_a_single_point_with_a_failed_run_is_in_the_picture(tmp_path, axes):
+    """One size, one seed of two failed: the point and its cross are within the axes."""
+    results = [
+        make_result(0.5, sam=False),
+        make_result(0.75, sam=True),
+        make_result(None, sam=True, seed=1),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_figure(make_figure(), results, tmp_path)
+    (left, right), (bottom, top) = axes[0].get_xlim(), axes[0].get_ylim()
+    assert left < 900
+    assert right > 1100
+    for label in ("SAM - base", "runs failed or missing"):
+        ((x, y),) = line_of(axes[0], label).get_xydata()
+        assert x == 1000
+        assert bottom < y < top
+
+
 def test_the_picture_circles_the_best_rho(tmp_path, axes):
     """One circle a line, at the best mean; each line in a colour of its own."""
     results = [
@@ -738,19 +761,49 @@ def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatc
 
 def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):
     """Runs that are not trained yet are counted, and the exit code is 130."""
-    end_epoch, ended = recorder.Recorder.on_epoch_end, []
+    trained = []
 
-    def interrupt(self, epoch, logs=None):
-        if len(ended) == 3:
+    def train(config, *_):
+        if len(trained) == 3:
             raise KeyboardInterrupt
-        ended.append(epoch)
-        end_epoch(self, epoch, logs)
+        trained.append(config)
+        return Result(config, 1000, 1000, 0.5, 0.5, 1.0)
 
-    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", interrupt)
+    monkeypatch.setattr(run, "train", train)
     code, rows, _ = draw()
     assert code == 130
     assert [row["unfinished_runs"] for row in rows] == ["0", "1"]
     assert [row["seeds"] for row in rows] == ["1", "0"]
     folder = tmp_path / "runs" / "figures" / "tiny"
     failures = [row["failure"] for row in read_csv(folder / "runs.csv")]
-    assert sorted(failures) == ["", "", "", "not trained yet"]
+    assert failures == ["", "", "", "not trained yet"]
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """The directory of all studies, which share their runs."""
+    return tmp_path_factory.mktemp("studies")
+
+
+# TensorFlow, whose steps are others, but not the figures, takes two of them.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    NAMES if keras.backend.backend() == "jax" else ["figure1_mnist", "figure5a_mnist"],
+)
+def test_every_small_study_runs_to_its_picture(name, studies, capsys):
+    """With `--preset small`, on its sample: a point from every run, and a picture."""
+    places = ["--run_dir", str(studies / "runs")]
+    places += ["--tracking_uri", f"sqlite:///{studies}/mlflow.db"]
+    target = f"configs/figures/{name}.yaml"
+    code = command.main([target, "--preset", "small", *places])
+    out, err = capsys.readouterr()
+    assert code == 0, out + err
+    folder = studies / "runs" / "figures" / name
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["finished"] == summary["runs"] > 0
+    points = read_csv(folder / f"{name}.csv")
+    y = read_figure(name).y
+    assert len(points) > 1
+    assert all(math.isfinite(float(point[y])) for point in points)
+    assert (folder / f"{name}.png").stat().st_size > 0

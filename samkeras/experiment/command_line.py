@@ -82,12 +82,7 @@ def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]
                     f"{FIGURES / name}.yaml: workloads/{figure.workload} has no option "
                     f"{option}{nearest(option, hints)}"
                 )
-    parser = _build_parser(figure.workload)
-    parser.prog = f"run.py configs/figures/{name}.yaml"
-    parser.usage = (
-        f"python {parser.prog} [--preset small] [--option value[,value...]] ..."
-    )
-    parser.description = figure.title
+    parser = _build_parser(figure.workload, figure)
     texts = [{k: _text(v) for k, v in options.items()} for options in variants]
     runs = _expand(parser, figure.workload, [{**text, **given} for text in texts])
     return figure, runs
@@ -219,13 +214,18 @@ def _allowed_values(hint: Any) -> tuple[str, str]:
     return ALLOWED[arguments[0] if arguments else hint]
 
 
-def _build_parser(workload: str) -> ArgumentParser:
+def _build_parser(workload: str, figure: Figure | None = None) -> ArgumentParser:
+    """The parser of a workload's options, with its defaults, or with a figure's."""
     kind = config_type(workload)
     given = _check_file(_default_file(workload), workload)
+    target, preset = f"workloads/{workload}", ""
+    if figure is not None:
+        target, preset = f"configs/figures/{figure.name}.yaml", "[--preset small] "
+        given.update(figure.grid)
     parser = ArgumentParser(
-        prog=f"run.py workloads/{workload}",
-        usage=f"python run.py workloads/{workload} [--option value[,value...]] ...",
-        description=describe_targets()[f"workloads/{workload}"],
+        prog=f"run.py {target}",
+        usage=f"python run.py {target} {preset}[--option value[,value...]] ...",
+        description=describe_targets()[target],
         epilog="Any option takes a comma-separated list: the runs are the product.",
         exit_on_error=False,
         print_config=None,
@@ -238,11 +238,15 @@ def _build_parser(workload: str) -> ArgumentParser:
     parser.add_argument(
         "--print_config", action="store_true", help="print the config and stop"
     )
+    if figure is not None:
+        parser.add_argument(
+            "--preset", metavar="small", help="the same study on a sample, in minutes"
+        )
     parser.add_argument("--workload", default=workload, help=argparse.SUPPRESS)
     descriptions = _descriptions(kind)
     for name, hint in _hints(workload).items():
         default = given.get(name, getattr(kind, name))
-        shown = "" if default is None else f" (default: {_shown(default)})"
+        shown = "" if default is None else f" (default: {_text(default)})"
         parser.add_argument(
             f"--{name}",
             type=hint,

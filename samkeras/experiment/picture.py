@@ -156,8 +156,21 @@ def find_points(
                 add(f"SAM, {label}" if label else "SAM", sam, c.rho)
             if base:
                 add(f"{optimizer}, {label}" if label else optimizer, base, None)
+    if figure.x == "sparsity":
+        points = _share_dense(points)
     lines = list(dict.fromkeys(point.line for point in points))
     return sorted(points, key=lambda point: (lines.index(point.line), point.x))
+
+
+def _share_dense(points: list[Point]) -> list[Point]:
+    """Makes the dense model, which no pruner made, the first point of each pruner's
+    line."""
+    lines = dict.fromkeys(point.line for point in points if point.x > 0)
+    shared = []
+    for point in points:
+        is_own = point.line in lines or not lines
+        shared += [point] if is_own else [point._replace(line=n) for n in lines]
+    return shared
 
 
 def _find_x(x: str, comparison: Comparison, result: Result) -> float:
@@ -308,10 +321,10 @@ def _draw(
             axes.axhline(0, color="0.3", linewidth=0.8)
         missing = sorted({p.x for p in points if p.unfinished})
         if missing:
+            # In units of the data: matplotlib rounds x where only y is in the axes'.
             axes.plot(
                 missing,
-                [0.03] * len(missing),
-                transform=axes.get_xaxis_transform(),
+                [axes.get_ylim()[0]] * len(missing),
                 linestyle="",
                 marker="x",
                 color="#A00000",
