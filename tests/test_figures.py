@@ -255,7 +255,10 @@ def test_options_win_over_small_and_small_over_the_grid(write):
         (4.0, 3, 0),
         (4.0, 3, 1),
     ]
-    _, runs = parse_figure("own", ["--preset=small", "--epochs=2", "--seed=5"])
+    options = ["--preset=small", "--epochs=2", "--seed=5", "--run_dir=a", "--rerun"]
+    drawn, runs = parse_figure("own", options)
+    # What the picture says of it: what is drawn, not where or how it was run.
+    assert drawn.changes == {"preset": "small", "epochs": "2", "seed": "5"}
     assert [(c.width_mult, c.epochs, c.seed) for c in runs] == [(0.5, 2, 5)]
     _, runs = parse_figure("own", ["--epochs=2"])
     assert [c.width_mult for c in runs] == [1, 1, 2, 2, 3, 3]
@@ -613,9 +616,10 @@ def line_of(drawn, label):
 
 def test_the_picture_shows_the_points(tmp_path, axes):
     """Lines at the points, bands of one standard error, a cross where a run failed, the
-    paper's curve, and what they are called."""
+    paper's curve, what they are called, and what was changed for this study."""
     paper = {"x": [1000, 2000], "y": [0.5, 0.25]}
-    draw_figure(make_figure(paper=paper), make_gains(), tmp_path)
+    changes = {"epochs": "6", "seed": "0,1"}
+    draw_figure(make_figure(paper=paper, changes=changes), make_gains(), tmp_path)
     drawn = axes[0]
     assert (drawn.get_xscale(), drawn.get_yscale()) == ("log", "linear")
     assert line_of(drawn, "label noise 0").get_xydata().tolist() == [
@@ -634,7 +638,8 @@ def test_the_picture_shows_the_points(tmp_path, axes):
         (1.0, 2.25),
         (2.0, 4.0),
     ]
-    assert drawn.get_title() == "A made-up figure"
+    assert drawn.figure.get_suptitle() == "A made-up figure"
+    assert drawn.get_title() == "--epochs 6 --seed 0,1"
     assert drawn.get_xlabel() == "trainable parameters"
     assert drawn.get_ylabel() == "gain of SAM in accuracy"
     legend = [text.get_text() for text in drawn.get_legend().get_texts()]

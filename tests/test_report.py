@@ -14,6 +14,7 @@ from samkeras.experiment.targets import ROOT
 SUMMARY = {
     "name": "figure4_mnist",
     "title": "Gain by size",
+    "changes": "--dataset fashion_mnist",
     "workload": "mnist_mlp",
     "monitor": "val_accuracy",
     "drawn_at": "2030-01-02T03:04:05+00:00",
@@ -92,6 +93,14 @@ def test_figures_are_in_natural_order_with_links(draw, report, tmp_path):
     assert re.findall(r'href="#([^"]*)"', page) == names
     assert re.findall(r'<section id="([^"]*)"', page) == names
     assert re.findall(r"<h2>(.*?)</h2>", page) == [f"About {name}" for name in names]
+
+
+def test_a_changed_study_is_named_as_such(draw, report):
+    """A picture of other data than the title's says so."""
+    draw(changes="--dataset fashion_mnist")
+    assert "with --dataset fashion_mnist." in text_of(report()[0])
+    draw(changes="")
+    assert "val_accuracy." in text_of(report()[0])
 
 
 def test_every_number_is_in_the_page(draw, report):
@@ -206,7 +215,7 @@ def test_bad_options_are_refused_in_one_line(capsys, options, words):
     [
         ("summary.json", '{"name": "fig', "Unterminated string"),
         ("summary.json", "[]", "it holds no fields"),
-        ("summary.json", '{"title": "a"}', "its workload is missing or wrong"),
+        ("summary.json", '{"title": "", "changes": ""}', "its workload is missing"),
         ("figure4_mnist.csv", "a,b\n1\n", "its rows differ in length"),
         ("figure4_mnist.svg", None, "No such file"),
     ],

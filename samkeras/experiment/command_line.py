@@ -74,6 +74,8 @@ def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]
     figure = read_figure(name)
     hints = _hints(figure.workload)
     given = dict(_pair_options(arguments, {**hints, "preset": str}))
+    session = (*EXECUTION_FIELDS, *_DIRECTIVES)
+    changes = {name: value for name, value in given.items() if name not in session}
     variants = figure.options(given.pop("preset", None))
     for options in variants:
         for option in options:
@@ -85,7 +87,7 @@ def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]
     parser = _build_parser(figure.workload, figure)
     texts = [{k: _text(v) for k, v in options.items()} for options in variants]
     runs = _expand(parser, figure.workload, [{**text, **given} for text in texts])
-    return figure, runs
+    return dataclasses.replace(figure, changes=changes), runs
 
 
 def _text(value: object) -> str:

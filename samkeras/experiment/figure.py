@@ -22,6 +22,7 @@ X = (
 Y = ("gain", "metric", "best_rho")
 VALUES = ("best", "final")
 RUN_FIELDS = ("workload", "grid", "variants", "small")
+NOT_IN_FILE = ("name", "changes")
 
 Options = dict[str, Any]
 
@@ -41,6 +42,7 @@ class Figure:
         x: what it is drawn over, one of X; other options that vary become lines.
         value: the "best" of a run's epochs, the paper's early stopping, or the "final".
         paper: the paper's own curve, {"x": [...], "y": [...]}, if it has one.
+        changes: options, with their values, that were given in the place of the file's.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Figure:
     small: Options = field(default_factory=dict)
     value: str = "best"
     paper: dict[str, list[float]] | None = None
+    changes: dict[str, str] = field(default_factory=dict)
 
     def options(self, preset: str | None) -> list[Options]:
         """The options of its runs, for each variant.
@@ -96,7 +99,7 @@ def read_figure(name: str) -> Figure:
 
 def _read(path: Path) -> dict:
     values = read_yaml(path)
-    names = [f.name for f in dataclasses.fields(Figure) if f.name != "name"]
+    names = [f.name for f in dataclasses.fields(Figure) if f.name not in NOT_IN_FILE]
     for name in values:
         if name not in (*names, "runs_of"):
             raise InputError(f"{path}: unknown field {name}{nearest(str(name), names)}")

@@ -180,6 +180,11 @@ def _find_x(x: str, comparison: Comparison, result: Result) -> float:
     return comparison.fields.get(x, getattr(result.config, x))
 
 
+def describe_changes(figure: Figure) -> str:
+    """The options that were given in the place of the file's, as they were."""
+    return " ".join(f"--{name} {value}" for name, value in figure.changes.items())
+
+
 def _estimate(results: Iterable[Result], value: str) -> Estimate | None:
     return estimate(getattr(result, value) for result in results)
 
@@ -219,6 +224,7 @@ def summarize(
     return {
         "name": figure.name,
         "title": figure.title,
+        "changes": describe_changes(figure),
         "workload": figure.workload,
         "monitor": find_workload(figure.workload).monitor,
         "drawn_at": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -332,7 +338,9 @@ def _draw(
             )
         if len(axes.get_legend_handles_labels()[0]) > 1:
             axes.legend()
-        axes.set_title(figure.title, fontsize=7, wrap=True)
+        # A smaller study is not to be taken for the paper's.
+        canvas.suptitle(figure.title, fontsize=7, wrap=True)
+        axes.set_title(describe_changes(figure), fontsize=5, wrap=True)
         for path in paths:
             no_date = {"Date": None} if path.suffix == ".svg" else None
             canvas.savefig(path, metadata=no_date)

@@ -19,6 +19,7 @@ EXAMPLE = "python run.py configs/figures/figure1_synthetic.yaml --preset small"
 # What the page takes from a summary.json.
 SUMMARY = {
     "title": str,
+    "changes": str,
     "workload": str,
     "monitor": str,
     "drawn_at": str,
