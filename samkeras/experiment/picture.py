@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -298,28 +298,7 @@ def _draw(
         for i, line in enumerate(lines):
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
             known = [p for p in points if p.line == line and p.y is not None]
-            x, y = [p.x for p in known], [p.y.mean for p in known]
-            error = [p.y.error or 0.0 for p in known]
-            axes.plot(x, y, color=colour, marker=marker, label=line)
-            if any(error):
-                axes.fill_between(
-                    x,
-                    [a - b for a, b in zip(y, error, strict=True)],
-                    [a + b for a, b in zip(y, error, strict=True)],
-                    color=colour,
-                    alpha=0.2,
-                    linewidth=0,
-                )
-            best = [p for p in known if p.is_best]
-            axes.plot(
-                [p.x for p in best],
-                [p.y.mean for p in best],
-                linestyle="",
-                marker="o",
-                markersize=8,
-                fillstyle="none",
-                color=colour,
-            )
+            _draw_line(axes, known, color=colour, marker=marker, label=line)
         if figure.paper is not None:
             curve = (figure.paper["x"], figure.paper["y"])
             axes.plot(*curve, color="0.45", linestyle="--", marker=".", label="paper")
@@ -344,3 +323,28 @@ def _draw(
         for path in paths:
             no_date = {"Date": None} if path.suffix == ".svg" else None
             canvas.savefig(path, metadata=no_date)
+
+
+def _draw_line(axes: Any, points: list[Point], color: str, **style: str) -> None:
+    """The means, their standard error as a band, and rings around the best rho."""
+    x, y = [p.x for p in points], [p.y.mean for p in points]
+    error = [p.y.error or 0.0 for p in points]
+    axes.plot(x, y, color=color, **style)
+    if any(error):
+        axes.fill_between(
+            x,
+            [mean - e for mean, e in zip(y, error, strict=True)],
+            [mean + e for mean, e in zip(y, error, strict=True)],
+            color=color,
+            alpha=0.2,
+            linewidth=0,
+        )
+    axes.plot(
+        [p.x for p in points if p.is_best],
+        [p.y.mean for p in points if p.is_best],
+        linestyle="",
+        marker="o",
+        markersize=8,
+        fillstyle="none",
+        color=color,
+    )
