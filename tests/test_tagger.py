@@ -249,8 +249,8 @@ def test_sample_has_all_verses():
     sentences = train + validation
     assert sum(len(words) for words, _ in sentences) == 137_554
     assert len({tag for _, tags in sentences for tag in tags}) == 602
-    # Words without the punctuation that the text has.
-    assert sentences[0][0][:3] == ["Βίβλος", "γενέσεως", "Ἰησοῦ"]
+    # Normalized words, without the punctuation and the capitals of the text.
+    assert sentences[0][0][:3] == ["βίβλος", "γενέσεως", "Ἰησοῦ"]
     assert not {sign for words, _ in sentences for w in words for sign in w} & {*",.;·"}
     assert len(train) / len(validation) == pytest.approx(9, rel=0.01)
 

@@ -30,8 +30,8 @@ def load_treebank(dataset: str, data_dir: str | None, max_length: int | None) ->
     Args:
         dataset: a treebank of TFDS, such as universal_dependencies/grc_perseus; a
             folder of .conllu files whose names end with train.conllu and dev.conllu; or
-            "morphgnt", the Greek New Testament that the package py-sblgnt carries, of
-            which each tenth verse is to validate on.
+            "morphgnt", the Greek New Testament that the package py-sblgnt carries, in
+            normalized words, of which each tenth verse is to validate on.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
         max_length: words that longer sentences are cut to. None: they are not cut.
 
@@ -157,9 +157,10 @@ def _read_sample() -> tuple[list[Sentence], list[Sentence]]:
         rows = [line.split() for line in lines]
         for _, verse in groupby(rows, key=lambda row: row[0]):
             # Columns: verse, part of speech, parsing code, the same in short, text with
-            # its punctuation, word, two more forms.
+            # its punctuation, word, normalized word, lemma. The normalized words differ
+            # not by the accents and elisions that their neighbours cause.
             words, tags = zip(
-                *((row[5], f"{row[1]} {row[2]}") for row in verse), strict=True
+                *((row[6], f"{row[1]} {row[2]}") for row in verse), strict=True
             )
             verses.append((list(words), list(tags)))
     validation = verses[9::10]
