@@ -168,6 +168,8 @@ def _train(
     jobs: list[Job], session: Config, tracker: Tracker, progress: ProgressDisplay
 ) -> Iterator[tuple[Job, Result]]:
     """Trains runs where the session says, and gives each result as it comes."""
+    if not jobs:
+        return iter(())
     if session.ray is not None:
         return cluster.train_on_ray(jobs, session, tracker, progress)
     if session.workers > 1:
