@@ -53,6 +53,7 @@ TINY = {
     "y": "gain",
     "x": "num_params",
 }
+TIMES = "\N{MULTIPLICATION SIGN}"
 POINT_COLUMNS = ("standard_error", "seeds", "rho", "is_best_rho", "unfinished_runs")
 
 
@@ -478,12 +479,12 @@ def test_points_over_rho_mark_the_best():
     ]
     points = points_of(make_figure("metric", "rho"), results)
     assert [(p.line, p.x, p.y and p.y.mean, p.is_best) for p in points] == [
-        ("width 1", 0.1, 0.5, False),
-        ("width 1", 0.2, 0.75, True),
-        ("width 1", 0.4, 0.25, False),
-        ("width 2", 0.1, 0.5, False),
-        ("width 2", 0.2, 0.25, True),  # the other rho misses a seed
-        ("width 2", 0.4, None, False),
+        (f"width {TIMES} 1", 0.1, 0.5, False),
+        (f"width {TIMES} 1", 0.2, 0.75, True),
+        (f"width {TIMES} 1", 0.4, 0.25, False),
+        (f"width {TIMES} 2", 0.1, 0.5, False),
+        (f"width {TIMES} 2", 0.2, 0.25, True),  # the other rho misses a seed
+        (f"width {TIMES} 2", 0.4, None, False),
     ]
     assert [p.unfinished for p in points] == [0, 0, 0, 1, 0, 1]
     assert [p.rho for p in points] == [p.x for p in points]
@@ -518,7 +519,10 @@ def test_an_option_that_does_not_vary_is_one_place():
         for width in (1.0, 2.0)
     ]
     points = points_of(make_figure(x="depth"), results)
-    assert [(p.line, p.x) for p in points] == [("width 1", 3), ("width 2", 3)]
+    assert [(p.line, p.x) for p in points] == [
+        (f"width {TIMES} 1", 3),
+        (f"width {TIMES} 2", 3),
+    ]
 
 
 def test_the_files_hold_every_number(tmp_path):
@@ -667,7 +671,8 @@ def test_a_single_point_with_a_failed_run_is_in_the_picture(tmp_path, axes):
 
 
 def test_the_picture_circles_the_best_rho(tmp_path, axes):
-    """One circle a line, at the best mean; each line in a colour of its own."""
+    """One circle a line, at the best mean; each line in a colour of its own; the ticks
+    are the rho that were tried."""
     results = [
         make_result(best, sam=True, rho=rho, width_mult=width)
         for width, bests in ((1.0, (0.25, 0.5, 0.25)), (2.0, (0.25, 0.5, 0.75)))
@@ -676,9 +681,11 @@ def test_the_picture_circles_the_best_rho(tmp_path, axes):
     draw_figure(make_figure("metric", "rho"), results, tmp_path)
     drawn = axes[0]
     assert (drawn.get_xlabel(), drawn.get_ylabel()) == ("rho", "accuracy")
+    ticks = [tick.get_text() for tick in drawn.get_xticklabels(which="both")]
+    assert ticks == ["0.1", "0.2", "0.4"]
     circles = [line for line in drawn.lines if line.get_fillstyle() == "none"]
     assert [c.get_xydata().tolist() for c in circles] == [[[0.2, 0.5]], [[0.4, 0.75]]]
-    lines = [line_of(drawn, f"width {width}") for width in (1, 2)]
+    lines = [line_of(drawn, f"width {TIMES} {width}") for width in (1, 2)]
     assert [c.get_color() for c in circles] == [line.get_color() for line in lines]
     assert lines[0].get_color() != lines[1].get_color()
     assert lines[0].get_marker() != lines[1].get_marker()

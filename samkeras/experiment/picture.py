@@ -116,7 +116,7 @@ def find_points(
     points = []
     for c in comparisons:
         label = ", ".join(
-            f"{_word(name)} {cell(value)}"
+            _describe(name, value)
             for name, value in c.fields.items()
             if name in varied and name not in x_fields
         )
@@ -189,8 +189,10 @@ def _estimate(results: Iterable[Result], value: str) -> Estimate | None:
     return estimate(getattr(result, value) for result in results)
 
 
-def _word(field: str) -> str:
-    return field.removesuffix("_mult").replace("_", " ")
+def _describe(field: str, value: object) -> str:
+    """A line's option, as "label noise 0.5", and a multiplier's with a sign of that."""
+    name = field.replace("_mult", " \N{MULTIPLICATION SIGN}").replace("_", " ")
+    return f"{name} {cell(value)}"
 
 
 def summarize(
@@ -279,6 +281,7 @@ def _draw(
 ) -> None:
     import matplotlib
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
     metric = monitor.removeprefix("val_").replace("_", " ")
     with matplotlib.rc_context(STYLE):
@@ -286,6 +289,13 @@ def _draw(
         axes = canvas.add_subplot()
         if figure.x in LOG_X:
             axes.set_xscale("log")
+            # Within less than a decade it would write a label at each ninth.
+            few = LogFormatterSciNotation(minor_thresholds=(1, 0.1))
+            axes.xaxis.set_minor_formatter(few)
+        if figure.x == "rho":
+            axes.xaxis.set_minor_locator(NullLocator())
+            rhos = sorted({point.x for point in points})
+            axes.set_xticks(rhos, [cell(rho) for rho in rhos])
         axes.set_xlabel(X_LABELS[figure.x])
         axes.set_ylabel(
             {
