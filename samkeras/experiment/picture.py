@@ -325,7 +325,10 @@ def _draw(
                 color="#A00000",
                 label="runs failed or missing",
             )
-        if len(axes.get_legend_handles_labels()[0]) > 1:
+        num_labels = len(axes.get_legend_handles_labels()[0])
+        if num_labels > 4:  # which would cover the lines
+            canvas.legend(loc="outside lower center", ncols=2)
+        elif num_labels > 1:
             axes.legend()
         # A smaller study is not to be taken for the paper's.
         canvas.suptitle(figure.title, fontsize=7, wrap=True)
