@@ -24,6 +24,8 @@ class DataInfo:
         num_classes: classes that a label can take, 2 for each of several binary labels;
             None for a regression.
         vocabulary_size: words that have an id; None where inputs are not words.
+        word_counts: how often the sentences to train on have each of them, by its id;
+            None where no model asks for it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class DataInfo:
     num_validation: int | None
     num_classes: int | None
     vocabulary_size: int | None = None
+    word_counts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from samkeras.data import sentences
 from samkeras.data.sentences import load_sentences, split_tweet
 from samkeras.data.sequences import PAD, UNKNOWN
 from samkeras.errors import InputError
-from samkeras.models.lstm import WordDropout, build_lstm
+from samkeras.models.common import WordDropout
+from samkeras.models.lstm import build_lstm
 from tests.helpers import relative_error
 
 VOCABULARY = 30

@@ -39,7 +39,7 @@ def options_of(workload: str, treebank) -> list[str]:
     sizes = ["--batch_size", "16", "--train_examples", "56"]
     sizes += ["--validation_examples", "18"]
     if workload == "ud_pos_transformer":
-        sizes += ["--eval_every", "4", "--warmup_steps", "4"]
+        sizes += ["--eval_every", "4", "--warmup_steps", "4", "--word_dropout", "0.5"]
     return [*data[workload], *sizes, *common, *pruned]
 
 
@@ -84,6 +84,13 @@ def test_a_length_needs_words():
     options = ["--dataset", "mnist_5k", "--max_length", "8"]
     (config,) = parse_runs("mnist_mlp", options)
     with pytest.raises(InputError, match="--max_length needs words, and mnist_5k has"):
+        data.load_data(config)
+
+
+def test_dropping_words_by_their_counts_needs_a_treebank():
+    options = ["--dataset", "crowdflower", "--word_dropout", "0.5"]
+    (config,) = parse_runs("sst2_lstm", options)
+    with pytest.raises(InputError, match="--word_dropout needs a treebank, and crowdf"):
         data.load_data(config)
 
 

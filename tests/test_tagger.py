@@ -8,11 +8,18 @@ from keras import ops
 import samkeras
 from samkeras.data import treebank
 from samkeras.data.batches import EpochBatches, bucket
-from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
+from samkeras.data.sequences import (
+    PAD,
+    UNKNOWN,
+    SequenceCollate,
+    build_vocabulary,
+    encode,
+)
 from samkeras.data.treebank import load_treebank, read_conllu
 from samkeras.errors import InputError
 from samkeras.experiment.schedule import InverseSquareRoot
 from samkeras.losses import TokenCrossentropy
+from samkeras.models.common import WordDropout
 from samkeras.models.tagger import build_tagger
 
 LINE = "{}\t{}\t_\tNOUN\t{}\t_\t0\troot\t_\t_"
@@ -100,6 +107,31 @@ def test_padding_changes_nothing():
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_rare_words_are_dropped_the_most():
+    """With probability 0.5 / (0.5 + count), padding never; the layer is saved whole."""
+    counts = [0, 0, 1, 4, 1_000_000_000]
+    words = np.tile(np.array([1, 2, 3, 4, PAD], "int32"), (20_000, 1))
+    layer = WordDropout(0.5, counts, seed=3)
+    layer = WordDropout.from_config(layer.get_config())
+    dropped = ops.convert_to_numpy(layer(words, training=True))
+    shares = np.mean(dropped == UNKNOWN, axis=0)
+    # Five standard deviations of binomial shares.
+    np.testing.assert_allclose(shares, [1, 1 / 3, 1 / 9, 0, 0], atol=5 * 0.0034)
+    np.testing.assert_array_equal(np.where(dropped == UNKNOWN, words, dropped), words)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(words)), words)
+
+
+def test_word_dropout_teaches_the_unknown_word():
+    """Its embedding has a gradient then, and else none."""
+    x, y, weights = batch(8)
+    x[x == UNKNOWN] = 2
+    for word_dropout, is_taught in ((0.0, False), (10.0, True)):
+        model = tagger(word_dropout=word_dropout, word_counts=[0, 0] + [1] * 18)
+        model.compile(samkeras.SGD(0.1), TokenCrossentropy())
+        gradient, *_ = model.make_gradient_function()((x, y, weights))
+        assert ops.convert_to_numpy(gradient)[UNKNOWN].any() == is_taught
+
+
 def test_loss_and_accuracy_are_of_words_alone():
     """By hand: the mean over words; a tag unseen in training is wrong and teaches
     nothing."""
@@ -176,7 +208,8 @@ def test_epochs_of_steps_go_on_where_the_last_one_stopped():
 def test_vocabulary_is_of_the_training_sentences():
     """Frequent words first; others are unknown."""
     vocabulary = build_vocabulary([["b", "a"], ["c", "b"]])
-    assert vocabulary == ["<pad>", "<unk>", "b", "a", "c"]
+    counts = [("<pad>", 0), ("<unk>", 0), ("b", 2), ("a", 1), ("c", 1)]
+    assert list(vocabulary.items()) == counts
     rows = encode([["b", "x", "c"], ["a"]], vocabulary, 2)
     np.testing.assert_array_equal(rows, [[2, 1], [3, 0]])
     assert [bucket(n, (8, 16)) for n in (1, 8, 9, 16, 17, 33)] == [8, 8, 16, 16, 32, 48]
@@ -198,6 +231,7 @@ def test_folder_of_conllu_files(folder):
     assert "1 tags" in note
     assert note.endswith(": c")
     assert splits.files["tags.txt"] == "l\nn\nv"
+    assert splits.info.word_counts == (0, 0, 2, 1, 1, 1)
 
 
 def test_broken_line_is_named(folder):
@@ -242,12 +276,13 @@ def test_tfds_treebank(folder, tmp_path, monkeypatch):
     assert len(words) == 2
 
 
-def test_sample_has_all_verses():
-    """137,554 words in 7,900 verses and more, 602 tags, each tenth to validate on."""
+def test_sample_has_all_sentences():
+    """137,554 words in 6,276 sentences, 602 tags, each tenth to validate on."""
     pytest.importorskip("pysblgnt")
     train, validation = treebank._read_sample()
     sentences = train + validation
     assert sum(len(words) for words, _ in sentences) == 137_554
+    assert len(sentences) == 6276
     assert len({tag for _, tags in sentences for tag in tags}) == 602
     # Normalized words, without the punctuation and the capitals of the text.
     assert sentences[0][0][:3] == ["βίβλος", "γενέσεως", "Ἰησοῦ"]

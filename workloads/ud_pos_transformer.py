@@ -10,7 +10,12 @@ workload = Workload(
         config.dataset, config.data_dir, config.max_length
     ),
     build=lambda config, info: build_tagger(
-        info.vocabulary_size, info.num_outputs, config.width_mult, depth=config.depth
+        info.vocabulary_size,
+        info.num_outputs,
+        config.width_mult,
+        depth=config.depth,
+        word_dropout=config.word_dropout,
+        word_counts=info.word_counts,
     ),
     loss=TokenCrossentropy(),
     metrics=["accuracy"],

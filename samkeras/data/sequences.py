@@ -12,18 +12,19 @@ NO_LABEL = -1
 LENGTHS = (8, 16, 32, 64, 128, 256)
 
 
-def build_vocabulary(sentences: Iterable[list[str]]) -> list[str]:
-    """The words of sentences, the most frequent first, of equal ones in the order of
-    their letters; a word's id is its place. Ids 0 and 1 are padding and unknown words.
+def build_vocabulary(sentences: Iterable[list[str]]) -> dict[str, int]:
+    """The words of sentences and how often they occur, the most frequent first, of
+    equal ones in the order of their letters; a word's id is its place. Ids 0 and 1 are
+    padding and unknown words, which do not occur.
     """
     counts = Counter(word for sentence in sentences for word in sentence)
     words = sorted(counts, key=lambda word: (-counts[word], word))
-    return ["<pad>", "<unk>", *words]
+    return {"<pad>": 0, "<unk>": 0} | {word: counts[word] for word in words}
 
 
 def encode(
     sentences: list[list[str]],
-    vocabulary: list[str],
+    vocabulary: Iterable[str],
     max_length: int | None = None,
     *,
     fill: int = PAD,

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterator
 from importlib.util import find_spec
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from samkeras.workload import DataInfo, Splits
 
 SAMPLE = "morphgnt"
 UNSEEN = -2  # a tag that no training sentence has: never learnt, always wrong
+SENTENCE_ENDS = {".", ";"}  # in Greek the latter is the question mark
 COLUMNS = 10  # of a word's line in a .conllu file
 
 Sentence = tuple[list[str], list[str]]  # words, tags
@@ -31,7 +31,7 @@ def load_treebank(dataset: str, data_dir: str | None, max_length: int | None) ->
         dataset: a treebank of TFDS, such as universal_dependencies/grc_perseus; a
             folder of .conllu files whose names end with train.conllu and dev.conllu; or
             "morphgnt", the Greek New Testament that the package py-sblgnt carries, in
-            normalized words, of which each tenth verse is to validate on.
+            normalized words, of which each tenth sentence is to validate on.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
         max_length: words that longer sentences are cut to. None: they are not cut.
 
@@ -80,6 +80,7 @@ def load_treebank(dataset: str, data_dir: str | None, max_length: int | None) ->
             len(validation),
             num_classes=len(tags),
             vocabulary_size=len(words),
+            word_counts=tuple(words.values()),
         ),
         lambda: (arrays(train), arrays(validation)),
         collate=SequenceCollate(has_token_labels=True),
@@ -150,22 +151,20 @@ def _read_sample() -> tuple[list[Sentence], list[Sentence]]:
             f"--dataset {SAMPLE} is carried by the package py-sblgnt: "
             "pip install py-sblgnt"
         )
-    folder = Path(package.origin).parent / "sblgnt"
-    verses = []
-    for path in sorted(folder.glob("*-morphgnt.txt")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [line.split() for line in lines]
-        for _, verse in groupby(rows, key=lambda row: row[0]):
-            # Columns: verse, part of speech, parsing code, the same in short, text with
-            # its punctuation, word, normalized word, lemma. The normalized words differ
-            # not by the accents and elisions that their neighbours cause.
-            words, tags = zip(
-                *((row[6], f"{row[1]} {row[2]}") for row in verse), strict=True
-            )
-            verses.append((list(words), list(tags)))
-    validation = verses[9::10]
-    del verses[9::10]
-    return verses, validation
+    sentences, words, tags = [], [], []
+    for path in sorted((Path(package.origin).parent / "sblgnt").glob("*-morphgnt.txt")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            # The normalized words differ not by the accents and elisions that their
+            # neighbours cause.
+            _, part_of_speech, parse, _, text, _, word, _ = line.split()
+            words.append(word)
+            tags.append(f"{part_of_speech} {parse}")
+            if SENTENCE_ENDS & set(text):
+                sentences.append((words, tags))
+                words, tags = [], []
+    validation = sentences[9::10]
+    del sentences[9::10]
+    return sentences, validation
 
 
 def _read_tfds(

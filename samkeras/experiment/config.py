@@ -143,6 +143,8 @@ class SupervisedConfig(Config):
     """validate on the first N examples"""
     max_length: PositiveInt | None = None
     """cut sentences to N words"""
+    word_dropout: NonNegativeFloat = 0.0
+    """tagger: words are unknown in training with probability X / (X + their count)"""
     image_size: PositiveInt | None = None
     """height and width that images are brought to"""
     augment: bool = False

@@ -43,6 +43,10 @@ def load_data(config: Config) -> Splits:
         raise InputError(f"--augment needs images, and {splits.info.name} has none")
     if config.max_length is not None and splits.info.vocabulary_size is None:
         raise InputError(f"--max_length needs words, and {splits.info.name} has none")
+    if config.word_dropout and splits.info.word_counts is None:
+        raise InputError(
+            f"--word_dropout needs a treebank, and {splits.info.name} is none"
+        )
     num_train, num_validation = (
         limit or size for limit, size in zip(limits, sizes, strict=True)
     )

@@ -1,6 +1,7 @@
 """A transformer that tags words (Flax's nlp_seq example)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,7 +9,7 @@ from keras import layers, ops
 
 from samkeras.data.sequences import PAD
 from samkeras.model import SAMModel
-from samkeras.models.common import scale_width
+from samkeras.models.common import WordDropout, scale_width
 from samkeras.models.normalization import LayerNorm
 from samkeras.quiet import silence_native_stderr
 
@@ -24,6 +25,8 @@ def build_tagger(
     *,
     depth: int | None = None,
     dropout: float = DROPOUT,
+    word_dropout: float = 0.0,
+    word_counts: Sequence[int] | None = None,
 ) -> SAMModel:
     """A pre-LayerNorm encoder over the words of a sentence, with fixed sinusoidal
     positions and a tag for each word. Padding is not attended to.
@@ -38,6 +41,9 @@ def build_tagger(
             number of heads, one for 64 of it, scale with it.
         depth: number of encoder blocks. None (default): 6.
         dropout: rate, also of the attention's weights. Default 0.3.
+        word_dropout: with probability word_dropout / (word_dropout + count) a word is
+            unknown in training, see `WordDropout`. Default 0, as in the paper.
+        word_counts: how often the training set has each word, by its id.
 
     Returns:
         An uncompiled SAMModel from ids, int32[sentence, word], 0 at the end as padding,
@@ -50,12 +56,15 @@ def build_tagger(
     hidden = scale_width(HIDDEN, width_mult)
     words = keras.Input((None,), dtype="int32", name="words")
     is_word = IsWord(name="is_word")(words)
+    x = words
+    if word_dropout:
+        x = WordDropout(word_dropout, word_counts, name="word_dropout")(x)
     x = layers.Embedding(
         vocabulary_size,
         hidden,
         embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0),
         name="words_embedding",
-    )(words)
+    )(x)
     x = layers.add([x, SinePositionEncoding(name="positions")(x)])
     x = layers.Dropout(dropout)(x)
     for number in range(1, (depth or DEPTH) + 1):
