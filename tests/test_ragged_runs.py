@@ -1,12 +1,14 @@
 """Whole runs of sentences and graphs: the command line, ablations, resume, MLflow."""
 
+import keras
 import pytest
 from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.errors import InputError
-from samkeras.experiment import data, recorder
+from samkeras.experiment import data, recorder, run
 from samkeras.experiment.command_line import parse_runs
+from samkeras.models import gcn, lstm, tagger
 
 SENTENCES = (("the dog runs", "a b c"), ("dogs run", "b c"), ("run", "c"))
 LONG = ("one after the other they all run to the house", "d a a b b b c a a b")
@@ -92,6 +94,36 @@ def test_dropping_words_by_their_counts_needs_a_treebank():
     (config,) = parse_runs("sst2_lstm", options)
     with pytest.raises(InputError, match="--word_dropout needs a treebank, and crowdf"):
         data.load_data(config)
+
+
+@pytest.mark.parametrize(
+    ("workload", "own"),
+    [
+        ("ud_pos_transformer", tagger.DROPOUT),
+        ("sst2_lstm", lstm.DROPOUT),
+        ("ogbg_gcn", gcn.DROPOUT),
+    ],
+)
+def test_dropout_is_an_option(treebank, workload, own):
+    """Its rate reaches every layer; the default is the model's own."""
+    rates = []
+    for option in ([], ["--dropout", "0.25"]):
+        options = [*options_of(workload, treebank), *option]
+        (config,) = parse_runs(workload, options)
+        model = run.build_model(config, data.load_data(config).info)
+        layers = [x for x in model.layers if isinstance(x, keras.layers.Dropout)]
+        rates.append({layer.rate for layer in layers})
+    assert rates == [{own}, {0.25}]
+
+
+@pytest.mark.parametrize("options", [[], ["--alpha", "10"]])
+def test_dropout_needs_a_model_that_has_it(options):
+    options = ["--dataset", "mnist_5k", "--dropout", "0.1", *options]
+    (config,) = parse_runs("mnist_mlp", options)
+    with pytest.raises(
+        InputError, match=r"^--dropout: the model of mnist_mlp has none"
+    ):
+        run.build_model(config, data.load_data(config).info)
 
 
 # How many shapes batches have at most, each to train and to evaluate.

@@ -9,7 +9,11 @@ from samkeras.workload import Workload
 workload = Workload(
     load=lambda config: load_molecules(config.dataset, config.data_dir),
     build=lambda config, info: build_gcn(
-        info.input_shape[-1], info.num_outputs, config.width_mult, depth=config.depth
+        info.input_shape[-1],
+        info.num_outputs,
+        config.width_mult,
+        depth=config.depth,
+        dropout=config.dropout,
     ),
     loss=PresentBinaryCrossentropy(),
     metrics=[],

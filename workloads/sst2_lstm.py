@@ -17,6 +17,7 @@ workload = Workload(
         info.num_outputs,
         config.width_mult,
         depth=config.depth,
+        dropout=config.dropout,
     ),
     loss=keras.losses.BinaryCrossentropy(from_logits=True),
     metrics=[

@@ -14,6 +14,7 @@ workload = Workload(
         info.num_outputs,
         config.width_mult,
         depth=config.depth,
+        dropout=config.dropout,
         word_dropout=config.word_dropout,
         word_counts=info.word_counts,
     ),

@@ -112,6 +112,7 @@ class Config:
 
     # Options of some workloads, without effect in the others.
     alpha: ClassVar[float | None] = None
+    dropout: ClassVar[float | None] = None
     label_noise: ClassVar[float] = 0.0
 
     @property
@@ -132,6 +133,8 @@ class SupervisedConfig(Config):
 
     depth: PositiveInt | None = None
     """hidden layers, or blocks a stage (default: the standard model's)"""
+    dropout: Fraction | None = None
+    """rate of dropout, in the models that have it"""
 
     dataset: str = ""
     """data set: a TFDS name, an .npz file or the workload's sample"""

@@ -68,10 +68,20 @@ def build_model(config: Config, info: DataInfo) -> keras.Model:
     # keras.utils.set_random_seed would import TensorFlow for every backend.
     random.seed(derive_seed(config.seed, "init"))
     workload = find_workload(config.workload)
+
+    def build():
+        model = workload.build(config, info)
+        is_dropout = [isinstance(x, keras.layers.Dropout) for x in model.layers]
+        if config.dropout is not None and not any(is_dropout):
+            raise InputError(f"--dropout: the model of {config.workload} has none")
+        return model
+
     if config.alpha is None:
-        return workload.build(config, info)
+        return build()
     try:
-        return centre(lambda: workload.build(config, info), config.alpha)
+        return centre(build, config.alpha)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"--{error}") from None
 

@@ -20,6 +20,7 @@ def build_gcn(
     width_mult: float = 1.0,
     *,
     depth: int | None = None,
+    dropout: float = DROPOUT,
 ) -> SAMModel:
     """Graph convolutions with skip connections, and the mean over a graph's nodes.
 
@@ -33,6 +34,7 @@ def build_gcn(
         num_outputs: outputs of a graph, not scaled.
         width_mult: factor of the hidden size, 256.
         depth: number of graph convolutions. None (default): 5.
+        dropout: rate, within the convolutions. Default 0.1.
 
     Returns:
         An uncompiled SAMModel with logits as outputs. Kernels start lecun-normal.
@@ -43,7 +45,7 @@ def build_gcn(
     num_nodes = keras.Input((), dtype="int32", name="num_nodes")
     x = layers.Dense(hidden, kernel_initializer="lecun_normal", name="embedding")(nodes)
     for number in range(1, (depth or DEPTH) + 1):
-        x = _convolution_block(x, adjacency, hidden, f"block{number}")
+        x = _convolution_block(x, adjacency, hidden, dropout, f"block{number}")
     x = NodeMean(name="pool")(x, num_nodes)
     inputs = {"nodes": nodes, "adjacency": adjacency, "num_nodes": num_nodes}
     return SAMModel(inputs, logits(x, num_outputs))
@@ -74,7 +76,9 @@ class NodeMean(layers.Layer):
         return total / ops.cast(ops.maximum(num_nodes, 1)[:, None], nodes.dtype)
 
 
-def _convolution_block(x: Tensor, adjacency: Tensor, hidden: int, name: str) -> Tensor:
+def _convolution_block(
+    x: Tensor, adjacency: Tensor, hidden: int, dropout: float, name: str
+) -> Tensor:
     y = x
     for number in (1, 2):
         y = layers.Dense(
@@ -83,7 +87,7 @@ def _convolution_block(x: Tensor, adjacency: Tensor, hidden: int, name: str) -> 
             kernel_initializer="lecun_normal",
             name=f"{name}_mlp{number}",
         )(y)
-        y = layers.Dropout(DROPOUT, name=f"{name}_dropout{number}")(y)
+        y = layers.Dropout(dropout, name=f"{name}_dropout{number}")(y)
     y = NeighbourSum(name=f"{name}_neighbours")(y, adjacency)
     x = layers.add([x, y])
     return LayerNorm(name=f"{name}_norm")(x)

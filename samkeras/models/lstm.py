@@ -22,6 +22,7 @@ def build_lstm(
     width_mult: float = 1.0,
     *,
     depth: int | None = None,
+    dropout: float = DROPOUT,
 ) -> SAMModel:
     """A classifier of sentences: embedded words, an LSTM in both directions, attention
     over its outputs and a tanh layer.
@@ -35,6 +36,7 @@ def build_lstm(
         num_outputs: number of outputs, not scaled.
         width_mult: factor of all hidden sizes, 256, and of the embedding's, 300.
         depth: number of LSTMs on top of each other. None (default): 1.
+        dropout: rate, of words apart. Default 0.5.
 
     Returns:
         An uncompiled SAMModel from int[batch, token], the ids of words and then 0 for
@@ -50,7 +52,7 @@ def build_lstm(
         mask_zero=True,
         name="embedding",
     )(x)
-    x = layers.Dropout(DROPOUT, name="embedding_dropout")(x)
+    x = layers.Dropout(dropout, name="embedding_dropout")(x)
     for number in range(1, (depth or 1) + 1):
         # On CPU as fast as one scan over both directions with the inputs projected
         # before it, and TensorFlow has cuDNN behind it.
@@ -62,13 +64,13 @@ def build_lstm(
             return_sequences=True,
         )
         x = layers.Bidirectional(lstm, name=f"lstm{number}")(x)
-        x = layers.Dropout(DROPOUT, name=f"lstm{number}_dropout")(x)
+        x = layers.Dropout(dropout, name=f"lstm{number}_dropout")(x)
     x = AttentionPooling(hidden, name="attention")(x)
-    x = layers.Dropout(DROPOUT, name="attention_dropout")(x)
+    x = layers.Dropout(dropout, name="attention_dropout")(x)
     x = layers.Dense(hidden, "tanh", kernel_initializer="lecun_normal", name="hidden")(
         x
     )
-    x = layers.Dropout(DROPOUT, name="hidden_dropout")(x)
+    x = layers.Dropout(dropout, name="hidden_dropout")(x)
     # Logits stay in float32 under mixed precision.
     outputs = layers.Dense(
         num_outputs,
