@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 import samkeras
-from samkeras.backend import all_devices, find_process, make_input
+from samkeras.backend import find_process, make_input, split_batches
 from samkeras.data.batches import EpochBatches
 from samkeras.data.graphs import Graph, GraphCollate, as_array
 from samkeras.data.sequences import SequenceCollate
@@ -149,7 +149,7 @@ def main(path: str, *cases: str) -> None:
     divide_processor()
     numbers = {}
     for case in cases or CASES:
-        with all_devices():
+        with split_batches(keras.distribution.list_devices()):
             numbers |= {f"{case}/{name}": v for name, v in train(case).items()}
     if find_process()[0] == 0:
         np.savez(path, **numbers)

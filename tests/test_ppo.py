@@ -413,11 +413,14 @@ def load_best(folder) -> list[np.ndarray]:
     return model.get_weights()
 
 
-def test_a_run_is_recorded(train, store, tmp_path):
+def test_a_run_is_recorded(train, store, tmp_path, monkeypatch):
     """SAM with SNIP: its curves over observations, a film of a game, weights that are
-    zero, and one program to train."""
+    zero, and one program to train, on one device of two."""
+    devices = ["cpu:0", "cpu:1"]
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: devices)
     code, (run,) = train("run", RUN)
     assert code == 0
+    assert run.data.params["num_devices"] == "1"
     client = MlflowClient(store)
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "val_score")]
     assert steps == [64, 128]

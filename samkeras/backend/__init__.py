@@ -5,25 +5,25 @@ import keras
 if keras.backend.backend() == "jax":
     from samkeras.backend.jax import (
         Trainer,
-        all_devices,
         broadcast,
         cache_programs,
         compile_function,
         find_process,
         isolate,
         make_input,
+        split_batches,
         use_cpu_only,
     )
 elif keras.backend.backend() == "tensorflow":
     from samkeras.backend.tensorflow import (
         Trainer,
-        all_devices,
         broadcast,
         cache_programs,
         compile_function,
         find_process,
         isolate,
         make_input,
+        split_batches,
         use_cpu_only,
     )
 else:
@@ -34,12 +34,12 @@ else:
 
 __all__ = [
     "Trainer",
-    "all_devices",
     "broadcast",
     "cache_programs",
     "compile_function",
     "find_process",
     "isolate",
     "make_input",
+    "split_batches",
     "use_cpu_only",
 ]

@@ -311,10 +311,9 @@ compile_function = jax.jit
 
 
 @contextlib.contextmanager
-def all_devices() -> Iterator[None]:
-    """Has models that are built and trained in it split every batch over all devices,
+def split_batches(devices: list[str]) -> Iterator[None]:
+    """Has models that are built and trained in it split every batch over the devices,
     of all processes; a batch is a multiple of their number."""
-    devices = keras.distribution.list_devices()
     if len(devices) == 1:
         yield
         return

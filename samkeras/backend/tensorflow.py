@@ -266,10 +266,9 @@ compile_function = tf.function
 
 
 @contextlib.contextmanager
-def all_devices():
-    """Has models that are built and trained in it split every batch over all devices,
-    GPUs where there are any; a batch is a multiple of their number."""
-    devices = keras.distribution.list_devices()
+def split_batches(devices):
+    """Has models that are built and trained in it split every batch over the devices;
+    a batch is a multiple of their number."""
     if len(devices) == 1:
         yield
         return

@@ -174,14 +174,20 @@ def count_examples(examples: Examples | ImageStream) -> int:
     return len(examples if isinstance(examples, ImageStream) else examples[0])
 
 
+def run_devices(config: Config) -> list[str]:
+    """The devices that a run uses: all, or the first for the small steps of a game."""
+    devices = keras.distribution.list_devices()
+    return devices[:1] if isinstance(config, PPOConfig) else devices
+
+
 def batch_multiple(config: Config) -> int:
     """What the size of every batch of a run is a multiple of on this machine.
 
     Raises:
         InputError: the batches that are asked for are not.
     """
-    num_devices = len(keras.distribution.list_devices())
-    if num_devices == 1 or isinstance(config, PPOConfig):
+    num_devices = len(run_devices(config))
+    if num_devices == 1:
         return 1
     multiple, reason = num_devices, f"the {num_devices} devices"
     if config.m_sharpness and keras.backend.backend() == "tensorflow":

@@ -17,7 +17,6 @@ import numpy as np
 import yaml
 
 import samkeras
-from samkeras.backend import all_devices
 from samkeras.errors import InputError
 from samkeras.experiment import data
 from samkeras.experiment.checkpoint import Checkpoints, has_checkpoint
@@ -133,11 +132,6 @@ def run_name(config: Config) -> str:
     trained = f"sam{rule}{config.rho:g}" if config.sam else config.optimizer
     pruned = f"_{config.pruner}" if config.is_pruned else ""
     return f"{config.workload}_w{config.width_mult:g}{pruned}_{trained}_s{config.seed}"
-
-
-def choose_devices(config: Config) -> contextlib.AbstractContextManager:
-    """The scope of all devices; for the small steps of a game, of the first."""
-    return contextlib.nullcontext() if isinstance(config, PPOConfig) else all_devices()
 
 
 def train(
@@ -273,8 +267,7 @@ def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
     if not isinstance(loss, keras.losses.Loss):
         loss = loss(config)
     is_mirrored = (
-        keras.backend.backend() == "tensorflow"
-        and len(keras.distribution.list_devices()) > 1
+        keras.backend.backend() == "tensorflow" and len(data.run_devices(config)) > 1
     )
     model.compile(
         optimizer=_build_optimizer(config, num_batches),
@@ -361,7 +354,7 @@ def _record_setup(
     folder: Path,
 ) -> None:
     backend = keras.backend.backend()
-    devices = keras.distribution.list_devices()
+    devices = data.run_devices(config)
     logger.log_params(
         {
             **dataclasses.asdict(config),

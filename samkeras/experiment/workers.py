@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from samkeras.backend import cache_programs
+from samkeras.backend import cache_programs, split_batches
 from samkeras.errors import InputError
 from samkeras.experiment import data, run
 from samkeras.experiment.config import Config
@@ -54,7 +54,7 @@ def train_here(
     """Trains runs one after the other in this process."""
     for job in jobs:
         told = progress.start_run(job.number)
-        with run.choose_devices(job.config):
+        with split_batches(data.run_devices(job.config)):
             result = run.train(job.config, job.splits, tracker, job.parent_id, told)
         yield job, result
 
@@ -226,7 +226,7 @@ def train_alone(
         if parent is not None:
             tracker.know(parent)
         splits = data.load_shared(config, shared)
-        with run.choose_devices(config):
+        with split_batches(data.run_devices(config)):
             return run.train(config, splits, tracker, parent_id, RunProgress(tell))
     finally:
         tracker.close()
