@@ -1,6 +1,29 @@
 """Scores of a whole validation set, which are no means over its examples."""
 
+import keras
 import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class TokenAccuracy(keras.metrics.Mean):
+    """The fraction of tokens that are classified right, each of the same weight.
+
+    keras' own accuracy divides a batch's sums by its padded length first, so that
+    tokens in batches of short sentences count more.
+
+    y_true: int[example, token], classes; a negative one is never right.
+    y_pred: float[example, token, class], logits.
+    """
+
+    def __init__(self, name="accuracy", dtype=None):
+        super().__init__(name, dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        hits = keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+        if sample_weight is not None:
+            sample_weight = ops.reshape(sample_weight, (-1,))
+        return super().update_state(ops.reshape(hits, (-1,)), sample_weight)
 
 
 def mean_average_precision(

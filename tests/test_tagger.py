@@ -21,6 +21,7 @@ from samkeras.experiment.schedule import InverseSquareRoot
 from samkeras.losses import TokenCrossentropy
 from samkeras.models.common import WordDropout
 from samkeras.models.tagger import build_tagger
+from samkeras.scores import TokenAccuracy
 
 LINE = "{}\t{}\t_\tNOUN\t{}\t_\t0\troot\t_\t_"
 
@@ -90,7 +91,7 @@ def test_padding_changes_nothing():
         model.compile(
             samkeras.SGD(0.1),
             TokenCrossentropy(),
-            weighted_metrics=["accuracy"],
+            weighted_metrics=[TokenAccuracy()],
             perturbation=samkeras.SAM(0.1),
         )
         x, y, weights = batch(length)
@@ -136,7 +137,7 @@ def test_loss_and_accuracy_are_of_words_alone():
     """By hand: the mean over words; a tag unseen in training is wrong and teaches
     nothing."""
     model = tagger()
-    model.compile("sgd", TokenCrossentropy(), weighted_metrics=["accuracy"])
+    model.compile("sgd", TokenCrossentropy(), weighted_metrics=[TokenAccuracy()])
     x, y, weights = batch(8)
     y[0, 0] = treebank.UNSEEN
     logits = ops.convert_to_numpy(model(x)).astype("float64")
@@ -147,6 +148,19 @@ def test_loss_and_accuracy_are_of_words_alone():
     assert loss == pytest.approx(losses.sum() / 9, rel=1e-5)
     right = np.sum(logits.argmax(-1)[rows, places] == y[rows, places])
     assert accuracy == pytest.approx(right / 9)
+
+
+def test_a_word_counts_as_much_in_a_long_batch_as_in_a_short_one():
+    """Over batches padded to different lengths: 3 words of 9 right, then 8 of 9."""
+    metric = TokenAccuracy()
+    for length, num_right in ((8, 3), (64, 8)):
+        _, y, weights = batch(length)
+        predicted = np.where(y < 0, 0, y)
+        rows, places = np.nonzero(y >= 0)
+        wrong = rows[num_right:], places[num_right:]
+        predicted[wrong] = (y[wrong] + 1) % 5
+        metric.update_state(y, np.eye(5, dtype="float32")[predicted], weights)
+    assert float(metric.result()) == pytest.approx(11 / 18)
 
 
 def test_batches_are_of_similar_lengths_and_few_shapes():

@@ -3,6 +3,7 @@
 from samkeras.data.treebank import load_treebank
 from samkeras.losses import TokenCrossentropy
 from samkeras.models.tagger import build_tagger
+from samkeras.scores import TokenAccuracy
 from samkeras.workload import Workload
 
 workload = Workload(
@@ -19,7 +20,7 @@ workload = Workload(
         word_counts=info.word_counts,
     ),
     loss=TokenCrossentropy(),
-    metrics=["accuracy"],
+    metrics=[TokenAccuracy],
     monitor="val_accuracy",
     mode="max",
 )
