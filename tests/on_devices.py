@@ -21,6 +21,7 @@ from samkeras.losses import PresentBinaryCrossentropy, TokenCrossentropy
 from samkeras.models.gcn import build_gcn
 from samkeras.models.normalization import BatchNorm
 from samkeras.models.tagger import build_tagger
+from samkeras.scores import TokenAccuracy
 
 NUM_DEVICES = int(os.environ.get("NUM_DEVICES", "8"))
 NUM_STEPS, BATCH = 10, 32
@@ -103,9 +104,10 @@ def train(case: str) -> dict[str, np.ndarray]:
     for weight in model.trainable_variables:
         value = 0.3 * rng.standard_normal(weight.shape)
         weight.assign(value + (weight.name == "gamma"))
+    metrics = {"words": [TokenAccuracy()], "graphs": []}
     model.compile(
         optimizer=samkeras.SGD(0.1, momentum=0.9),
-        weighted_metrics=[] if case == "graphs" else ["accuracy"],
+        weighted_metrics=metrics.get(case, ["accuracy"]),
         l2=0.01,
         # keras 3.15 itself fails with several under tf.distribute.
         steps_per_execution=2 if is_jax else 1,
