@@ -321,10 +321,10 @@ def token_loss(logits, y, sample_weight):
     """Loss, and other metrics as sums, above and below."""
     log_p = jax.nn.log_softmax(logits)
     losses = -jnp.take_along_axis(log_p, jnp.maximum(y, 0)[..., None], -1)[..., 0]
-    total = sample_weight.sum()
-    hits = (logits.argmax(-1) == y) * sample_weight
-    value = jnp.sum(losses * sample_weight) / total
-    return value, {"accuracy": (hits.sum(), total)}
+    is_word = y >= 0
+    value = jnp.mean((losses * is_word).sum(-1) * sample_weight)
+    hits = ((logits.argmax(-1) == y).sum(-1) * sample_weight).sum()
+    return value, {"accuracy": (hits, (is_word.sum(-1) * sample_weight).sum())}
 
 
 def sentence_loss(logits, y, sample_weight):

@@ -6,13 +6,17 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="samkeras")
 class TokenCrossentropy(keras.losses.Loss):
-    """Softmax cross-entropy of each token, the mean over those of weight > 0.
+    """Softmax cross-entropy, the sum over an example's tokens.
+
+    EpochBatches weighs examples by one over their mean number of tokens. So the loss is
+    that of a token, and all tokens count alike; a mean over each batch's tokens would
+    make more of those in batches of short sentences.
 
     y_true: int[example, token], classes; negative where there is none to learn.
     y_pred: float[example, token, class], logits.
     """
 
-    def __init__(self, reduction="mean_with_sample_weight", name="token_crossentropy"):
+    def __init__(self, reduction="sum_over_batch_size", name="token_crossentropy"):
         super().__init__(name, reduction)
 
     def call(self, y_true, y_pred):
@@ -20,7 +24,7 @@ class TokenCrossentropy(keras.losses.Loss):
         losses = ops.sparse_categorical_crossentropy(
             ops.maximum(y_true, 0), y_pred, from_logits=True
         )
-        return ops.where(y_true >= 0, losses, 0.0)
+        return ops.sum(ops.where(y_true >= 0, losses, 0.0), -1)
 
 
 @keras.saving.register_keras_serializable(package="samkeras")

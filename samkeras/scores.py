@@ -4,16 +4,20 @@ import keras
 import numpy as np
 from keras import ops
 
+from samkeras.data.sequences import NO_LABEL
+
 
 @keras.saving.register_keras_serializable(package="samkeras")
 class TokenAccuracy(keras.metrics.Mean):
-    """The fraction of tokens that are classified right, each of the same weight.
+    """The fraction of tokens that are classified right, each of its example's weight.
 
     keras' own accuracy divides a batch's sums by its padded length first, so that
     tokens in batches of short sentences count more.
 
-    y_true: int[example, token], classes; a negative one is never right.
+    y_true: int[example, token], classes; -1 where there is no token, other negative
+        ones are never right.
     y_pred: float[example, token, class], logits.
+    sample_weight: float[example]. None: 1 each.
     """
 
     def __init__(self, name="accuracy", dtype=None):
@@ -21,9 +25,10 @@ class TokenAccuracy(keras.metrics.Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         hits = keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+        weights = ops.cast(ops.not_equal(y_true, NO_LABEL), hits.dtype)
         if sample_weight is not None:
-            sample_weight = ops.reshape(sample_weight, (-1,))
-        return super().update_state(ops.reshape(hits, (-1,)), sample_weight)
+            weights *= ops.cast(ops.expand_dims(sample_weight, -1), hits.dtype)
+        return super().update_state(ops.reshape(hits, -1), ops.reshape(weights, -1))
 
 
 def mean_average_precision(

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import samkeras
+from samkeras.backend import make_input
 from samkeras.data import treebank
 from samkeras.data.batches import EpochBatches, bucket
 from samkeras.data.sequences import (
@@ -79,7 +80,8 @@ def batch(length: int):
         x[row, :size] = rng.integers(1, 20, size)
         y[row, :size] = rng.integers(0, 5, size)
     collate = SequenceCollate(has_token_labels=True)
-    return collate.pad(x, y, length)
+    x, y, weights = collate.pad(x, y, length)
+    return x, y, weights / collate.labels_per_example(y)
 
 
 def test_padding_changes_nothing():
@@ -100,7 +102,7 @@ def test_padding_changes_nothing():
         scores = model.evaluate(x, y, sample_weight=weights, verbose=0)
         gradients = model.make_gradient_function()((x, y, weights))
         gradients = [ops.convert_to_numpy(g) for g in gradients]
-        results.append((logits[weights[:, :5] > 0], scores, gradients))
+        results.append((logits[y[:, :5] >= 0], scores, gradients))
     (logits, scores, gradients), (padded, padded_scores, padded_gradients) = results
     np.testing.assert_allclose(logits, padded, atol=1e-6)
     np.testing.assert_allclose(scores, padded_scores, rtol=1e-6)
@@ -163,6 +165,38 @@ def test_a_word_counts_as_much_in_a_long_batch_as_in_a_short_one():
     assert float(metric.result()) == pytest.approx(11 / 18)
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+def test_losses_and_gradients_of_batches_are_means_over_words(seed):
+    """Whatever sentences share a batch: the mean over batches, by hand."""
+    rng = np.random.default_rng(2)
+    sizes = np.array([2, 3, 3, 4, 30, 31, 33, 40])[rng.permutation(8), np.newaxis]
+    x = np.where(np.arange(40) < sizes, rng.integers(2, 20, (8, 40)), PAD)
+    y = np.where(x > 0, rng.integers(0, 5, x.shape), -1).astype("int32")
+    examples = (x.astype("int32"), y)
+    collate = SequenceCollate(has_token_labels=True)
+    model = tagger()
+    model.compile("sgd", TokenCrossentropy(), weighted_metrics=[TokenAccuracy()])
+    logits = ops.convert_to_numpy(model(x)).astype("float64")
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows, places = np.nonzero(y >= 0)
+    expected = -np.mean(log_p[rows, places, y[rows, places]])
+    gradient_of = model.make_gradient_function()
+
+    def mean_gradients(batches):
+        taken = [gradient_of(batches[i]) for i in range(batches.num_batches)]
+        return [
+            np.mean([*map(np.array, parts)], 0) for parts in zip(*taken, strict=True)
+        ]
+
+    batches = EpochBatches(examples, 2, seed, collate=collate)
+    assert len({batches[i][0].shape for i in range(4)}) > 1
+    logs = model.evaluate(make_input(batches), verbose=0, return_dict=True)
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    whole = EpochBatches(examples, 8, seed, collate=collate)
+    for one, other in zip(mean_gradients(batches), mean_gradients(whole), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_batches_are_of_similar_lengths_and_few_shapes():
     """Every sentence once an epoch, in an order of (seed, epoch), in few shapes with
     little padding."""
@@ -190,10 +224,10 @@ def test_batches_are_of_similar_lengths_and_few_shapes():
     assert orders[0] == orders[2] != orders[1]
     shapes = {x.shape for x, _, _ in taken}
     assert len(shapes) <= 4
-    num_words = sum(np.count_nonzero(w) for _, _, w in taken)
+    num_words = sum(np.count_nonzero(x[w > 0]) for x, _, w in taken)
     assert num_words == np.count_nonzero(x)
     # Unsorted, nearly all batches would be of 64 words: 0.48.
-    assert num_words / sum(w.size for _, _, w in taken) > 0.6
+    assert num_words / sum(x.size for x, _, _ in taken) > 0.6
 
 
 def test_epochs_of_steps_go_on_where_the_last_one_stopped():

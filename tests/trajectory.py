@@ -139,7 +139,9 @@ def sentences(rng: np.random.Generator) -> np.ndarray:
 def tagged(rng: np.random.Generator) -> tuple:
     x = sentences(rng)
     y = np.where(x > 0, rng.integers(0, CLASSES, x.shape), -1)
-    return SequenceCollate(has_token_labels=True).pad(x, y.astype("int32"), 8)
+    collate = SequenceCollate(has_token_labels=True)
+    x, y, weights = collate.pad(x, y.astype("int32"), 8)
+    return x, y, weights / collate.labels_per_example(y)
 
 
 def classified(rng: np.random.Generator) -> tuple:

@@ -28,6 +28,9 @@ class Collate(Protocol):
     def sizes(self, x: np.ndarray) -> np.ndarray:
         """The size of each example, such as its tokens: int[example]."""
 
+    def labels_per_example(self, y: np.ndarray) -> float:
+        """The mean number of labels whose losses are summed up in an example's loss."""
+
     def pad(self, x: np.ndarray, y: np.ndarray, size: int) -> tuple:
         """A batch of examples of at most `size`: inputs, labels, sample weights."""
 
@@ -47,7 +50,9 @@ class EpochBatches(keras.utils.PyDataset):
     With `collate`, batches are of examples of similar sizes: of each 8 batches of a
     random order, or of an eighth of an epoch if that is less, the examples are sorted
     by size, and then the batches shuffled. The last batch is filled up like those of an
-    evaluation, for a shape more is compiled in seconds.
+    evaluation, for a shape more is compiled in seconds. Where an example has many
+    labels, its weight is one over the mean number of them, so that the loss is that of
+    a label, and each counts the same whatever the batch.
 
     Args:
         examples: x [example, ...] and y [example, ...]. Small integer types are
@@ -85,6 +90,9 @@ class EpochBatches(keras.utils.PyDataset):
         self._transform, self._augment = transform, augment
         self._collate = collate
         self._sizes = None if collate is None else collate.sizes(self._x)
+        self._num_labels = (
+            1.0 if collate is None else collate.labels_per_example(self._y)
+        )
         self._process, self._num_processes = process
         count = len(self._x)
         self._count = count_in_pass(
@@ -148,6 +156,7 @@ class EpochBatches(keras.utils.PyDataset):
         # Of all processes' parts, so that they have one shape.
         size = self._sizes[order[start:stop]].max()
         x, y, own_weights = self._collate.pad(x, y, size)
+        own_weights = own_weights / np.float32(self._num_labels)
         if weights is not None:
             axes = (1,) * (own_weights.ndim - 1)
             own_weights = own_weights * weights.reshape(-1, *axes).astype("float32")

@@ -46,6 +46,10 @@ class GraphCollate:
         """The number of nodes of each graph: int32[graph]."""
         return np.fromiter((len(graph.nodes) for graph in x), "int32", len(x))
 
+    def labels_per_example(self, y: np.ndarray) -> float:
+        """1: PresentBinaryCrossentropy itself takes the mean over labels."""
+        return 1.0
+
     def pad(
         self, x: np.ndarray, y: np.ndarray, size: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:

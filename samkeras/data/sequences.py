@@ -64,13 +64,16 @@ class SequenceCollate:
     def sizes(self, x: np.ndarray) -> np.ndarray:
         return np.count_nonzero(x != PAD, axis=1)
 
+    def labels_per_example(self, y: np.ndarray) -> float:
+        if not self._has_token_labels:
+            return 1.0
+        return np.count_nonzero(y != NO_LABEL) / len(y)
+
     def pad(self, x: np.ndarray, y: np.ndarray, size: int) -> tuple:
         length = bucket(int(size), LENGTHS)
-        x = _fit_length(x, length, PAD)
-        if not self._has_token_labels:
-            return x, y, np.ones(len(x), "float32")
-        y = _fit_length(y, length, NO_LABEL)
-        return x, y, (y != NO_LABEL).astype("float32")
+        if self._has_token_labels:
+            y = _fit_length(y, length, NO_LABEL)
+        return _fit_length(x, length, PAD), y, np.ones(len(x), "float32")
 
 
 def _fit_length(rows: np.ndarray, length: int, fill: int) -> np.ndarray:
