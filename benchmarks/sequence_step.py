@@ -232,13 +232,12 @@ def dense(weights, name, x):
 def tag_words(weights, words, dropout):
     """Logits of words, int[sentence, word]: those of models.tagger."""
     is_word = (words != 0)[:, None, None, :]
-    x = weights["words_embedding/embeddings"][words]
+    x = dropout(weights["words_embedding/embeddings"][words], 0.3)
     length, hidden = x.shape[1:]
     rates = 1e-4 ** (2 * (np.arange(hidden) // 2) / hidden)
     angles = np.arange(length)[:, None] * rates
     is_cosine = np.arange(hidden) % 2
     x += np.where(is_cosine, np.cos(angles), np.sin(angles)).astype("float32")
-    x = dropout(x, 0.3)
     for number in range(1, 7):
         name = f"block{number}"
         y = normalize(weights, f"{name}_norm1", x)

@@ -344,3 +344,18 @@ def test_inverse_square_root_by_hand():
     rates = [float(schedule(step)) for step in (0, 4000, 8000, 32000)]
     top = 0.05 / np.sqrt(8000)
     assert rates == pytest.approx([0, top / 2, top, top / 2], rel=1e-6)
+
+
+def test_embedding_starts_as_flax_has_it():
+    """A deviation of one over the root of the hidden size, at every width; and its
+    dropout leaves the positions alone."""
+    for width in (0.05, 0.25):
+        model = build_tagger(400, 5, width, depth=1)
+        table = np.asarray(model.get_layer("words_embedding").embeddings)
+        assert np.std(table) == pytest.approx(table.shape[1] ** -0.5, rel=0.05)
+    inputs = model.get_layer("block1_norm1").input
+    assert "dropout" not in inputs._keras_history.operation.name
+    x = np.ones((4, 8), "int32")
+    model.get_layer("words_embedding").embeddings.assign(np.zeros_like(table))
+    summed = keras.Model(model.input, inputs)
+    np.testing.assert_array_equal(summed(x, training=True), summed(x, training=False))

@@ -40,7 +40,7 @@ def build_tagger(
         width_mult: factor of the hidden size, 512. The MLP, four times as wide, and the
             number of heads, one for 64 of it, scale with it.
         depth: number of encoder blocks. None (default): 6.
-        dropout: rate, also of the attention's weights. Default 0.3.
+        dropout: rate, of words and of the attention's weights, too. Default 0.3.
         word_dropout: with probability word_dropout / (word_dropout + count) a word is
             unknown in training, see `WordDropout`. Default 0, as in the paper.
         word_counts: how often the training set has each word, by its id.
@@ -62,11 +62,12 @@ def build_tagger(
     x = layers.Embedding(
         vocabulary_size,
         hidden,
-        embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0),
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=hidden**-0.5),
         name="words_embedding",
     )(x)
-    x = layers.add([x, SinePositionEncoding(name="positions")(x)])
-    x = layers.Dropout(dropout)(x)
+    # Positions are never dropped.
+    positions = SinePositionEncoding(name="positions")(x)
+    x = layers.add([layers.Dropout(dropout)(x), positions])
     for number in range(1, (depth or DEPTH) + 1):
         x = _encoder_block(x, is_word, hidden, dropout, f"block{number}")
     x = LayerNorm(name="norm")(x)
