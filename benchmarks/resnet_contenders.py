@@ -105,7 +105,7 @@ class Jax(Contender):
                 x,
                 weights[f"{name}/kernel"],
                 (strides, strides),
-                "SAME",
+                [(weights[f"{name}/kernel"].shape[0] // 2,) * 2] * 2,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
 
@@ -177,15 +177,13 @@ class Jax(Contender):
 
 
 class Torch(DenseTorch):
-    """Channels last. Where strides of 2 leave one row over, PyTorch pads before it and
-    the others after it: images and kernels are turned around here, which makes both
-    the same."""
+    """Channels last."""
 
     def __init__(self, task):
         import torch
 
         super().__init__(task)
-        images = self.x.permute(0, 3, 1, 2).flip((2, 3))
+        images = self.x.permute(0, 3, 1, 2)
         self.x = images.contiguous(memory_format=torch.channels_last)
 
     def build_model(self, task):
@@ -208,8 +206,8 @@ class Torch(DenseTorch):
                         convolution = nn.Conv2d(
                             n_in, n_out, size, strides, size // 2, bias=False
                         )
-                        turned = torch.from_numpy(weight[::-1, ::-1].copy())
-                        convolution.weight.data = turned.permute(3, 2, 0, 1)
+                        kernel = torch.from_numpy(weight.copy())
+                        convolution.weight.data = kernel.permute(3, 2, 0, 1)
                         self.add_module(layer, convolution)
                         norm = nn.BatchNorm2d(n_out, eps=1e-5, momentum=0.1)
                         nn.init.constant_(norm.bias, task.offset)
@@ -229,7 +227,7 @@ class Torch(DenseTorch):
                     z = relu(self.convolve_and_normalize(f"{name}_conv1", x))
                     z = self.convolve_and_normalize(f"{name}_conv2", z)
                     if strides == 2:
-                        x = x[:, :, 1::2, 1::2]
+                        x = x[:, :, ::2, ::2]
                         x = self.convolve_and_normalize(f"{name}_projection", x)
                     x = relu(x + z)
                 return self.outputs(x.mean((2, 3)))
@@ -246,7 +244,7 @@ class Torch(DenseTorch):
             elif kind == "weight":
                 kind, array = "kernel", array.T
                 if array.ndim == 4:  # [width, height, in, out]
-                    array = array.swapaxes(0, 1)[::-1, ::-1]
+                    array = array.swapaxes(0, 1)
             weights[f"{name}/{kind}"] = array
         return in_order(weights)
 

@@ -117,7 +117,7 @@ class Rendering:
                 x,
                 weights[f"{name}/kernel"],
                 (stride, stride),
-                "SAME",
+                [(weights[f"{name}/kernel"].shape[0] // 2,) * 2] * 2,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
 

@@ -26,7 +26,7 @@ def build_resnet18(
     depth: int | None = None,
 ) -> SAMModel:
     """ResNet-18 for small images: a 3x3 stem without pooling, then four stages of two
-    basic blocks.
+    basic blocks, whose 3x3 convolutions all pad a pixel on each side.
 
     Args:
         input_shape: (height, width, 3) of images with pixels from 0 to 255.
@@ -55,7 +55,8 @@ def build_resnet50(
     depth: int | None = None,
 ) -> SAMModel:
     """ResNet-50: a 7x7 stem with pooling, then bottleneck blocks with the stride in
-    their 3x3 convolution; the last BatchNorm of each starts at scale 0.
+    their 3x3 convolution, padded as "same" is; the last BatchNorm of each starts at
+    scale 0.
 
     Args:
         input_shape: (height, width, 3) of images with pixels from 0 to 255.
@@ -90,7 +91,12 @@ def _stages(x: Tensor, block: Any, filters: int, num_blocks: Sequence[int]) -> T
 
 
 def _basic_block(x: Tensor, filters: int, strides: int, name: str) -> Tensor:
-    y = _convolve(x, filters, 3, strides=strides, name=f"{name}_conv1")
+    y = x
+    if strides > 1:
+        # A pixel on each side, as in PyTorch; "same" would put it at the end alone.
+        y = layers.ZeroPadding2D(1, name=f"{name}_padding")(y)
+    padding = "valid" if strides > 1 else "same"
+    y = _convolve(y, filters, 3, strides=strides, padding=padding, name=f"{name}_conv1")
     y = layers.ReLU()(_normalize(y, f"{name}_norm1"))
     y = _normalize(_convolve(y, filters, 3, name=f"{name}_conv2"), f"{name}_norm2")
     return layers.ReLU()(layers.add([_shortcut(x, y.shape[-1], strides, name), y]))
