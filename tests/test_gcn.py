@@ -55,9 +55,9 @@ def build_small() -> samkeras.SAMModel:
 
 
 def adjacency_by_hand(graph: Graph) -> np.ndarray:
-    """A + I, each entry over the root of the product of its nodes' degrees."""
+    """A + 2I, each entry over the root of the product of its nodes' degrees."""
     size = len(graph.nodes)
-    matrix = np.eye(size)
+    matrix = 2 * np.eye(size)
     for i, j in graph.edges.T:
         matrix[i, j] = matrix[j, i] = 1
     degrees = matrix.sum(1)
@@ -175,11 +175,11 @@ def test_sam_trains_on_graphs(tmp_path):
 
 
 def test_adjacency_by_hand():
-    """A path of three: degrees with self edges 2, 3, 2; stored twice, in both
-    directions or with self edges, an edge counts once."""
+    """A path of three: degrees with self edges, which count twice, 3, 4, 3; stored
+    twice, in both directions or with self edges, an edge counts once."""
     nodes, y = np.zeros((3, FEATURES), "uint8"), np.zeros((1, TASKS))
-    a, b = 1 / 2, 6**-0.5
-    expected = np.array([[a, b, 0], [b, 1 / 3, b], [0, b, a]], "float32")
+    a, b = 2 / 3, 12**-0.5
+    expected = np.array([[a, b, 0], [b, 2 / 4, b], [0, b, a]], "float32")
     for edges in ([[0, 1], [1, 2]], [[0, 1, 1, 2, 0, 1], [1, 2, 0, 1, 1, 1]]):
         graph = Graph(nodes, np.array(edges, "int32"))
         inputs, *_ = pad(as_array([graph]), y, 5)
@@ -189,13 +189,13 @@ def test_adjacency_by_hand():
 
 
 def test_adjacency_equals_spektral_s():
-    """gcn_filter of every graph, to 1e-6."""
+    """gcn_filter, which adds self edges, of every graph with self edges, to 1e-6."""
     utils = pytest.importorskip("spektral.utils")
     sizes = [4, 20, 1, 13]
     x = random_graphs(sizes)
     inputs, *_ = pad(x, random_labels(4), 24)
     for graph, size, got in zip(x, sizes, inputs["adjacency"], strict=True):
-        adjacency = np.zeros((size, size), "float32")
+        adjacency = np.eye(size, dtype="float32")
         adjacency[graph.edges[0], graph.edges[1]] = 1
         expected = utils.gcn_filter(np.maximum(adjacency, adjacency.T))
         np.testing.assert_allclose(got[:size, :size], expected, rtol=1e-6)

@@ -89,8 +89,10 @@ def _places(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _normalized_adjacency(
     x: np.ndarray, graph: np.ndarray, node: np.ndarray, size: int
 ) -> np.ndarray:
-    """D^-1/2 (A + I) D^-1/2 of each graph, zero where padded: float32[graph, size,
-    size]. What spektral.utils.gcn_filter makes of one graph, for a batch at once.
+    """D^-1/2 (A + 2I) D^-1/2 of each graph, zero where padded: float32[graph, size,
+    size]. What spektral.utils.gcn_filter makes of one A + I, for a batch at once.
+
+    Flax's ogbg_molpcba adds self edges in its pipeline and in its layer again.
 
     Args:
         x: object[graph] of Graph.
@@ -103,7 +105,7 @@ def _normalized_adjacency(
     sender, receiver = np.concatenate([g.edges for g in x], axis=1)
     adjacency[owner, sender, receiver] = 1
     adjacency[owner, receiver, sender] = 1
-    adjacency[graph, node, node] = 1
+    adjacency[graph, node, node] = 2
     degrees = adjacency.sum(axis=2)
     scales = 1 / np.sqrt(np.maximum(degrees, 1))
     adjacency *= scales[:, :, np.newaxis]

@@ -26,8 +26,8 @@ def build_gcn(
 
     Inputs are a dict of graphs that are padded to one number of nodes: `nodes`,
     float32[graph, node, feature]; `adjacency`, float32[graph, node, node], normalized
-    and with self edges, zero where padded; `num_nodes`, int32[graph], the real ones,
-    which come first.
+    and with self edges that count twice, zero where padded; `num_nodes`, int32[graph],
+    the real ones, which come first.
 
     Args:
         num_features: features of a node, taken as numbers.
