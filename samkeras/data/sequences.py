@@ -8,18 +8,27 @@ import numpy as np
 from samkeras.data.batches import bucket
 
 PAD, UNKNOWN = 0, 1
+SPECIAL = ("<pad>", "<unk>")
 NO_LABEL = -1
 LENGTHS = (8, 16, 32, 64, 128, 256)
 
 
-def build_vocabulary(sentences: Iterable[list[str]]) -> dict[str, int]:
+def build_vocabulary(
+    sentences: Iterable[list[str]], min_count: int = 1, marks: tuple[str, ...] = ()
+) -> dict[str, int]:
     """The words of sentences and how often they occur, the most frequent first, of
     equal ones in the order of their letters; a word's id is its place. Ids 0 and 1 are
     padding and unknown words, which do not occur.
+
+    Args:
+        sentences: lists of words.
+        min_count: words that occur less often are left out. Default 1, none.
+        marks: words that have the ids from 2 on, however often they occur.
     """
     counts = Counter(word for sentence in sentences for word in sentence)
-    words = sorted(counts, key=lambda word: (-counts[word], word))
-    return {"<pad>": 0, "<unk>": 0} | {word: counts[word] for word in words}
+    kept = (word for word, count in counts.items() if count >= min_count)
+    words = sorted(kept, key=lambda word: (-counts[word], word))
+    return dict.fromkeys(SPECIAL, 0) | {w: counts[w] for w in (*marks, *words)}
 
 
 def encode(
