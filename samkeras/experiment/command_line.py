@@ -37,13 +37,13 @@ from samkeras.experiment.targets import FIGURES, ROOT, describe_targets
 
 # How messages name the values that a type allows, and help their place.
 ALLOWED = {
-    PositiveFloat: ("a number > 0", "X"),
-    NonNegativeFloat: ("a number >= 0", "X"),
+    PositiveFloat: ("a number > 0 that float32 holds", "X"),
+    NonNegativeFloat: ("a number >= 0 that float32 holds", "X"),
     PositiveInt: ("an integer >= 1", "N"),
     NonNegativeInt: ("an integer >= 0", "N"),
     ClosedUnitInterval: ("a number from 0 to 1", "X"),
     OpenUnitInterval: ("a number between 0 and 1", "X"),
-    Fraction: ("a number >= 0 and < 1", "X"),
+    Fraction: ("a number >= 0 and < 1 that float32 holds", "X"),
     bool: ("true or false", "[true|false]"),
     str: ("text", "TEXT"),
 }

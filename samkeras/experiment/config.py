@@ -19,10 +19,13 @@ from jsonargparse.typing import (
 
 from samkeras.errors import InputError
 
-_FINITE = ("<", float("inf"))
-PositiveFloat = restricted_number_type("Positive", float, [(">", 0), _FINITE])
+# What float32 holds, in which models are trained: larger numbers would be infinite
+# there, smaller ones zero, and those nearer to 1 would be 1.
+_TINY, _HUGE, _BELOW_ONE = 1.1754943508222875e-38, 3.4028234663852886e38, 1 - 2**-24
+_FINITE = ("<=", _HUGE)
+PositiveFloat = restricted_number_type("Positive", float, [(">=", _TINY), _FINITE])
 NonNegativeFloat = restricted_number_type("NonNegative", float, [(">=", 0), _FINITE])
-Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
+Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<=", _BELOW_ONE)])
 
 
 @dataclass(frozen=True, kw_only=True)
