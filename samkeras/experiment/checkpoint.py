@@ -1,9 +1,9 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped."""
 
+import contextlib
 import json
 import os
 import threading
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from samkeras.model import SAMModel
 
 FORMAT = 1
 NUM_KEPT = 2
+UNUSABLE = "unusable"
 
 Arrays = dict[str, np.ndarray]
 
 
 class CheckpointError(RuntimeError):
-    """There are checkpoints, and none of them can be used."""
+    """A checkpoint is not one of this run and its model."""
 
 
 def capture(model: SAMModel) -> Arrays:
@@ -37,9 +38,8 @@ def capture(model: SAMModel) -> Arrays:
     return arrays
 
 
-def restore(model: SAMModel, arrays: Arrays, batch: tuple) -> None:
-    """Sets a compiled model to a captured state, but for its metrics: fit resets those
-    at the begin of an epoch, see `restore_metrics`.
+def check(model: SAMModel, arrays: Arrays, batch: tuple) -> None:
+    """Checks that a captured state is one of a compiled model, which stays as it is.
 
     Args:
         model: the model.
@@ -47,8 +47,45 @@ def restore(model: SAMModel, arrays: Arrays, batch: tuple) -> None:
         batch: a batch of its training, from which optimizer and metrics are built.
 
     Raises:
-        CheckpointError: the state is of another model.
+        CheckpointError: it is of another model.
     """
+    model._symbolic_build(data_batch=batch)
+    for name, variables in _groups(model).items():
+        check_group(name, variables, arrays)
+    for i, weight in enumerate(model.weights):
+        mask = arrays.get(f"masks/{i}")
+        if mask is not None and mask.shape != tuple(weight.shape):
+            raise _misfit("masks")
+
+
+def check_group(name: str, variables: list[keras.Variable], arrays: Arrays) -> None:
+    """Checks that the arrays `name`/0, `name`/1, ... are values of variables.
+
+    Raises:
+        CheckpointError: their number, a shape or a dtype is another.
+    """
+    saved = [key for key in arrays if key.startswith(f"{name}/")]
+    if len(saved) != len(variables):
+        raise _misfit(name)
+    for i, variable in enumerate(variables):
+        array = arrays.get(f"{name}/{i}")
+        expected = (
+            tuple(variable.shape),
+            keras.backend.standardize_dtype(variable.dtype),
+        )
+        if array is None or (array.shape, str(array.dtype)) != expected:
+            raise _misfit(name)
+
+
+def _misfit(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"was made by another version: its {name} are not those of this model"
+    )
+
+
+def restore(model: SAMModel, arrays: Arrays) -> None:
+    """Sets a model to a captured state that was checked, but for its metrics: fit
+    resets those at the begin of an epoch, see `restore_metrics`."""
     masks = [
         (weight, arrays[f"masks/{i}"])
         for i, weight in enumerate(model.weights)
@@ -56,7 +93,6 @@ def restore(model: SAMModel, arrays: Arrays, batch: tuple) -> None:
     ]
     if masks:
         model.set_masks(masks)
-    model._symbolic_build(data_batch=batch)
     for name in ("variables", "optimizer"):
         _assign(name, _groups(model)[name], arrays)
 
@@ -75,16 +111,6 @@ def _groups(model: SAMModel) -> dict[str, list[keras.Variable]]:
 
 
 def _assign(name: str, variables: list[keras.Variable], arrays: Arrays) -> None:
-    saved = [key for key in arrays if key.startswith(f"{name}/")]
-    shapes = [arrays.get(f"{name}/{i}", None) for i in range(len(variables))]
-    if len(saved) != len(variables) or any(
-        array is None or array.shape != tuple(variable.shape)
-        for array, variable in zip(shapes, variables, strict=True)
-    ):
-        raise CheckpointError(
-            f"the checkpoint's {name} are not those of this model: it was made by "
-            "another version; --rerun starts afresh"
-        )
     for i, variable in enumerate(variables):
         variable.assign(arrays[f"{name}/{i}"])
 
@@ -114,7 +140,7 @@ class Checkpoints:
     def __init__(self, folder: Path, fingerprint: str, warn: Callable[[str], None]):
         self._folder, self._fingerprint, self._warn = folder, fingerprint, warn
         self._writer = threading.Thread()
-        self._error: OSError | None = None
+        self._error: Exception | None = None
 
     def save(self, epoch: int, step: int, arrays: Arrays, values: dict) -> None:
         """Writes a checkpoint in the background.
@@ -132,6 +158,7 @@ class Checkpoints:
             "step": step,
             "format": FORMAT,
             "fingerprint": self._fingerprint,
+            "names": sorted(arrays),
         }
         path = self._folder / f"checkpoint_{epoch:06}_{step:08}.npz"
         self._writer = threading.Thread(target=self._write, args=(path, arrays, values))
@@ -142,43 +169,57 @@ class Checkpoints:
         if self._writer.ident is not None:
             self._writer.join()
         if self._error is not None:
+            reason = getattr(self._error, "strerror", None) or self._error
             self._warn(
-                f"cannot write a checkpoint to {self._folder}: {self._error.strerror}; "
-                "training goes on, the earlier checkpoint stays"
+                f"cannot write a checkpoint to {self._folder}: {reason}; training goes "
+                "on, the earlier checkpoint stays"
             )
             self._error = None
 
-    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
+    def load(
+        self, check: Callable[[Arrays, dict], None]
+    ) -> tuple[Arrays, dict[str, Any]] | None:
         """The newest checkpoint that can be used: its arrays and values; None if the
-        run has none.
+        run has none. Those that cannot be used are told of and set aside.
 
-        Raises:
-            CheckpointError: there are some, all of them damaged or of another run.
+        Args:
+            check: raises CheckpointError for arrays and values that do not fit the run.
         """
         for path in self._folder.glob("checkpoint_*.tmp"):
             path.unlink()  # left by a kill
         problems = []
         for path in reversed(_paths(self._folder)):
             try:
-                arrays, values = self._read(path)
-            except CheckpointError as error:
-                problems.append(f"{path} {error}")
+                found = self._read(path)
+                check(*found)
+            except Exception as error:
+                problems.append(self._set_aside(path, error))
                 continue
-            for problem in problems:
-                self._warn(f"{problem}; going on from the one before")
-            return arrays, values
-        if problems:
-            raise CheckpointError(
-                f"{'; '.join(problems)}; no other checkpoint is left: --rerun starts "
-                "afresh"
-            )
+            self._tell(problems, "going on from the one before")
+            return found
+        self._tell(problems, "the run starts anew")
         return None
+
+    def _set_aside(self, path: Path, error: Exception) -> str:
+        """Renames a checkpoint that cannot be used, so that it is never taken for the
+        newest again. Returns what is to be said of it."""
+        aside = path.with_name(f"{UNUSABLE}_{path.name}")
+        path.rename(aside)
+        # Changed bytes make zipfile, NumPy and JSON raise a dozen kinds.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:80]
+        is_misfit = isinstance(error, CheckpointError)
+        problem = str(error) if is_misfit else f"is damaged ({reason})"
+        return f"{path} {problem} and is set aside as {aside.name}"
+
+    def _tell(self, problems: list[str], rest: str) -> None:
+        for problem in problems:
+            self._warn(f"{problem}; {rest}")
 
     def clear(self) -> None:
         """Deletes the run's checkpoints."""
         self.wait()
-        for path in _paths(self._folder):
-            path.unlink()
+        for path in (*_paths(self._folder), *self._folder.glob(f"{UNUSABLE}_*.npz")):
+            path.unlink(missing_ok=True)
 
     def _write(self, path: Path, arrays: Arrays, values: dict) -> None:
         temporary = path.with_suffix(".tmp")
@@ -191,20 +232,20 @@ class Checkpoints:
             os.replace(temporary, path)
             for old in _paths(self._folder)[:-NUM_KEPT]:
                 old.unlink()
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
+        except Exception as error:  # nobody would hear of it in this thread
             self._error = error
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> tuple[Arrays, dict[str, Any]]:
-        try:
-            with np.load(path) as file:
-                arrays = {name: file[name] for name in file.files}
-            values = json.loads(arrays.pop("values").tobytes())
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            reason = " ".join(str(error).split())[:80]
-            raise CheckpointError(f"is damaged ({reason})") from None
-        if values.get("format") != FORMAT:
-            raise CheckpointError(f"is of another format, {values.get('format')}")
-        if values.get("fingerprint") != self._fingerprint:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        values = json.loads(arrays.pop("values").tobytes())
+        if values["format"] != FORMAT:
+            raise CheckpointError(f"is of another format, {values['format']},")
+        if values["fingerprint"] != self._fingerprint:
             raise CheckpointError("belongs to another run")
+        # Checksums are of the arrays, not of their names.
+        if values.get("names", sorted(arrays)) != sorted(arrays):
+            raise ValueError("its arrays have other names than when it was saved")
         return arrays, values

@@ -13,7 +13,7 @@ from samkeras.backend import broadcast, find_process, make_input
 from samkeras.data.batches import EpochBatches
 from samkeras.data.image_stream import StreamBatches
 from samkeras.experiment import checkpoint
-from samkeras.experiment.checkpoint import Checkpoints
+from samkeras.experiment.checkpoint import CheckpointError, Checkpoints
 from samkeras.experiment.config import Config, count_work
 from samkeras.experiment.interrupt import StopRequest
 from samkeras.experiment.progress import RunProgress
@@ -23,7 +23,7 @@ from samkeras.workload import Workload
 
 
 class NotFiniteError(RuntimeError):
-    """The training loss or the validation metric is infinite or not a number."""
+    """A number of training or validation is infinite or not a number."""
 
 
 class Recorder(keras.callbacks.Callback):
@@ -167,6 +167,12 @@ class Recorder(keras.callbacks.Callback):
             return logs
         predictions = self.model.predict(self._validation_input, verbose=0)
         scores = self._score(*self._validation_labels, predictions)
+        for name, score in scores.items():
+            if math.isnan(score):
+                raise NotFiniteError(
+                    f"val_{name} is nan: the validation examples do not define it; "
+                    "validate on more of them"
+                )
         return {**logs, **{f"val_{name}": score for name, score in scores.items()}}
 
     @cached_property
@@ -177,8 +183,8 @@ class Recorder(keras.callbacks.Callback):
         return [np.concatenate(arrays) for arrays in parts]
 
     def on_epoch_end(self, epoch, logs=None):
-        logs = self._scored(logs)
-        value = logs[self.monitor]
+        if all(map(math.isfinite, logs.values())):
+            logs = self._scored(logs)
         steps = self._batches.num_batches_in_all
         last_step = (epoch + 1) * steps - 1
         metrics = {
@@ -187,13 +193,10 @@ class Recorder(keras.callbacks.Callback):
             "examples_per_second": self._examples_per_second,
         }
         self._logger.log_metrics(metrics, step=self._log_step(epoch))
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                f"{self.monitor} is {value:g} after epoch {epoch + 1}; {self._advice()}"
-            )
-        self.final, self._finite_logs = value, logs
-        if self.best is None or (value > self.best) == (self._mode == "max"):
-            self.best, self.best_epoch = value, epoch
+        self._check_finite(epoch, logs)
+        self.final, self._finite_logs = logs[self.monitor], logs
+        if self._is_best(self.final):
+            self.best, self.best_epoch = self.final, epoch
             # Copies, because the backend reuses the memory of the weights.
             self.best_weights = [np.array(w) for w in self.model.get_weights()]
         self._reach(self._batches.num_batches_in_all)
@@ -202,13 +205,28 @@ class Recorder(keras.callbacks.Callback):
         self._save(epoch + 1, 0)
         self._stop_if_requested()
 
+    def _check_finite(self, epoch: int, logs: dict[str, float]) -> None:
+        for name, value in logs.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"{name} is {value:g} after epoch {epoch + 1}; {self._advice()}"
+                )
+
+    def _is_best(self, value: float) -> bool:
+        """Whether a value is the best so far; of equal ones the earliest is."""
+        if self.best is None:
+            return True
+        return value > self.best if self._mode == "max" else value < self.best
+
     def _resume(self) -> tuple[int, int]:
         """Goes back to the checkpoint: the epoch to go on with, and its steps done."""
-        found = broadcast(self._checkpoints.load() if self._is_first else None)
+        found = self._checkpoints.load(self._check) if self._is_first else None
+        found = broadcast(found)
         if found is None:
             return 0, 0
         arrays, values = found
-        checkpoint.restore(self.model, arrays, self._example_batch())
+        checkpoint.check(self.model, arrays, self._example_batch())
+        checkpoint.restore(self.model, arrays)
         self.best, self.best_epoch = values["best"], values["best_epoch"]
         self.final, self._logs = values["final"], values["logs"]
         self._examples_per_second = values["examples_per_second"]
@@ -221,6 +239,20 @@ class Recorder(keras.callbacks.Callback):
         self._progress.say(f"going on after {epoch} epochs and {step} steps")
         return epoch, step
 
+    def _check(self, arrays: checkpoint.Arrays, values: dict) -> None:
+        """Checks that a checkpoint's content is of this run.
+
+        Raises:
+            CheckpointError: it is of another.
+        """
+        missing = {*self._values(), "epoch", "step"} - values.keys()
+        missing |= self._capture().keys() - arrays.keys()
+        if missing:
+            raise CheckpointError(f"has no {', '.join(sorted(missing))}")
+        checkpoint.check(self.model, arrays, self._example_batch())
+        if values["best"] is not None:
+            checkpoint.check_group("best", self.model.weights, arrays)
+
     def _save(self, epoch: int, step: int, **values: Any) -> None:
         if not self._is_first:
             return
@@ -228,14 +260,17 @@ class Recorder(keras.callbacks.Callback):
         if self.best_weights is not None:
             for i, weight in enumerate(self.best_weights):
                 arrays[f"best/{i}"] = weight
-        known = {
+        self._checkpoints.save(epoch, step, arrays, {**self._values(), **values})
+
+    def _values(self) -> dict[str, Any]:
+        """What a checkpoint holds beside arrays."""
+        return {
             "best": self.best,
             "best_epoch": self.best_epoch,
             "final": self.final,
             "logs": None,
             "examples_per_second": None,
         }
-        self._checkpoints.save(epoch, step, arrays, {**known, **values})
 
     def _example_batch(self) -> tuple:
         return self._batches[0]
