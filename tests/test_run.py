@@ -1,10 +1,14 @@
 """Whole runs: what is trained, recorded, skipped and said."""
 
+import dataclasses
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -17,8 +21,10 @@ from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.experiment import data, recorder, run, workers
 from samkeras.experiment.command_line import parse_runs
-from samkeras.experiment.targets import ROOT
+from samkeras.experiment.interrupt import StopRequest
+from samkeras.experiment.targets import ROOT, find_workload
 
+MNIST = "workloads/mnist_mlp"
 SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "2"]
 
 
@@ -170,6 +176,48 @@ def test_a_failed_run_stops_no_other(train, recorded):
     assert "NotFiniteError" in reason
     assert "lower learning_rate" in reason
     assert "FAILED" in out
+
+
+def test_every_number_of_an_epoch_must_be_finite(train, recorded):
+    """An only step of a huge rate: the loss before it and the accuracy after it are
+    finite, the loss after it is not."""
+    options = ["--dataset", "mnist_5k", "--train_examples", "32", "--epochs", "1"]
+    options += ["--validation_examples", "64", "--width_mult", "0.05"]
+    code, _, _ = train(*options, "--learning_rate", "1e30", target=MNIST)
+    assert code == 1
+    (failed,) = recorded()
+    assert failed.info.status == "FAILED"
+    assert re.search("val_loss is (nan|inf) after epoch 1", failed.data.tags["failure"])
+
+
+def test_a_finished_run_of_numbers_that_are_not_finite_is_trained_again(
+    train, recorded, store
+):
+    """Such a run was recorded as finished once."""
+    train(*SMALL, "--width_mult", "0.1", "--epochs_mult", "0.5")
+    (first,) = recorded()
+    MlflowClient(store).log_metric(first.info.run_id, "val_loss", math.nan, step=9)
+    _, out, _ = train(*SMALL, "--width_mult", "0.1", "--epochs_mult", "0.5")
+    assert "already finished" not in out
+
+
+@pytest.mark.parametrize(("mode", "values"), [("max", [1, 3, 3]), ("min", [3, 1, 1])])
+def test_of_equal_epochs_the_first_is_best(mode, values):
+    """As keras' own callbacks have it, whether more or less is better."""
+    (config,) = parse_runs("synthetic_mlp", [])
+    made = recorder.Recorder(
+        config,
+        dataclasses.replace(find_workload("synthetic_mlp"), mode=mode),
+        **{name: Mock() for name in ("logger", "checkpoints", "progress")},
+        stop=StopRequest(),
+    )
+    made.set_model(Mock(**{"get_weights.return_value": []}))
+    made._batches = Mock(num_batches_in_all=1)
+    made._epoch, made._examples_per_second = 0, 1.0
+    made._save = Mock()
+    for epoch, value in enumerate(values):
+        made.on_epoch_end(epoch, {"loss": 1.0, "val_loss": value})
+    assert (made.best, made.best_epoch) == (values[1], 1)
 
 
 def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):

@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import math
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -243,17 +245,30 @@ def _find_finished(tracker: Tracker, configs: list[Config]) -> dict[int, Result]
     for i, config in enumerate(configs):
         mark = fingerprint(config, keras.backend.backend())
         found = tracker.find_finished(mark)
-        if found is not None:
-            monitor = find_workload(config.workload).monitor
-            finished[i] = Result(
-                config,
-                num_params=int(found.data.params["num_params"]),
-                num_nonzero=int(found.data.params["num_nonzero_params"]),
-                best=found.data.metrics[f"best_{monitor}"],
-                final=found.data.metrics[f"final_{monitor}"],
-                seconds=(found.info.end_time - found.info.start_time) / 1000,
-            )
+        result = found and _read_result(config, found)
+        if result is not None:
+            finished[i] = result
     return finished
+
+
+def _read_result(config: Config, found: Any) -> Result | None:
+    """The result that MLflow holds of a run; None if it is none, or not whole."""
+    params, metrics = found.data.params, found.data.metrics
+    monitor = find_workload(config.workload).monitor
+    try:
+        result = Result(
+            config,
+            num_params=int(params["num_params"]),
+            num_nonzero=int(params["num_nonzero_params"]),
+            best=metrics[f"best_{monitor}"],
+            final=metrics[f"final_{monitor}"],
+            seconds=max(0, found.info.end_time - found.info.start_time) / 1000,
+        )
+    except (KeyError, ValueError):
+        return None
+    numbers = [value for name, value in metrics.items() if name.startswith("val_")]
+    is_finite = all(map(math.isfinite, (result.best, result.final, *numbers)))
+    return result if is_finite else None
 
 
 def _start_parent(
