@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -38,6 +38,15 @@ class DataInfo:
     word_counts: tuple[int, ...] | None = None
 
 
+class Content(NamedTuple):
+    """What the local files of a data set hold."""
+
+    size: int
+    """bytes"""
+    digest: str
+    """SHA-256, in hexadecimal"""
+
+
 @dataclass(frozen=True)
 class Splits:
     """A data set: described at once, read when its examples are first asked for.
@@ -54,6 +63,7 @@ class Splits:
             it, such as a vocabulary.
         notes: what a user should know of the data, a line each; complete once the
             examples are read.
+        content: what its local files hold; None: it is known by its name.
     """
 
     info: DataInfo
@@ -62,6 +72,7 @@ class Splits:
     collate: Any = None
     files: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    content: Content | None = None
 
     @cached_property
     def _examples(self) -> tuple[Examples, Examples]:
@@ -90,6 +101,8 @@ class Workload:
         score: (labels, weights, predictions) of the whole validation set, arrays whose
             first axis is the example -> names and values of what can only be measured
             on all of it. None: nothing.
+        version: raised by a change of what the same options give, so that runs from
+            before it are trained again.
     """
 
     load: Callable[[Any], Splits]
@@ -99,3 +112,4 @@ class Workload:
     monitor: str
     mode: Literal["max", "min"]
     score: Callable[..., dict[str, float]] | None = None
+    version: int = 1

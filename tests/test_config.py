@@ -1,5 +1,6 @@
 """The command line: what it accepts, what it refuses and how it says so."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -10,7 +11,12 @@ from samkeras.errors import InputError
 from samkeras.experiment.command_line import parse_runs
 from samkeras.experiment.config import Config, fingerprint, save_config
 from samkeras.experiment.schedule import learning_rate_at
-from samkeras.experiment.targets import ROOT, list_workloads, resolve_target
+from samkeras.experiment.targets import (
+    ROOT,
+    find_workload,
+    list_workloads,
+    resolve_target,
+)
 
 
 def parse_one(*arguments: str, workload: str = "mnist_mlp") -> Config:
@@ -208,6 +214,33 @@ def test_fingerprint_is_of_what_defines_the_result():
     assert fingerprint(parse_one("--rho", "0.7"), "jax") == base  # no SAM, no rho
     assert fingerprint(parse_one("--seed", "1"), "jax") != base
     assert fingerprint(parse_one(), "tensorflow") != base
+
+
+@pytest.mark.parametrize(
+    ("workload", "plain", "sam"),
+    [
+        ("cifar10_vgg11", "a05b0c83e5338737", "a341044a7136747e"),
+        ("cifar10_vit", "8ecc89c777517377", "6a270fcdb59d1e74"),
+        ("mnist_mlp", "89f0eef454f0c728", "36f2b63a3a85a182"),
+        ("synthetic_mlp", "465d9fdd78a86f31", "ec7c6ddafe1571fa"),
+    ],
+)
+def test_fingerprints_stay_what_they_were(workload, plain, sam):
+    """Of workloads whose results have not changed: their runs are not trained again,
+    whatever options there are since."""
+    assert fingerprint(parse_one(workload=workload), "jax") == plain
+    config = parse_one("--sam", "--seed", "1", workload=workload)
+    assert fingerprint(config, "tensorflow") == sam
+
+
+def test_another_version_or_content_is_another_run(monkeypatch):
+    config = parse_one()
+    marks = [fingerprint(config, "jax"), fingerprint(config, "jax", "0")]
+    marks.append(fingerprint(config, "jax", "1"))
+    newer = dataclasses.replace(find_workload("mnist_mlp"), version=2)
+    monkeypatch.setattr("workloads.mnist_mlp.workload", newer)
+    marks.append(fingerprint(config, "jax"))
+    assert len(set(marks)) == 4
 
 
 def test_a_dense_run_is_one_run_whatever_the_pruner():

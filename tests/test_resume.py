@@ -15,7 +15,9 @@ import run as command
 import samkeras
 from samkeras.experiment import checkpoint, recorder, run
 from samkeras.experiment.checkpoint import CheckpointError, Checkpoints
+from samkeras.experiment.command_line import parse_runs
 from samkeras.experiment.interrupt import StopRequest
+from samkeras.experiment.progress import RunProgress
 from tests import helpers
 from workloads import mnist_mlp
 
@@ -153,6 +155,18 @@ def test_an_unfinished_run_of_another_config_is_mentioned(train, tmp_path):
     assert f"{left.parent} stays as it is" in out
     assert "momentum 0.9 -> 0.5" in out
     assert left.exists()
+
+
+@pytest.mark.parametrize("text", [None, b"\xff", b"a: [", b"- 1"])
+def test_another_runs_broken_config_is_no_matter(tmp_path, text):
+    other = tmp_path / "name_01234567"
+    other.mkdir()
+    (other / "checkpoint_000001_00000000.npz").touch()
+    if text is not None:
+        (other / "config.yaml").write_bytes(text)
+    (config,) = parse_runs("mnist_mlp", [])
+    progress = RunProgress(pytest.fail)
+    run._mention_other_config(config, "name", tmp_path / "name_76543210", progress)
 
 
 def damage(path, how: str) -> None:

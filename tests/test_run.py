@@ -1,6 +1,7 @@
 """Whole runs: what is trained, recorded, skipped and said."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import re
@@ -160,6 +161,23 @@ def test_finished_runs_are_skipped(train, recorded):
     assert len(recorded()) == 4
     train(*options, "0", "--rerun")
     assert len(recorded()) == 5
+
+
+def test_a_data_file_that_changed_is_trained_anew(train, recorded, tmp_path):
+    """The same path with another image in it: another run, which says what it read."""
+    path, (x, y) = tmp_path / "data.npz", (np.zeros((8, 4, 4), "uint8"), np.arange(8))
+    digests = []
+    for value in (0, 0, 200):
+        x[0] = value
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        code, _, _ = train("--dataset", str(path), "--epochs", "1", target=MNIST)
+        assert code == 0
+    runs = recorded()
+    assert len(runs) == 2
+    assert {run.data.params["data_digest"] for run in runs} == set(digests)
+    sizes = {run.data.params["data_size"] for run in runs}
+    assert sizes == {str(path.stat().st_size)}
 
 
 def test_a_failed_run_stops_no_other(train, recorded):

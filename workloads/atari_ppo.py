@@ -31,4 +31,5 @@ workload = Workload(
     ],
     monitor="val_score",
     mode="max",
+    version=2,  # games start as the example starts them
 )

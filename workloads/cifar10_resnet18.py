@@ -17,4 +17,5 @@ workload = Workload(
     metrics=["accuracy"],
     monitor="val_accuracy",
     mode="max",
+    version=2,  # strided convolutions are padded on both sides
 )

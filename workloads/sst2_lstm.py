@@ -27,4 +27,5 @@ workload = Workload(
     ],
     monitor="val_accuracy",
     mode="max",
+    version=2,  # the vocabulary, and the marks at both ends of a sentence
 )

@@ -23,4 +23,5 @@ workload = Workload(
     metrics=[TokenAccuracy],
     monitor="val_accuracy",
     mode="max",
+    version=2,  # the embedding starts and is dropped out as Flax' example has it
 )

@@ -18,6 +18,7 @@ from jsonargparse.typing import (
 )
 
 from samkeras.errors import InputError
+from samkeras.experiment.targets import find_workload
 
 # What float32 holds, in which models are trained: larger numbers would be infinite
 # there, smaller ones zero, and those nearer to 1 would be 1.
@@ -294,9 +295,30 @@ def varied_fields(configs: Iterable[Config]) -> dict[str, list]:
     return {name: known for name, known in values.items() if len(known) > 1}
 
 
-def fingerprint(config: Config, backend: str) -> str:
-    """Hash of what defines a run's result: equal runs are trained once."""
-    text = json.dumps([backend, result_fields(config)], sort_keys=True)
+# Options that are younger than runs that are recorded: at their defaults, left out of
+# fingerprints, so that those runs stay known.
+YOUNGER_FIELDS = ("tags",)
+
+
+def fingerprint(config: Config, backend: str, content: str | None = None) -> str:
+    """Hash of what defines a run's result: equal runs are trained once.
+
+    Args:
+        config: the run.
+        backend: keras' backend.
+        content: the digest of its data set's local files; None: it has none.
+    """
+    fields = result_fields(config)
+    for name in YOUNGER_FIELDS:
+        if name in fields and fields[name] == getattr(type(config), name):
+            del fields[name]
+    identity = [backend, fields]
+    version = find_workload(config.workload).version
+    if version > 1:
+        identity.append({"version": version})
+    if content is not None:
+        identity.append({"content": content})
+    text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

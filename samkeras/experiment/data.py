@@ -14,6 +14,7 @@ from samkeras.data.image_stream import ImageStream
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
 from samkeras.experiment.config import Config, PPOConfig, SupervisedConfig
+from samkeras.experiment.content import describe_content
 from samkeras.experiment.rollouts import Rollouts
 from samkeras.experiment.targets import find_workload
 from samkeras.seeds import derive_seed
@@ -78,7 +79,8 @@ def load_data(config: Config) -> Splits:
             x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
         return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
 
-    return dataclasses.replace(splits, info=info, read=read)
+    content = describe_content(config.dataset)
+    return dataclasses.replace(splits, info=info, read=read, content=content)
 
 
 def load_shared(config: Config, shared: dict[Any, Splits]) -> Splits:

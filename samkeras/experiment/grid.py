@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from samkeras.backend import broadcast, find_process
 from samkeras.errors import InputError
 from samkeras.experiment import cluster, data, picture, run, tables
@@ -22,7 +20,6 @@ from samkeras.experiment.config import (
     PPOConfig,
     SupervisedConfig,
     count_work,
-    fingerprint,
     varied_fields,
 )
 from samkeras.experiment.figure import Figure
@@ -81,15 +78,17 @@ def _run_grid(configs: list[Config], figure: Figure | None = None) -> int:
     tracker = Tracker(session.tracking_uri, session.experiment or session.workload)
     tracker.deliver_pending(Path(session.run_dir))
     tracker.save_view(session.workload, workload.monitor, workload.mode)
-    results = {} if session.rerun else _find_finished(tracker, configs)
+    marks = [run.mark_of(*pair) for pair in zip(configs, splits, strict=True)]
+    results = {} if session.rerun else _find_finished(tracker, configs, marks)
     results = broadcast(results)
     signal.signal(signal.SIGTERM, raise_interrupt)
     remaining = [i for i in range(len(configs)) if i not in results]
     # A grid that was killed in its last run is ended too.
-    is_grid = len(remaining) > 1 or (remaining and _grid_folder(configs).exists())
+    folder = _grid_folder(session, marks, figure)
+    is_grid = len(remaining) > 1 or (remaining and folder.exists())
     parent = None
     if is_grid or figure is not None:
-        parent = _start_parent(tracker, configs, figure)
+        parent = _start_parent(tracker, configs, folder, figure)
     jobs = [Job(i, configs[i], splits[i], parent and parent.journal) for i in remaining]
     interrupted = _train_all(jobs, configs, results, tracker)
     failed = any(result.failure for result in results.values())
@@ -239,11 +238,12 @@ def _check_writable(folder: Path) -> None:
         ) from None
 
 
-def _find_finished(tracker: Tracker, configs: list[Config]) -> dict[int, Result]:
+def _find_finished(
+    tracker: Tracker, configs: list[Config], marks: list[str]
+) -> dict[int, Result]:
     """The results of the runs that MLflow holds as finished, by position."""
     finished = {}
-    for i, config in enumerate(configs):
-        mark = fingerprint(config, keras.backend.backend())
+    for i, (config, mark) in enumerate(zip(configs, marks, strict=True)):
         found = tracker.find_finished(mark)
         result = found and _read_result(config, found)
         if result is not None:
@@ -272,7 +272,7 @@ def _read_result(config: Config, found: Any) -> Result | None:
 
 
 def _start_parent(
-    tracker: Tracker, configs: list[Config], figure: Figure | None
+    tracker: Tracker, configs: list[Config], folder: Path, figure: Figure | None
 ) -> RunLogger:
     config = configs[0]
     varied = ", ".join(
@@ -283,13 +283,12 @@ def _start_parent(
     name = f"grid: {varied}"
     if figure is not None:
         tags["figure"] = name = figure.name
-    folder = _grid_folder(configs, figure)
     return tracker.start(name, tags, None, folder, fresh=config.rerun)
 
 
-def _grid_folder(configs: list[Config], figure: Figure | None = None) -> Path:
-    marks = sorted(fingerprint(c, keras.backend.backend()) for c in configs)
+def _grid_folder(session: Config, marks: list[str], figure: Figure | None) -> Path:
+    marks = sorted(marks)
     if figure is not None:
         marks.append(figure.name)
     digest = hashlib.sha256(" ".join(marks).encode()).hexdigest()
-    return Path(configs[0].run_dir) / f"grid_{digest[:8]}"
+    return Path(session.run_dir) / f"grid_{digest[:8]}"

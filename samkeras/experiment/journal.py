@@ -6,6 +6,7 @@ trains the run holds a lock on `journal.lock` beside them, whoever delivers it o
 the journal. A process that is killed lets go of both.
 """
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -59,7 +60,7 @@ class Journal:
         name = uuid.uuid4().hex
         path = folder / f"journal_{name[:8]}.jsonl"
         lines = map(json.dumps, [{"journal": name, **head}, *records])
-        _replace(path, "\n".join(lines) + "\n")
+        replace_file(path, ("\n".join(lines) + "\n").encode())
         return cls(path)
 
     def read(self, position: int) -> Iterator[tuple[dict, int]]:
@@ -114,7 +115,8 @@ class Journal:
         return state
 
     def save_state(self, state: Delivered) -> None:
-        _replace(self._state_path, json.dumps(dataclasses.asdict(state)))
+        text = json.dumps(dataclasses.asdict(state))
+        replace_file(self._state_path, text.encode())
 
     def nothing_delivered(self) -> Delivered:
         return Delivered(position=self._head_end)
@@ -159,8 +161,13 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         yield
 
 
-def _replace(path: Path, text: str) -> None:
-    """Writes a file in one step: a kill leaves the old one or the new one."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file in one step: a kill or a full disk leaves the old one or none."""
     new = path.with_suffix(f".{os.getpid()}.tmp")
-    new.write_text(text)
-    os.replace(new, path)
+    try:
+        new.write_bytes(data)
+        os.replace(new, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise

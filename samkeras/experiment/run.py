@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import yaml
 
 import samkeras
 from samkeras.errors import InputError
@@ -25,6 +24,7 @@ from samkeras.experiment.config import (
     PPOConfig,
     fingerprint,
     plain_values,
+    read_yaml,
     result_fields,
     save_config,
 )
@@ -151,9 +151,9 @@ def train(
     size = measure_size(config, splits.info)
     model = build_model(config, splits.info)
     result = Result(config, size.num_params, size.num_nonzero)
-    mark = fingerprint(config, keras.backend.backend())
+    mark = mark_of(config, splits)
     try:
-        logger = start_record(config, tracker, parent)
+        logger = start_record(config, splits, tracker, parent)
     except InputError as error:
         return dataclasses.replace(result, failure=str(error))
     folder = logger.folder
@@ -206,13 +206,21 @@ def train(
     )
 
 
-def start_record(config: Config, tracker: Tracker, parent: str | None) -> RunLogger:
+def mark_of(config: Config, splits: Splits) -> str:
+    """The fingerprint of a run on this backend."""
+    content = splits.content and splits.content.digest
+    return fingerprint(config, keras.backend.backend(), content)
+
+
+def start_record(
+    config: Config, splits: Splits, tracker: Tracker, parent: str | None
+) -> RunLogger:
     """Starts a run's record, or goes on with it.
 
     Raises:
         InputError: another command is at this run.
     """
-    name, mark = run_name(config), fingerprint(config, keras.backend.backend())
+    name, mark = run_name(config), mark_of(config, splits)
     tags = {"workload": config.workload, "fingerprint": mark}
     folder = Path(config.run_dir) / f"{name}_{mark[:8]}"
     return tracker.start(name, tags, parent, folder, fresh=config.rerun)
@@ -233,15 +241,17 @@ def _mention_other_config(
     for other in sorted(folder.parent.glob(f"{name}_????????")):
         if other == folder or not has_checkpoint(other):
             continue
-        saved = yaml.safe_load((other / "config.yaml").read_text())
+        try:
+            saved = read_yaml(other / "config.yaml")
+        except InputError:
+            continue  # It says nothing of this run.
         values = plain_values(config)
         changed = [key for key in saved if saved[key] != values.get(key)]
-        if changed:
-            shown = (f"{key} {saved[key]} -> {values.get(key)}" for key in changed)
-            progress.say(
-                f"the unfinished run {other} stays as it is: this one is another "
-                f"({', '.join(shown)}) and starts anew"
-            )
+        shown = [f"{key} {saved[key]} -> {values.get(key)}" for key in changed]
+        progress.say(
+            f"the unfinished run {other} stays as it is: this one is another "
+            f"({', '.join(shown) or 'backend, data or version'}) and starts anew"
+        )
 
 
 def _explain(error: Exception, config: Config) -> str:
@@ -355,10 +365,13 @@ def _record_setup(
 ) -> None:
     backend = keras.backend.backend()
     devices = data.run_devices(config)
+    content = splits.content._asdict() if splits.content else {}
     logger.log_params(
         {
             **dataclasses.asdict(config),
             **result_fields(config),
+            **{f"data_{name}": value for name, value in content.items()},
+            "workload_version": find_workload(config.workload).version,
             "num_params": size.num_params,
             "num_nonzero_params": size.num_nonzero,
             "keras_backend": backend,

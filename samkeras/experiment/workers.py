@@ -104,7 +104,7 @@ def train_in_workers(
 def give_up(job: Job, tracker: Tracker, failure: str) -> Result:
     """Records a run as failed that could not do so itself."""
     with contextlib.suppress(InputError):  # something still trains it
-        logger = run.start_record(job.config, tracker, job.parent_id)
+        logger = run.start_record(job.config, job.splits, tracker, job.parent_id)
         logger.end("FAILED", failure)
     return run.without_metrics(job.config, job.splits.info, failure)
 

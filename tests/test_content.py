@@ -1,0 +1,74 @@
+"""What local files hold: the same in whatever file, read once where it is much."""
+
+import pytest
+
+from samkeras.experiment import content
+from samkeras.experiment.content import describe_content
+
+
+@pytest.fixture
+def forget():
+    """A function that makes this process know no digest, as another one."""
+    content._digest.cache_clear()
+    return content._digest.cache_clear
+
+
+def test_a_digest_is_of_the_content(tmp_path, forget):
+    """Not of its name or time; that of a file that is rewritten is another."""
+    one, other = tmp_path / "one.npz", tmp_path / "other.npz"
+    one.write_bytes(b"12")
+    other.write_bytes(b"12")
+    known = describe_content(str(one))
+    assert known == describe_content(str(other))
+    assert known.size == 2
+    other.write_bytes(b"123")
+    assert describe_content(str(other)).digest != known.digest
+
+
+def test_a_folders_digest_is_of_its_treebanks(tmp_path):
+    """Their names, which say what they are for, and contents; of nothing else."""
+    (tmp_path / "a-train.conllu").write_text("1")
+    (tmp_path / "a-dev.conllu").write_text("2")
+    known = describe_content(str(tmp_path))
+    (tmp_path / "README").write_text("1")
+    assert describe_content(str(tmp_path)) == known
+    assert known.size == 2
+    (tmp_path / "a-dev.conllu").write_text("22")
+    changed = describe_content(str(tmp_path))
+    (tmp_path / "a-dev.conllu").rename(tmp_path / "b-dev.conllu")
+    renamed = describe_content(str(tmp_path))
+    assert len({known.digest, changed.digest, renamed.digest}) == 3
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist:3.0.1", "", "no/such.npz"])
+def test_a_name_alone_has_no_content(name, tmp_path, monkeypatch):
+    (tmp_path / "mnist").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert describe_content(name) is None
+
+
+def test_a_large_file_is_read_once(tmp_path, monkeypatch, forget):
+    """By all processes, until it changes; where nothing can be kept, by each."""
+    reads, read = [], content._read_digest
+    monkeypatch.setattr(content, "KEPT_FROM", 0)
+    monkeypatch.setattr(
+        content, "_read_digest", lambda path: reads.append(path) or read(path)
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "data.npz"
+    path.write_bytes(b"12")
+    known = describe_content(str(path))
+    forget()
+    assert describe_content(str(path)) == known
+    assert len(reads) == 1
+    path.write_bytes(b"345")
+    forget()
+    assert describe_content(str(path)) != known
+    (kept,) = (tmp_path / "cache").glob("*/*/*.json")
+    kept.write_text("{")  # damaged
+    forget()
+    describe_content(str(path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path / "no folder"))
+    forget()
+    describe_content(str(path))
+    assert len(reads) == 4
