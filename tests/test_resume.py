@@ -5,8 +5,11 @@ import functools
 import json
 import os
 import random
+import resource
 import signal
+from unittest.mock import Mock
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -320,6 +323,22 @@ def test_a_full_disk_costs_the_checkpoint_not_the_run(train, tmp_path, monkeypat
     assert before.read_bytes() == data
     code, _, _ = train("run")
     assert code == 0
+
+
+def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
+    """Neither half of one, nor an open one, with which HDF5 would crash at the end."""
+    model = helpers.compile_classifier(helpers.build_classifier())
+    helpers.train(model, *helpers.random_examples(16))
+    best = Mock(monitor="m", best_weights=model.get_weights())
+    whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, whole[1]))
+    try:
+        with pytest.raises(OSError, match="best.weights.h5"):
+            run._record_best(Mock(), model, best, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+    assert not list(tmp_path.iterdir())
+    assert not h5py.h5f.get_obj_count(types=h5py.h5f.OBJ_FILE)
 
 
 def test_a_kill_between_write_and_rename_leaves_the_one_before(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import http.server
 import json
 import math
 import random
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from requests.exceptions import ConnectionError
 
 from samkeras.errors import InputError
 from samkeras.experiment.delivery import Delivery, identify
-from samkeras.experiment.journal import Journal, find_journals
+from samkeras.experiment.journal import FolderGoneError, Journal, find_journals
 from samkeras.experiment.tracking import Tracker
 
 NOBODY = "http://127.0.0.1:9"
@@ -284,6 +285,33 @@ def test_a_fresh_run_leaves_the_old_one_alone(
     session.start("new", {}, None, tmp_path / "run").end("FINISHED")
     session.close()
     assert set(recorded()) == {"old", "new"}
+
+
+@pytest.mark.parametrize("left", ["nothing", "its state", "a moved one"])
+def test_a_run_whose_folder_is_gone_ends(tracker, recorded, curve, tmp_path, left):
+    """It hears of it with its next record, and what it had recorded, and that it has
+    failed, is delivered all the same."""
+    session, folder = tracker(), tmp_path / "run"
+    run = session.start("name", {}, None, folder)
+    (folder / "config.yaml").touch()
+    log(run, range(3), folder / "config.yaml")
+    while run.journal.count_undelivered():
+        time.sleep(0.05)
+    log(run, range(3, 5))
+    if left == "nothing":
+        shutil.rmtree(folder)
+    elif left == "its state":  # written by a delivery just then
+        run.journal.path.unlink()
+    else:
+        folder.rename(tmp_path / "moved")
+    with pytest.raises(FolderGoneError, match="was removed or moved"):
+        log(run, [5])
+    run.end("FAILED", "gone")
+    session.close()
+    ended = recorded()["name"]
+    assert ended.info.status == "FAILED"
+    assert ended.data.tags["failure"] == "gone"
+    assert curve(ended, "loss") == losses(range(5))
 
 
 @pytest.mark.parametrize("lost", ["position", "run", "file"])

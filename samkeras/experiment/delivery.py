@@ -171,7 +171,9 @@ class Delivery:
                         self._warn_of_silence(error)
                     self.answers = False
                     break
-                self._warn(f"{journal.path.parent}: {_explained(error, self.store)}")
+                if journal.path.exists():  # else its run says that it is gone
+                    reason = _explained(error, self.store)
+                    self._warn(f"{journal.path.parent}: {reason}")
             else:
                 with self._lock:
                     if not journal.is_open and not journal.count_undelivered():

@@ -24,6 +24,7 @@ from samkeras.experiment.config import (
 )
 from samkeras.experiment.figure import Figure
 from samkeras.experiment.interrupt import raise_interrupt
+from samkeras.experiment.journal import FolderGoneError
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.run import Result
 from samkeras.experiment.targets import find_workload
@@ -88,17 +89,25 @@ def _run_grid(configs: list[Config], figure: Figure | None = None) -> int:
     is_grid = len(remaining) > 1 or (remaining and folder.exists())
     parent = None
     if is_grid or figure is not None:
-        parent = _start_parent(tracker, configs, folder, figure)
+        try:
+            parent = _start_parent(tracker, configs, folder, figure)
+        except OSError as error:
+            raise InputError(f"--run_dir cannot be written: {error}") from None
     jobs = [Job(i, configs[i], splits[i], parent and parent.journal) for i in remaining]
     interrupted = _train_all(jobs, configs, results, tracker)
     failed = any(result.failure for result in results.values())
-    if figure is not None:
-        picture_path = _draw(figure, configs, splits, results, parent)
-    if parent is not None:
-        parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
+    picture_path = None
+    try:
+        if figure is not None:
+            picture_path = _draw(figure, configs, splits, results, parent)
+        if parent is not None:
+            parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
+    except (OSError, FolderGoneError) as error:  # such as a full disk
+        failed = True
+        print(f"run.py: cannot record the runs together: {error}", file=sys.stderr)
     tables.print_table([results[i] for i in sorted(results)])
     tracker.close()
-    if figure is not None:
+    if picture_path is not None:
         print(f"The figure and its numbers: {picture_path}")
     print_address(tracker)
     if interrupted:

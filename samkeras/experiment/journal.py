@@ -22,6 +22,10 @@ from typing import IO, Any
 from samkeras.errors import InputError
 
 
+class FolderGoneError(RuntimeError):
+    """A run's folder was removed or moved while it trained."""
+
+
 @dataclass
 class Delivered:
     """What MLflow has of a journal."""
@@ -84,7 +88,7 @@ class Journal:
         """Opens the journal for `append`; `owner` is the lock on its folder."""
         ends = [end for _, end in self.read(0)]
         # Unbuffered: what is written survives the process.
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         self._file.truncate(ends[-1])
         self._owner = owner
 
@@ -92,7 +96,38 @@ class Journal:
     def is_open(self) -> bool:
         return self._file is not None
 
+    @property
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except OSError:
+            return False
+
+    def put_back(self) -> None:
+        """Writes an open journal anew if it was removed or moved with its folder, so
+        that what is appended is delivered; without the files, which are gone."""
+        if self._is_in_place:
+            return
+        self._file.seek(0)
+        lines = self._file.read().splitlines()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # As long as they were, because the count of what is delivered may be left.
+        kept = [b"{}".ljust(len(x)) if "file" in json.loads(x) else x for x in lines]
+        replace_file(self.path, b"".join(line + b"\n" for line in kept))
+        self._file.close()
+        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+
     def append(self, record: dict[str, Any]) -> None:
+        """Records something.
+
+        Raises:
+            FolderGoneError: the journal is no longer where it was.
+            OSError: it cannot be written, as on a full disk.
+        """
+        if not self._is_in_place:
+            raise FolderGoneError(
+                f"{self.path.parent} was removed or moved while the run was training"
+            )
         line = json.dumps(record).encode() + b"\n"
         written = self._file.write(line)
         if written < len(line):
@@ -167,7 +202,7 @@ def replace_file(path: Path, data: bytes) -> None:
     try:
         new.write_bytes(data)
         os.replace(new, path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import io
 import math
 import platform
 import random
@@ -29,6 +30,7 @@ from samkeras.experiment.config import (
     save_config,
 )
 from samkeras.experiment.interrupt import StopRequest
+from samkeras.experiment.journal import replace_file
 from samkeras.experiment.ppo_recorder import PPORecorder
 from samkeras.experiment.progress import RunProgress
 from samkeras.experiment.recorder import Recorder
@@ -154,7 +156,7 @@ def train(
     mark = mark_of(config, splits)
     try:
         logger = start_record(config, splits, tracker, parent)
-    except InputError as error:
+    except (InputError, OSError) as error:
         return dataclasses.replace(result, failure=str(error))
     folder = logger.folder
     checkpoints = Checkpoints(folder, mark, progress.say)
@@ -187,23 +189,30 @@ def train(
             )
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
-        checkpoints.clear()
     except KeyboardInterrupt:
-        checkpoints.wait()
-        logger.end("KILLED", "interrupted")
+        try:
+            checkpoints.wait()
+        finally:  # interrupted once more
+            _end(logger, "KILLED", "interrupted")
         raise
     except Exception as error:
         checkpoints.wait()
         failure = _explain(error, config)
-        with contextlib.suppress(OSError):  # such as the full disk that is the failure
-            logger.end("FAILED", failure)
+        _end(logger, "FAILED", failure)
         return dataclasses.replace(result, failure=failure)
+    with contextlib.suppress(OSError):  # they are of no use any more
+        checkpoints.clear()
     return dataclasses.replace(
         result,
         best=recorder.best,
         final=recorder.final,
         seconds=time.monotonic() - started,
     )
+
+
+def _end(logger: RunLogger, status: str, reason: str) -> None:
+    with contextlib.suppress(OSError):  # such as the full disk that is the reason
+        logger.end(status, reason)
 
 
 def mark_of(config: Config, splits: Splits) -> str:
@@ -412,6 +421,17 @@ def _record_best(
     }
     logger.log_metrics(metrics, step=0)  # one value each, which MLflow draws as bars
     model.set_weights(recorder.best_weights)
-    model.save_weights(folder / "best.weights.h5")
-    for path in (folder / "best.weights.h5", *recorder.illustrate(folder)):
-        logger.log_file(path)
+    weights = _WeightsFile()
+    model.save_weights(weights)
+    path = folder / "best.weights.h5"
+    replace_file(path, weights.getbuffer())
+    for each in (path, *recorder.illustrate(folder)):
+        logger.log_file(each)
+
+
+class _WeightsFile(io.BytesIO):
+    """A file in memory for keras' weights. HDF5 leaves a file that it could not write,
+    as on a full disk, open, and crashes at the process' end."""
+
+    def __str__(self):
+        return "best.weights.h5"  # keras looks at the ending of its name

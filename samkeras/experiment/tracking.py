@@ -217,11 +217,18 @@ class RunLogger:
         self.journal.append({"tags": {key: value}})
 
     def end(self, status: str, reason: str | None = None) -> None:
-        """Ends the run as FINISHED, FAILED or KILLED, the last two with the reason."""
-        if reason is not None:
-            self.set_tag("failure", reason)
-        self.journal.append({"status": status, "time": _now()})
-        self.journal.close()
+        """Ends the run as FINISHED, FAILED or KILLED, the last two with the reason.
+
+        Raises:
+            OSError: that cannot be recorded, as on a full disk.
+        """
+        try:
+            self.journal.put_back()
+            if reason is not None:
+                self.set_tag("failure", reason)
+            self.journal.append({"status": status, "time": _now()})
+        finally:
+            self.journal.close()
 
 
 def _unfinished_records(journal: Journal) -> list[dict]:
