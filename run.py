@@ -7,6 +7,7 @@ from types import ModuleType
 
 from samkeras.errors import InputError
 from samkeras.experiment.command_line import parse_figure, parse_runs
+from samkeras.experiment.interrupt import INTERRUPTED, end_at_once
 from samkeras.experiment.report import write_report
 from samkeras.experiment.targets import REPORT, describe_targets, resolve_target
 from samkeras.quiet import silence_native_stderr
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
         return 2
     except KeyboardInterrupt:  # while nothing trains, or a second time
         print("run.py: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def print_targets() -> None:
@@ -87,4 +88,6 @@ def join_processes(keras: ModuleType) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    end_at_once()
+    sys.exit(code)

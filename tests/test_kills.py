@@ -37,13 +37,15 @@ GRID += ["--seed", "0,1,2", "--train_examples", "2000", "--epochs", "8"]
 DEADLINE_SEC = 300
 
 
-def start(folder: Path, options: list[str]) -> subprocess.Popen:
+def start(
+    folder: Path, options: list[str], program: tuple[str, ...] = ("-c", PROGRAM)
+) -> subprocess.Popen:
     """Starts a command as a user would: with a cache of compiled programs of its own,
-    none of the tests'."""
+    none of the tests'; in a process group of its own, which is a terminal's."""
     places = ["--tracking_uri", f"sqlite:///{folder}/mlflow.db"]
     places += ["--run_dir", str(folder / "runs")]
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *options, *places],
+        [sys.executable, *program, *options, *places],
         cwd=ROOT,
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith("JAX_")},
@@ -53,6 +55,7 @@ def start(folder: Path, options: list[str]) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        process_group=0,
     )
 
 
@@ -142,6 +145,24 @@ def test_a_preempted_run_saves_and_says_so(tmp_path, undisturbed):
     assert run.info.status == "KILLED"
     finish(start(tmp_path, ONE_RUN))
     assert_as_undisturbed(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("pause", [0.1, 0.5])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_again_and_again_is_told_in_a_line(tmp_path, workers, pause):
+    """Whatever it falls into: training, saving, the end of a process."""
+    options = [*GRID, "--epochs_mult", "100", "--workers", workers]
+    process = start(tmp_path, options, ("run.py",))
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoint_*")), process)
+    for _ in range(5):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        time.sleep(pause)
+    out, _ = process.communicate(timeout=DEADLINE_SEC)
+    # A shell's exit code is 130 for both.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in out
+    assert out.count("run.py: interrupted") == 1
 
 
 def rows(out: str) -> list[list[str]]:

@@ -19,7 +19,7 @@ import samkeras
 from samkeras.experiment import checkpoint, recorder, run
 from samkeras.experiment.checkpoint import CheckpointError, Checkpoints
 from samkeras.experiment.command_line import parse_runs
-from samkeras.experiment.interrupt import StopRequest
+from samkeras.experiment.interrupt import StopRequest, hidden_from_children
 from samkeras.experiment.progress import RunProgress
 from tests import helpers
 from workloads import mnist_mlp
@@ -406,6 +406,12 @@ def test_the_first_signal_asks_and_the_second_interrupts(interruptible):
             os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):  # the handler before is back
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_processes_inherit_that_ctrl_c_is_not_for_them():
+    with hidden_from_children():
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_loss_that_is_not_finite_says_where_and_what_to_try(train):

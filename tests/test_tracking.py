@@ -14,9 +14,10 @@ from mlflow.tracking import MlflowClient
 from requests.exceptions import ConnectionError
 
 from samkeras.errors import InputError
+from samkeras.experiment import tracking
 from samkeras.experiment.delivery import Delivery, identify
 from samkeras.experiment.journal import FolderGoneError, Journal, find_journals
-from samkeras.experiment.tracking import Tracker
+from samkeras.experiment.tracking import Tracker, _read_run
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -285,6 +286,22 @@ def test_a_fresh_run_leaves_the_old_one_alone(
     session.start("new", {}, None, tmp_path / "run").end("FINISHED")
     session.close()
     assert set(recorded()) == {"old", "new"}
+
+
+def test_a_clock_that_is_set_back_shortens_no_run(tracker, tmp_path, monkeypatch):
+    """Neither while it trains, nor between two commands, of which the newer counts."""
+    session = tracker()
+    run = session.start("name", {"fingerprint": "f"}, None, tmp_path / "run")
+    monkeypatch.setattr(time, "time", lambda now=time.time(): now - 86400)
+    run.end("FINISHED")
+    found = _read_run(run.journal).info
+    assert 0 <= found.end_time - found.start_time < 60_000
+    monkeypatch.setattr(tracking, "STARTED", tracking.STARTED - 86400)
+    run = session.start("name", {"fingerprint": "f"}, None, tmp_path / "run", True)
+    run.end("KILLED", "interrupted")
+    session.close()
+    newest = find_journals(tmp_path / "run")[-1]
+    assert newest.id == run.journal.id
 
 
 @pytest.mark.parametrize("left", ["nothing", "its state", "a moved one"])

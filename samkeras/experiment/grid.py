@@ -23,7 +23,7 @@ from samkeras.experiment.config import (
     varied_fields,
 )
 from samkeras.experiment.figure import Figure
-from samkeras.experiment.interrupt import raise_interrupt
+from samkeras.experiment.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.journal import FolderGoneError
 from samkeras.experiment.progress import ProgressDisplay
 from samkeras.experiment.run import Result
@@ -112,7 +112,7 @@ def _run_grid(configs: list[Config], figure: Figure | None = None) -> int:
     print_address(tracker)
     if interrupted:
         print("run.py: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 1 if failed else 0
 
 

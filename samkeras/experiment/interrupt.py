@@ -1,12 +1,34 @@
 """SIGINT and SIGTERM: the first asks training to stop, the second stops at once."""
 
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+INTERRUPTED = 130  # the exit code
 
 
 def raise_interrupt(number: int, frame: FrameType | None) -> None:
     """A signal's handler: as Ctrl-C."""
     raise KeyboardInterrupt
+
+
+def end_at_once() -> None:
+    """From now on a signal ends the process in silence: for its last moments, in which
+    a KeyboardInterrupt would reach nobody but the screen."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+
+
+@contextmanager
+def hidden_from_children() -> Iterator[None]:
+    """Within its `with` block, processes are started that Ctrl-C does not reach."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 class StopRequest:

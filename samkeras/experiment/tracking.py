@@ -14,6 +14,7 @@ from samkeras.experiment.targets import ROOT
 
 DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow' / 'mlflow.db'}"
 LOCAL_SERVER = "http://127.0.0.1:5000"
+STARTED = time.time() - time.monotonic()
 
 
 def resolve_uri(tracking_uri: str | None) -> str:
@@ -144,14 +145,17 @@ class Tracker:
                 raise InputError(f"another command is training the run in {folder}")
             time.sleep(0.05)
         place = {"store": self._delivery.store, "experiment": self._experiment}
-        journals = [] if fresh else find_journals(folder)
+        known = find_journals(folder)
+        journals = [] if fresh else known
         held = [j for j in journals if place.items() <= j.head.items()]
         if held:
             journal = self._delivery.know(held[-1])
             journal.open(owner)
             journal.append({"status": "RUNNING", "time": _now()})
         else:
-            head = {**place, "name": name, "tags": tags, "time": _now()}
+            # The newest, even if the clock was set back since.
+            now = max([_now(), *(journal.head["time"] + 1 for journal in known)])
+            head = {**place, "name": name, "tags": tags, "time": now}
             head["parent"] = parent
             # A run that goes on in another store brings along what it has recorded.
             records = _unfinished_records(journals[-1]) if journals else []
@@ -262,7 +266,8 @@ def _read_run(journal: Journal) -> Any:
 
 
 def _now() -> int:
-    return int(time.time() * 1000)
+    """Milliseconds since 1970, which go on evenly while a process' clock is set."""
+    return int((STARTED + time.monotonic()) * 1000)
 
 
 def _text(value: Any) -> str:

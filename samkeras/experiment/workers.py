@@ -15,7 +15,11 @@ from samkeras.backend import cache_programs, split_batches
 from samkeras.errors import InputError
 from samkeras.experiment import data, run
 from samkeras.experiment.config import Config
-from samkeras.experiment.interrupt import raise_interrupt
+from samkeras.experiment.interrupt import (
+    end_at_once,
+    hidden_from_children,
+    raise_interrupt,
+)
 from samkeras.experiment.journal import Journal
 from samkeras.experiment.progress import ProgressDisplay, RunProgress
 from samkeras.experiment.run import Result
@@ -129,7 +133,8 @@ class _Worker:
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, *self._place))
-        self.process.start()
+        with hidden_from_children():
+            self.process.start()
         theirs.close()
 
     def fileno(self) -> int:
@@ -174,10 +179,8 @@ def _stop(workers: list[_Worker]) -> None:
 
 
 def _work(connection: Connection, number: int, num_workers: int) -> None:
-    """The life of a worker process."""
-    # A terminal's Ctrl-C is for the first process, which has its workers stop.
+    """The life of a worker process, which its first process has stop by SIGTERM."""
     os.setpgrp()
-    signal.signal(signal.SIGTERM, raise_interrupt)
     _share_machine(number, num_workers)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     shared, told_at = {}, 0.0
@@ -192,14 +195,16 @@ def _work(connection: Connection, number: int, num_workers: int) -> None:
             connection.send((event, *values))
 
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
+        signal.signal(signal.SIGTERM, raise_interrupt)
         while True:
             config, parent, parent_id = connection.recv()
             try:
                 result = train_alone(config, parent, parent_id, shared, tell)
             except KeyboardInterrupt:
                 connection.send(("stopped",))
-                return
+                break
             connection.send(("result", result))
+    end_at_once()
 
 
 def train_alone(
