@@ -45,11 +45,17 @@ def main(arguments: list[str]) -> int:
 
         return run_grid(runs, figure)
     except InputError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        print(f"run.py: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # while nothing trains, or a second time
         print("run.py: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _one_line(text: str) -> str:
+    """A text without what breaks lines, and without the middle of what has no end."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= 1000 else f"{line[:700]} ... {line[-200:]}"
 
 
 def print_targets() -> None:

@@ -7,9 +7,10 @@ import sys
 import pytest
 import yaml
 
+import run as command
 from samkeras.errors import InputError
 from samkeras.experiment.command_line import parse_runs
-from samkeras.experiment.config import Config, fingerprint, save_config
+from samkeras.experiment.config import OWN_FIELDS, Config, fingerprint, save_config
 from samkeras.experiment.schedule import learning_rate_at
 from samkeras.experiment.targets import (
     ROOT,
@@ -166,6 +167,29 @@ def test_a_flag_needs_no_value():
         (["--seed", "1", "--seed", "2"], ["--seed", "twice", "--seed a,b"]),
         (["seed=1"], ["seed=1", "start with --"]),
         (["--config", "/nonexistent.yaml"], ["/nonexistent.yaml", "No such file"]),
+        (["--config", "/tmp"], ["/tmp", "Is a directory"]),
+        (["--seed", "1_000"], ["--seed", "integer", "1_000"]),
+        (["--seed", "0x10"], ["--seed", "integer", "0x10"]),
+        (["--seed", "\u0663"], ["--seed", "integer"]),
+        (["--seed", "4294967296"], ["--seed", "< 2**32", "4294967296"]),
+        (["--seed", "9" * 5000], ["--seed", "< 2**32"]),
+        (["--epochs", "2147483648"], ["--epochs", "< 2**31"]),
+        (["--rho", "1e400"], ["--rho", ">= 0", "1e400"]),
+        (["--rho="], ["--rho", ">= 0"]),
+        (["--rho", "null"], ["--rho", ">= 0", "null"]),
+        (["--sam", "yes"], ["--sam", "true or false", "yes"]),
+        (["--verbose", "true"], ["--verbose", "one of 0, 1, 2"]),
+        (["--dataset", ""], ["--dataset must be text"]),
+        (["--run_dir", "a\0b"], ["--run_dir must be text"]),
+        (["--depth", "100000"], ["--depth", "<= 100", "100000"]),
+        (["--lr_milestones", "0.5"], ["--lr_milestones", "a list like"]),
+        (["--image_size", "32"], ["workloads/mnist_mlp has no option --image_size"]),
+        (["--frames", "32"], ["workloads/mnist_mlp has no option --frames"]),
+        (["--help=x"], ["--help takes no value"]),
+        (
+            [f"--{n}={','.join('1' * 99)}" for n in ("rho", "seed", "epochs")],
+            ["at most 10,000 runs", "970,299"],
+        ),
     ],
 )
 def test_bad_options_are_refused_in_one_line(arguments, words):
@@ -185,15 +209,38 @@ def test_bad_options_are_refused_in_one_line(arguments, words):
         ("- 1", ["must hold fields"]),
         ("a: : [", ["is not YAML"]),
         ("workload: synthetic_mlp", ["synthetic_mlp", "not of workloads/mnist_mlp"]),
+        ("", ["must hold fields"]),
+        ("1: 2", ["unknown field 1 in line 1"]),
+        ("rho: 0\nnull: 2", ["unknown field null in line 2"]),
+        ("true: 2", ["unknown field true"]),
+        ("[a]: 2", ["unknown field [...] in line 1"]),
+        ("2024-01-01: 2", ["unknown field 2024-01-01"]),
+        ("rho: 0.1\nsam: true\nrho: 0.2", ["rho is given twice, in lines 1 and 3"]),
+        ("rho: &a 1\nseed: *a", ["line 2 has an alias"]),
+        ("rho: !!int a", ["is not YAML"]),
+        ("rho: !!binary a", ["is not YAML", "tag"]),
+        ("[" * 3000, ["lists within lists"]),
+        ("rho: null", ["rho must be", ">= 0", "null"]),
+        ("rho: .nan", ["rho must be", ">= 0", ".nan"]),
+        ("rho: [0.1]", ["rho must be", ">= 0"]),
+        ("seed: " + "9" * 5000, ["seed must be", "< 2**32"]),
+        ("seed: 1:30", ["seed must be", "1:30"]),
+        ("sam: yes", ["sam must be true or false", "yes"]),
+        ("dataset: null", ["dataset must be text"]),
+        ("dataset: [a]", ["dataset must be text"]),
+        ('run_dir: "a\\0b"', ["run_dir must be text"]),
+        ("image_size: 32", ["workloads/mnist_mlp has no option image_size"]),
+        ("rho: \xff", ["is not YAML"]),
     ],
 )
 def test_bad_config_files_are_refused_in_one_line(tmp_path, text, words):
     """A wrong file is named, with what is wrong in it."""
     path = tmp_path / "config.yaml"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError) as error:
         parse_runs("mnist_mlp", ["--config", str(path)])
     message = str(error.value)
+    assert str(path) in message
     assert "\n" not in message
     assert all(word in message for word in words), message
 
@@ -241,6 +288,74 @@ def test_another_version_or_content_is_another_run(monkeypatch):
     monkeypatch.setattr("workloads.mnist_mlp.workload", newer)
     marks.append(fingerprint(config, "jax"))
     assert len(set(marks)) == 4
+
+
+@pytest.mark.parametrize("workload", list_workloads())
+def test_a_workloads_file_names_the_options_that_it_reads(workload):
+    """Of those that not all workloads have; crops and alpha are applied to its data
+    and its model."""
+    source = (ROOT / "workloads" / f"{workload}.py").read_text()
+    values = yaml.safe_load((ROOT / "configs" / f"{workload}.yaml").read_text())
+    assert values["workload"] == workload
+    read = {name for name in OWN_FIELDS if f"config.{name}" in source}
+    assert {n for n in OWN_FIELDS if n in values} - {"augment", "alpha"} == read
+
+
+def test_options_that_a_workload_has_not_are_not_shown(capsys, tmp_path):
+    """In its help, with --print_config and in a saved config; those that were saved
+    with them, at values without effect, are read."""
+    with pytest.raises(SystemExit):
+        parse_runs("mnist_mlp", ["--help"])
+    assert "--depth" in (shown := capsys.readouterr().out)
+    assert "--image_size" not in shown
+    save_config(parse_one(), path := tmp_path / "config.yaml")
+    assert "image_size" not in path.read_text()
+    path.write_text(path.read_text() + "image_size: null\nword_dropout: 0.0\n")
+    assert parse_one("--config", str(path)) == parse_one()
+
+
+@pytest.mark.parametrize(
+    ("workload", "options"),
+    [
+        ("mnist_mlp", "--beta_1=0.5 --beta_2=0.5 --epsilon=1 --warmup_steps=7"),
+        ("mnist_mlp", "--rho=-0.0"),
+        ("ogbg_gcn", "--momentum=0.5 --lr_decay=0.5"),
+        ("cifar10_vit", "--lr_decay=0.5 --lr_milestones=[0.5]"),
+        ("atari_ppo", "--momentum=0.5 --warmup_steps=7"),
+    ],
+)
+def test_options_without_effect_make_no_other_run(workload, options):
+    """Those of another optimizer or of another schedule of the learning rate."""
+    run, base = (
+        parse_one(*options.split(), workload=workload),
+        parse_one(workload=workload),
+    )
+    assert fingerprint(run, "jax") == fingerprint(base, "jax")
+
+
+def test_paths_are_of_the_users_home(monkeypatch, tmp_path):
+    """~ is expanded, which no shell does in --run_dir=~/runs nor in a file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("data_dir: ~/data\ndataset: ~/a.npz")
+    config = parse_one("--run_dir=~/runs", "--config=~/own.yaml")
+    names = (config.run_dir, config.data_dir, config.dataset)
+    assert names == tuple(f"{tmp_path}/{name}" for name in ("runs", "data", "a.npz"))
+
+
+def test_a_data_sets_path_may_have_commas(tmp_path):
+    path = tmp_path / "a,b.npz"
+    path.touch()
+    assert parse_one("--dataset", str(path)).dataset == str(path)
+    assert len(parse_runs("mnist_mlp", ["--dataset", "mnist,mnist_5k"])) == 2
+
+
+@pytest.mark.parametrize("value", ["a\nb", "\x1b[31m", "9" * 10**6, "\udcff"])
+def test_what_is_said_of_any_value_is_one_line(capsys, value):
+    assert command.main(["workloads/mnist_mlp", "--seed", value]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert len(message) < 1100
+    assert message[:-1].isprintable()
 
 
 def test_a_dense_run_is_one_run_whatever_the_pruner():

@@ -1,7 +1,6 @@
 """The paper's figures: their files, their runs, their points and their pictures."""
 
 import csv
-import dataclasses
 import functools
 import json
 import math
@@ -57,33 +56,10 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 POINT_COLUMNS = ("standard_error", "seeds", "rho", "is_best_rho", "unfinished_runs")
 
 
-@pytest.fixture(scope="module")
-def expand():
-    """A function: (name, preset) -> the figure of configs/figures/ and its runs.
-
-    An option's value is parsed once, not for each of the thousands of runs.
-    """
-    parse_one, parsed = command_line._parse_one, {}
-
-    def parse(parser, workload, values):
-        key = (workload, *values.items())
-        if key not in parsed:
-            parsed[key] = parse_one(parser, workload, values)
-        return parsed[key]
-
-    def assemble(parser, workload, values):
-        own = {
-            k: getattr(parse(parser, workload, {k: v}), k) for k, v in values.items()
-        }
-        return dataclasses.replace(parse(parser, workload, {}), **own)
-
-    @functools.cache
-    def call(name, preset):
-        with pytest.MonkeyPatch.context() as context:
-            context.setattr(command_line, "_parse_one", assemble)
-            return parse_figure(name, [f"--preset={preset}"] if preset else [])
-
-    return call
+@functools.cache
+def expand(name: str, preset: str | None):
+    """The figure of configs/figures/ and its runs."""
+    return parse_figure(name, [f"--preset={preset}"] if preset else [])
 
 
 @pytest.fixture
@@ -198,7 +174,7 @@ def points_of(drawn, results, mode="max"):
 
 @pytest.mark.parametrize("preset", [None, "small"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_figure_has_the_runs_that_it_is_drawn_of(expand, name, preset):
+def test_every_figure_has_the_runs_that_it_is_drawn_of(name, preset):
     """SAM and the base optimizer, and at least two places on the x axis; if all its
     runs finish, every point of it is known and every gain is of all seeds."""
     drawn, configs = expand(name, preset)
@@ -223,7 +199,7 @@ def test_every_figure_has_the_runs_that_it_is_drawn_of(expand, name, preset):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_figures_file_says_how_many_runs_it_has(expand, name):
+def test_every_figures_file_says_how_many_runs_it_has(name):
     """Its comment counts them, with and without --preset small, and has its own name
     in the commands."""
     text = (FIGURES / f"{name}.yaml").read_text()
@@ -235,13 +211,6 @@ def test_every_figures_file_says_how_many_runs_it_has(expand, name):
     commands = re.findall(r"^# +python run\.py (.*)$", text, re.MULTILINE)
     path = f"configs/figures/{name}.yaml"
     assert commands == [path, f"{path} --preset small"]
-
-
-def test_the_expansion_of_the_tests_is_the_command_lines(expand):
-    """What `expand` does to be fast changes nothing."""
-    for name in ("figure1_mnist", "figure17_cifar10"):
-        expected = parse_figure(name, ["--preset", "small"])
-        assert expand(name, "small") == expected
 
 
 def test_options_win_over_small_and_small_over_the_grid(write):

@@ -1,5 +1,7 @@
 """Whole runs of sentences and graphs: the command line, ablations, resume, MLflow."""
 
+import dataclasses
+
 import keras
 import pytest
 from mlflow.tracking import MlflowClient
@@ -83,15 +85,15 @@ def test_runs_of_other_lengths_have_data_of_their_own(treebank):
 
 
 def test_a_length_needs_words():
-    options = ["--dataset", "mnist_5k", "--max_length", "8"]
-    (config,) = parse_runs("mnist_mlp", options)
+    (config,) = parse_runs("mnist_mlp", ["--dataset", "mnist_5k"])
+    config = dataclasses.replace(config, max_length=8)
     with pytest.raises(InputError, match="--max_length needs words, and mnist_5k has"):
         data.load_data(config)
 
 
 def test_dropping_words_by_their_counts_needs_a_treebank():
-    options = ["--dataset", "crowdflower", "--word_dropout", "0.5"]
-    (config,) = parse_runs("sst2_lstm", options)
+    (config,) = parse_runs("sst2_lstm", ["--dataset", "crowdflower"])
+    config = dataclasses.replace(config, word_dropout=0.5)
     with pytest.raises(InputError, match="--word_dropout needs a treebank, and crowdf"):
         data.load_data(config)
 
@@ -118,8 +120,8 @@ def test_dropout_is_an_option(treebank, workload, own):
 
 @pytest.mark.parametrize("options", [[], ["--alpha", "10"]])
 def test_dropout_needs_a_model_that_has_it(options):
-    options = ["--dataset", "mnist_5k", "--dropout", "0.1", *options]
-    (config,) = parse_runs("mnist_mlp", options)
+    (config,) = parse_runs("mnist_mlp", ["--dataset", "mnist_5k", *options])
+    config = dataclasses.replace(config, dropout=0.1)
     with pytest.raises(
         InputError, match=r"^--dropout: the model of mnist_mlp has none"
     ):

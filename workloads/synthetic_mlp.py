@@ -3,13 +3,23 @@
 import keras
 
 from samkeras.data.teacher_student import load_teacher_student
+from samkeras.errors import InputError
 from samkeras.models.mlp import build_mlp
-from samkeras.workload import Workload
+from samkeras.workload import Splits, Workload
+
+
+def load(config) -> Splits:
+    """The generated data, of which there is one set."""
+    if config.dataset != "teacher_student":
+        raise InputError(
+            "--dataset of workloads/synthetic_mlp must be teacher_student. Received: "
+            f"{config.dataset}"
+        )
+    return load_teacher_student(config.train_examples, config.validation_examples)
+
 
 workload = Workload(
-    load=lambda config: load_teacher_student(
-        config.train_examples, config.validation_examples
-    ),
+    load=load,
     build=lambda config, info: build_mlp(
         info.input_shape,
         info.num_outputs,

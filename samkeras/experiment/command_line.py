@@ -6,41 +6,44 @@ import dataclasses
 import inspect
 import itertools
 import json
+import math
+import os
 import re
 import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    NonNegativeInt,
-    OpenUnitInterval,
-    PositiveInt,
-)
+from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.config import (
     EXECUTION_FIELDS,
     Config,
+    Depth,
     Fraction,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
+    PositiveInt,
     PPOConfig,
+    SupervisedConfig,
     config_type,
-    read_yaml,
+    default_file,
+    option_types,
     result_fields,
     to_yaml,
 )
 from samkeras.experiment.figure import Figure, read_figure
-from samkeras.experiment.targets import FIGURES, ROOT, describe_targets
+from samkeras.experiment.strict_yaml import read_yaml
+from samkeras.experiment.targets import FIGURES, describe_targets
 
 # How messages name the values that a type allows, and help their place.
 ALLOWED = {
     PositiveFloat: ("a number > 0 that float32 holds", "X"),
     NonNegativeFloat: ("a number >= 0 that float32 holds", "X"),
-    PositiveInt: ("an integer >= 1", "N"),
-    NonNegativeInt: ("an integer >= 0", "N"),
+    PositiveInt: ("an integer >= 1 and < 2**31", "N"),
+    NonNegativeInt: ("an integer >= 0 and < 2**32", "N"),
+    Depth: ("an integer >= 1 and <= 100", "N"),
     ClosedUnitInterval: ("a number from 0 to 1", "X"),
     OpenUnitInterval: ("a number between 0 and 1", "X"),
     Fraction: ("a number >= 0 and < 1 that float32 holds", "X"),
@@ -49,6 +52,14 @@ ALLOWED = {
 }
 
 _DIRECTIVES = ("config", "print_config", "help")
+PATH_FIELDS = ("dataset", "data_dir", "run_dir", "tracking_uri")
+MAX_RUNS = 10_000  # of one command: a list too many multiplies to billions
+
+# Numbers as all write them, not as Python does: no 1_000, and no other script's digits.
+NUMBERS = {
+    int: re.compile(r"[-+]?\d+", re.ASCII),
+    float: re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE),
+}
 
 
 def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
@@ -60,8 +71,9 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
     Raises:
         InputError: an option or value is wrong.
     """
-    given = dict(_pair_options(arguments, _hints(workload)))
-    return _expand(_build_parser(workload), workload, [given])
+    hints = option_types(workload)
+    given = dict(_pair_options(arguments, workload, hints))
+    return _expand(workload, hints, [given])
 
 
 def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]:
@@ -72,8 +84,9 @@ def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]
         InputError: the file, an option or a value is wrong.
     """
     figure = read_figure(name)
-    hints = _hints(figure.workload)
-    given = dict(_pair_options(arguments, {**hints, "preset": str}))
+    hints = option_types(figure.workload)
+    known = {**hints, "preset": str}
+    given = dict(_pair_options(arguments, figure.workload, known))
     session = (*EXECUTION_FIELDS, *_DIRECTIVES)
     changes = {name: value for name, value in given.items() if name not in session}
     variants = figure.options(given.pop("preset", None))
@@ -84,9 +97,9 @@ def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]
                     f"{FIGURES / name}.yaml: workloads/{figure.workload} has no option "
                     f"{option}{nearest(option, hints)}"
                 )
-    parser = _build_parser(figure.workload, figure)
     texts = [{k: _text(v) for k, v in options.items()} for options in variants]
-    runs = _expand(parser, figure.workload, [{**text, **given} for text in texts])
+    variants = [{**text, **given} for text in texts]
+    runs = _expand(figure.workload, hints, variants, figure)
     return dataclasses.replace(figure, changes=changes), runs
 
 
@@ -101,29 +114,42 @@ def _text(value: object) -> str:
 
 
 def _expand(
-    parser: ArgumentParser, workload: str, variants: list[dict[str, str]]
+    workload: str,
+    hints: dict[str, Any],
+    variants: list[dict[str, str]],
+    figure: Figure | None = None,
 ) -> list[Config]:
     """The runs of several sets of options, each the product of its lists."""
+    defaults = _read_config(default_file(workload), workload, hints)
     runs = {}
     for variant in variants:
         given = dict(variant)
         if "help" in given:
-            parser.print_help()
+            _build_parser(workload, hints, defaults, figure).print_help()
             raise SystemExit(0)
+        base = dict(defaults)
         if "config" in given:
-            _check_file(given["config"], workload)
+            path = os.path.expanduser(given.pop("config"))
+            base.update(_read_config(path, workload, hints))
         print_config = given.pop("print_config", None) is not None
         if "epochs" in given:
             # Else the steps of the workload's defaults would count.
             given.setdefault("steps", "null")
         choices = {
-            name: [value]
-            if name in (*EXECUTION_FIELDS, "config")
-            else split_list(value)
-            for name, value in given.items()
+            name: [
+                _parse_option(f"--{name}", value, hints[name])
+                for value in _split_option(name, text)
+            ]
+            for name, text in given.items()
         }
+        num_runs = math.prod(map(len, choices.values()))
+        if num_runs > MAX_RUNS:
+            raise InputError(
+                f"one command takes at most {MAX_RUNS:,} runs. Received: lists of "
+                f"{num_runs:,} runs"
+            )
         configs = [
-            _parse_one(parser, workload, dict(zip(choices, values, strict=True)))
+            _build_config(workload, {**base, **dict(zip(choices, values, strict=True))})
             for values in itertools.product(*choices.values())
         ]
         _check_pruning(configs)
@@ -136,6 +162,14 @@ def _expand(
             print(to_yaml(config, leave_out=()))
         raise SystemExit(0)
     return list(runs.values())
+
+
+def _build_config(workload: str, values: dict[str, Any]) -> Config:
+    """A run's config. Paths may start with ~, which no shell expands in --run_dir=~."""
+    for name in PATH_FIELDS:
+        if values.get(name) is not None:
+            values[name] = os.path.expanduser(values[name])
+    return config_type(workload)(workload=workload, **values)
 
 
 def _check_pruning(configs: list[Config]) -> None:
@@ -196,12 +230,62 @@ def split_list(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def _hints(workload: str) -> dict[str, Any]:
-    """A workload's options and their types."""
-    kind = config_type(workload)
-    hints = typing.get_type_hints(kind)
-    names = (field.name for field in dataclasses.fields(kind))
-    return {name: hints[name] for name in names if name != "workload"}
+def _split_option(name: str, text: str) -> list[str]:
+    """The values of an option that may be a list."""
+    # The path of a data set may have commas.
+    is_path = name == "dataset" and os.path.exists(os.path.expanduser(text))
+    return [text] if is_path or name in EXECUTION_FIELDS else split_list(text)
+
+
+def _parse_option(name: str, value: Any, hint: Any) -> Any:
+    """An option's value, given as text or as YAML has it.
+
+    Raises:
+        InputError: it is none that the option takes.
+    """
+    try:
+        return _parse_value(value, hint)
+    except (ValueError, KeyError):
+        shown = "null" if value is None else _shown(value)
+        is_choice = typing.get_origin(hint) is Literal
+        choices = map(str, typing.get_args(hint) if is_choice else ())
+        raise InputError(
+            f"{name} must be {_allowed_values(hint)[0]}. Received: "
+            f"{shown}{nearest(shown, choices)}"
+        ) from None
+
+
+def _parse_value(value: Any, hint: Any) -> Any:
+    arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        return None if value in (None, "null") else _parse_value(value, arguments[0])
+    if typing.get_origin(hint) is tuple:
+        return tuple(_parse_value(v, arguments[0]) for v in _list_values(value))
+    if value is None or isinstance(value, list | dict):
+        raise ValueError
+    text = _shown(value)
+    if typing.get_origin(hint) is Literal:
+        return {str(argument): argument for argument in arguments}[text]
+    if hint is bool:
+        return {"true": True, "false": False}[text.lower()]
+    if hint is str:
+        if not text or text == "null" or not text.isprintable():
+            raise ValueError
+        return text
+    kind = int if issubclass(hint, int) else float
+    if not NUMBERS[kind].fullmatch(text):
+        raise ValueError
+    return kind(hint(text)) + 0  # -0.0 is the same run as 0.0
+
+
+def _list_values(value: Any) -> list:
+    """The values of a list, of YAML or of text such as [0.5,0.75]."""
+    if isinstance(value, list):
+        return value
+    found = re.fullmatch(r"\[(.*)\]", str(value))
+    if found is None:
+        raise ValueError
+    return split_list(found[1]) if found[1].strip() else []
 
 
 def _allowed_values(hint: Any) -> tuple[str, str]:
@@ -216,27 +300,24 @@ def _allowed_values(hint: Any) -> tuple[str, str]:
     return ALLOWED[arguments[0] if arguments else hint]
 
 
-def _build_parser(workload: str, figure: Figure | None = None) -> ArgumentParser:
-    """The parser of a workload's options, with its defaults, or with a figure's."""
-    kind = config_type(workload)
-    given = _check_file(_default_file(workload), workload)
+def _build_parser(
+    workload: str,
+    hints: dict[str, Any],
+    defaults: dict[str, Any],
+    figure: Figure | None = None,
+) -> argparse.ArgumentParser:
+    """The parser that prints a workload's options, with its defaults or a figure's."""
     target, preset = f"workloads/{workload}", ""
     if figure is not None:
         target, preset = f"configs/figures/{figure.name}.yaml", "[--preset small] "
-        given.update(figure.grid)
-    parser = ArgumentParser(
+        defaults = {**defaults, **figure.grid}
+    parser = argparse.ArgumentParser(
         prog=f"run.py {target}",
         usage=f"python run.py {target} {preset}[--option value[,value...]] ...",
         description=describe_targets()[target],
         epilog="Any option takes a comma-separated list: the runs are the product.",
-        exit_on_error=False,
-        print_config=None,
-        allow_abbrev=False,
-        formatter_class=argparse.HelpFormatter,
     )
-    parser.add_argument(
-        "--config", action="config", metavar="FILE", help="read a saved config first"
-    )
+    parser.add_argument("--config", metavar="FILE", help="read a saved config first")
     parser.add_argument(
         "--print_config", action="store_true", help="print the config and stop"
     )
@@ -244,23 +325,17 @@ def _build_parser(workload: str, figure: Figure | None = None) -> ArgumentParser
         parser.add_argument(
             "--preset", metavar="small", help="the same study on a sample, in minutes"
         )
-    parser.add_argument("--workload", default=workload, help=argparse.SUPPRESS)
+    kind = config_type(workload)
     descriptions = _descriptions(kind)
-    for name, hint in _hints(workload).items():
-        default = given.get(name, getattr(kind, name))
+    for name, hint in hints.items():
+        default = defaults.get(name, getattr(kind, name))
         shown = "" if default is None else f" (default: {_text(default)})"
         parser.add_argument(
             f"--{name}",
-            type=hint,
-            default=getattr(kind, name),
             metavar=_allowed_values(hint)[1],
-            help=f"{descriptions[name]}{shown}",
+            help=f"{descriptions[name]}{shown}".replace("%", "%%"),
         )
     return parser
-
-
-def _default_file(workload: str) -> Path:
-    return ROOT / "configs" / f"{workload}.yaml"
 
 
 def _descriptions(kind: type[Config]) -> dict[str, str]:
@@ -278,23 +353,15 @@ def _descriptions(kind: type[Config]) -> dict[str, str]:
     return descriptions
 
 
-def _plain(value: object) -> object:
-    """The built-in value of one of jsonargparse's restricted numbers."""
-    if isinstance(value, tuple):
-        return tuple(_plain(v) for v in value)
-    for kind in (bool, int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
-
-
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value) if isinstance(value, tuple) else value)
 
 
-def _pair_options(arguments: list[str], hints: dict[str, Any]) -> list[tuple[str, str]]:
+def _pair_options(
+    arguments: list[str], workload: str, hints: dict[str, Any]
+) -> list[tuple[str, str]]:
     """Pairs each option with its value; `--sam` alone is `--sam true`."""
     names = (*hints, *_DIRECTIVES)
     pairs = []
@@ -307,13 +374,16 @@ def _pair_options(arguments: list[str], hints: dict[str, Any]) -> list[tuple[str
             raise InputError(f"options start with --. Received: {argument}")
         name, equals, value = argument[2:].partition("=")
         if name not in names:
-            hint = nearest(name, names).replace("mean ", "mean --")
-            raise InputError(f"unknown option --{name}{hint or '; see --help'}")
-        if not equals:
+            hint = nearest(name, names).replace("mean ", "mean --") or "; see --help"
+            if name in _all_fields():
+                raise InputError(f"workloads/{workload} has no option --{name}{hint}")
+            raise InputError(f"unknown option --{name}{hint}")
+        if name in ("help", "print_config"):
+            if equals:
+                raise InputError(f"--{name} takes no value. Received: {value}")
+        elif not equals:
             follows = remaining and not remaining[0].startswith("--")
-            if name in ("help", "print_config"):
-                value = ""
-            elif follows:
+            if follows:
                 value = remaining.pop(0)
             elif hints.get(name) is bool:
                 value = "true"
@@ -327,52 +397,41 @@ def _pair_options(arguments: list[str], hints: dict[str, Any]) -> list[tuple[str
     return pairs
 
 
-def _parse_one(parser: ArgumentParser, workload: str, values: dict[str, str]) -> Config:
-    hints = _hints(workload)
-    # Later ones win: the workload's own config, a saved one, the options.
-    files = [str(_default_file(workload))]
-    if "config" in values:
-        files.append(values["config"])
-    options = [f"--{name}={v}" for name, v in values.items() if name != "config"]
-    arguments = [f"--config={path}" for path in files] + options
-    try:
-        parsed = parser.parse_args(arguments)
-    except argparse.ArgumentError as error:
-        raise _one_line(str(error), values, hints) from None
-    names = ("workload", *hints)
-    return config_type(workload)(**{n: _plain(getattr(parsed, n)) for n in names})
+def _all_fields() -> dict[str, Any]:
+    """The names and defaults of what is an option of some workload."""
+    return {
+        field.name: field.default
+        for kind in (PPOConfig, SupervisedConfig)
+        for field in dataclasses.fields(kind)
+    }
 
 
-def _one_line(
-    message: str, values: dict[str, str], hints: dict[str, Any]
-) -> InputError:
-    """The one line for what jsonargparse says in several."""
-    found = re.search(r'Parser key "(\w+)"', message)
-    if found and found[1] in hints:
-        name = found[1]
-        allowed = _allowed_values(hints[name])[0]
-        if name in values:
-            hint = nearest(values[name], map(str, typing.get_args(hints[name])))
-            return InputError(
-                f"--{name} must be {allowed}. Received: {values[name]}{hint}"
-            )
-        return InputError(f"{name} in the config must be {allowed}")
-    return InputError(" ".join(message.split()))
-
-
-def _check_file(path: str | Path, workload: str) -> dict:
-    """The values in a config file, if it is one of this workload.
+def _read_config(
+    path: str | Path, workload: str, hints: dict[str, Any]
+) -> dict[str, Any]:
+    """The options in a config file, if it is one of this workload.
 
     Raises:
-        InputError: it cannot be read, has an unknown field or is of another workload.
+        InputError: it cannot be read, has a field or a value that the workload does not
+            take or is of another workload.
     """
-    values, hints = read_yaml(Path(path)), _hints(workload)
-    for name in values:
-        if name not in (*hints, "workload"):
-            raise InputError(f"{path}: unknown field {name}{nearest(name, hints)}")
-    if values.get("workload", workload) != workload:
+    values = read_yaml(Path(path))
+    owner = values.pop("workload", workload)
+    if owner != workload:
         raise InputError(
-            f"{path} is a config of workloads/{values['workload']}, "
-            f"not of workloads/{workload}"
+            f"{path} is a config of workloads/{owner}, not of workloads/{workload}"
         )
-    return values
+    absent = _all_fields()
+    options = {}
+    for name, value in values.items():
+        if name in hints:
+            options[name] = _parse_option(f"{path}: {name}", value, hints[name])
+        elif name not in absent:
+            raise InputError(f"{path}: unknown field {name}{nearest(name, hints)}")
+        elif value != absent[name]:
+            # Configs that were saved hold what their workloads make no use of.
+            raise InputError(
+                f"{path}: workloads/{workload} has no option {name}"
+                f"{nearest(name, hints)}"
+            )
+    return options

@@ -3,22 +3,21 @@
 import dataclasses
 import hashlib
 import json
+import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from jsonargparse.typing import (
     ClosedUnitInterval,
-    NonNegativeInt,
     OpenUnitInterval,
-    PositiveInt,
     restricted_number_type,
 )
 
-from samkeras.errors import InputError
-from samkeras.experiment.targets import find_workload
+from samkeras.experiment.strict_yaml import read_yaml
+from samkeras.experiment.targets import ROOT, find_workload
 
 # What float32 holds, in which models are trained: larger numbers would be infinite
 # there, smaller ones zero, and those nearer to 1 would be 1.
@@ -27,6 +26,11 @@ _FINITE = ("<=", _HUGE)
 PositiveFloat = restricted_number_type("Positive", float, [(">=", _TINY), _FINITE])
 NonNegativeFloat = restricted_number_type("NonNegative", float, [(">=", 0), _FINITE])
 Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<=", _BELOW_ONE)])
+# Counts are int32 where they are computed with; seeds are what generators take.
+PositiveInt = restricted_number_type("Count", int, [(">=", 1), ("<", 2**31)])
+NonNegativeInt = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+# Keras goes through a model's layers by recursion, which ends at about a thousand.
+Depth = restricted_number_type("Depth", int, [(">=", 1), ("<=", 100)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +132,23 @@ class Config:
     @property
     def unused(self) -> tuple[str, ...]:
         """Fields without effect on the result."""
-        return ()
+        names = ["momentum"]
+        if self.optimizer == "sgd":
+            names = ["beta_1", "beta_2", "epsilon"]
+        if self.lr_schedule not in ("cosine", "rsqrt"):
+            names.append("warmup_steps")
+        if self.lr_schedule != "step":
+            names.append("lr_milestones")
+        if self.lr_schedule != "step" or not self.lr_milestones:
+            names.append("lr_decay")
+        return tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig(Config):
     """A run that learns from examples."""
 
-    depth: PositiveInt | None = None
+    depth: Depth | None = None
     """hidden layers, or blocks a stage (default: the standard model's)"""
     dropout: Fraction | None = None
     """rate of dropout, in the models that have it"""
@@ -188,7 +201,7 @@ class SupervisedConfig(Config):
     @property
     def unused(self) -> tuple[str, ...]:
         # One of them says how long to train.
-        return ("epochs",) if self.steps else ("eval_every",)
+        return (*super().unused, "epochs" if self.steps else "eval_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +265,40 @@ class PPOConfig(Config):
 def config_type(workload: str) -> type[Config]:
     """The class of a workload's configs."""
     return PPOConfig if workload == "atari_ppo" else SupervisedConfig
+
+
+# Fields that a workload has as options only where configs/<workload>.yaml names them.
+OWN_FIELDS = (
+    "depth",
+    "dropout",
+    "dataset",
+    "tags",
+    "max_length",
+    "word_dropout",
+    "image_size",
+    "augment",
+    "alpha",
+)
+
+
+def default_file(workload: str) -> Path:
+    """The file of a workload's own options and defaults."""
+    return ROOT / "configs" / f"{workload}.yaml"
+
+
+def option_types(workload: str) -> dict[str, Any]:
+    """A workload's options and their types.
+
+    Raises:
+        InputError: the file of its defaults cannot be read.
+    """
+    kind, own = config_type(workload), read_yaml(default_file(workload))
+    hints = typing.get_type_hints(kind)
+    left_out = {name for name in OWN_FIELDS if name not in own}
+    if "dataset" in left_out:
+        left_out.add("data_dir")
+    names = (field.name for field in dataclasses.fields(kind))
+    return {n: hints[n] for n in names if n != "workload" and n not in left_out}
 
 
 # Fields that change where and how a run is done, not what comes out of it.
@@ -341,25 +388,12 @@ def plain_values(config: Config) -> dict:
     }
 
 
-def read_yaml(path: Path) -> dict:
-    """The fields and values of a file.
-
-    Raises:
-        InputError: it cannot be read or holds something else.
-    """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not YAML: {reason}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold fields and values, such as `rho: 0.1`")
-    return values
-
-
 def to_yaml(config: Config, leave_out: Sequence[str]) -> str:
-    values = plain_values(config)
-    kept = {name: value for name, value in values.items() if name not in leave_out}
+    """The workload's options with their values, as `--config` reads them."""
+    names = ("workload", *option_types(config.workload))
+    kept = {
+        name: value
+        for name, value in plain_values(config).items()
+        if name in names and name not in leave_out
+    }
     return yaml.safe_dump(kept, sort_keys=False)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.config import read_yaml
+from samkeras.experiment.config import option_types
+from samkeras.experiment.strict_yaml import read_yaml
 from samkeras.experiment.targets import FIGURES, list_workloads
 
 X = (
@@ -115,6 +116,12 @@ def _check(path: Path, figure: Figure) -> None:
                 f"{path}: {name} must be one of {', '.join(allowed)}. Received: "
                 f"{value}{nearest(str(value), allowed)}"
             )
+    if figure.x not in ("num_params", *option_types(figure.workload)):
+        raise InputError(
+            f"{path}: workloads/{figure.workload} has no option {figure.x}"
+        )
+    if not isinstance(figure.title, str):
+        raise InputError(f"{path}: title must be text. Received: {figure.title}")
     if figure.x == "rho" and figure.y != "metric":
         raise InputError(f"{path}: x: rho needs y: metric. Received: y: {figure.y}")
     if not isinstance(figure.variants, list | tuple):

@@ -25,13 +25,11 @@ def describe_targets() -> dict[str, str]:
     """What `run.py` runs, each with a line that says what it is: the workloads, by
     their docstrings, the figures, by their titles, and the report."""
     workloads = {
-        f"workloads/{name}": ast.get_docstring(
-            ast.parse((ROOT / "workloads" / f"{name}.py").read_text())
-        )
+        f"workloads/{name}": _find_docstring(ROOT / "workloads" / f"{name}.py")
         for name in list_workloads()
     }
     figures = {
-        f"configs/figures/{path.name}": _find_title(path.read_text())
+        f"configs/figures/{path.name}": _find_title(path)
         for path in sorted(FIGURES.glob("*.yaml"), key=numbers_as_such)
     }
     report = {REPORT: "One page of all figures that are drawn."}
@@ -39,7 +37,21 @@ def describe_targets() -> dict[str, str]:
     return {target: text.split("\n")[0] for target, text in texts.items()}
 
 
-def _find_title(text: str) -> str:
+# A file that is damaged has no line: what is wrong with it is said where it is run.
+
+
+def _find_docstring(path: Path) -> str:
+    try:
+        return ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    except (OSError, SyntaxError, ValueError):
+        return ""
+
+
+def _find_title(path: Path) -> str:
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except OSError:
+        return ""
     # Parsing thirty files would take longer than all else that --help does.
     found = re.search(r"^title: *(.*)$", text, re.MULTILINE)
     return found[1].strip("'\"") if found else ""
@@ -47,9 +59,8 @@ def _find_title(text: str) -> str:
 
 def numbers_as_such(path: Path) -> list:
     """The key that sorts figure4 before figure16."""
-    return [
-        int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)
-    ]
+    parts = re.split(r"(\d+)", path.name)
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def resolve_target(target: str) -> str:
