@@ -238,6 +238,16 @@ def test_of_equal_epochs_the_first_is_best(mode, values):
     assert (made.best, made.best_epoch) == (values[1], 1)
 
 
+def test_a_model_that_cannot_fit_is_not_built(train, recorded):
+    """Nor recorded; a system may promise the memory and kill the process later."""
+    code, out, _ = train(*SMALL, "--width_mult", "1e9,0.1", "--verbose", "1")
+    assert code == 1
+    assert "out of memory: lower --batch_size" in out
+    assert "GiB" in out
+    child, _ = recorded()
+    assert child.data.params["width_mult"] == "0.1"
+
+
 def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):
     """Ctrl-C: the run is KILLED, those before it are in the table, exit 130."""
     end_epoch, calls = recorder.Recorder.on_epoch_end, []

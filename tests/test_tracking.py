@@ -292,7 +292,8 @@ def test_a_clock_that_is_set_back_shortens_no_run(tracker, tmp_path, monkeypatch
     """Neither while it trains, nor between two commands, of which the newer counts."""
     session = tracker()
     run = session.start("name", {"fingerprint": "f"}, None, tmp_path / "run")
-    monkeypatch.setattr(time, "time", lambda now=time.time(): now - 86400)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86400)
     run.end("FINISHED")
     found = _read_run(run.journal).info
     assert 0 <= found.end_time - found.start_time < 60_000

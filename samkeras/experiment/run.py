@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import io
 import math
+import os
 import platform
 import random
 import re
@@ -151,8 +152,14 @@ def train(
     """
     started = time.monotonic()
     size = measure_size(config, splits.info)
-    model = build_model(config, splits.info)
     result = Result(config, size.num_params, size.num_nonzero)
+    try:
+        _check_memory(config, size)
+        model = build_model(config, splits.info)
+    except InputError:
+        raise
+    except Exception as error:
+        return dataclasses.replace(result, failure=_explain(error, config))
     mark = mark_of(config, splits)
     try:
         logger = start_record(config, splits, tracker, parent)
@@ -208,6 +215,20 @@ def train(
         final=recorder.final,
         seconds=time.monotonic() - started,
     )
+
+
+def _check_memory(config: Config, size: ModelSize) -> None:
+    """Raises a MemoryError where a model cannot fit: a system that promises more memory
+    than it has would kill the process later."""
+    if not data.run_devices(config)[0].startswith("cpu"):
+        return  # devices of their own memory say themselves when it is full
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 2 * 4 * size.num_params
+    if needed > available:
+        raise MemoryError(
+            f"the weights and their gradient need {needed / 2**30:,.0f} GiB, and the "
+            f"machine has {available / 2**30:,.0f} GiB"
+        )
 
 
 def _end(logger: RunLogger, status: str, reason: str) -> None:
@@ -270,8 +291,9 @@ def _explain(error: Exception, config: Config) -> str:
     corrupt = re.search(r"CorruptImageError: (.*? is not a readable image)", text)
     if corrupt:
         return corrupt[1]
-    # JAX and TensorFlow name it so, each in an exception of its own.
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+    # JAX and TensorFlow name it so, each in exceptions of its own.
+    names = "RESOURCE_EXHAUSTED|ResourceExhausted|Out of memory|OOM when allocating"
+    if isinstance(error, MemoryError) or re.search(names, text):
         return (
             f"out of memory: lower --batch_size (now {config.batch_size}) or "
             f"--width_mult (now {config.width_mult:g}) ({text[:200]})"
