@@ -208,6 +208,11 @@ def _check_steps(given: dict[str, str], configs: list[Config]) -> None:
         InputError: they contradict each other.
     """
     for config in configs:
+        if config.total_epochs >= 2**31:
+            raise InputError(
+                "--epochs_mult must leave less than 2**31 epochs. Received: "
+                f"{config.epochs_mult:g}"
+            )
         if isinstance(config, PPOConfig):
             if config.rollout_size % config.batch_size:
                 raise InputError(

@@ -191,7 +191,8 @@ class SupervisedConfig(Config):
         """Passes over the training set, or rounds of steps that end with a validation,
         with their factor applied."""
         rounds = self.steps / self.steps_a_round if self.steps else self.epochs
-        return max(1, round(rounds * self.epochs_mult))
+        # No more than are refused, where the product is infinite.
+        return max(1, round(min(rounds * self.epochs_mult, 2.0**31)))
 
     @property
     def steps_a_round(self) -> int | None:

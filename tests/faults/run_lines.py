@@ -3,6 +3,7 @@ line of standard input, a JSON object of what came of it a line of standard outp
 
 import json
 import os
+import resource
 import sqlite3
 import sys
 import traceback
@@ -61,6 +62,9 @@ def main(store: Path) -> None:
         path = store.with_name(f"{name}_{os.getpid()}.txt")
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
+    # A line that asks for too much fails by itself, without the machine.
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     for line in sys.stdin:
         reply = run_line(json.loads(line), store)
         print(json.dumps(reply), file=replies, flush=True)
