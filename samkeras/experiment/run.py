@@ -160,13 +160,12 @@ def train(
         raise
     except Exception as error:
         return dataclasses.replace(result, failure=_explain(error, config))
-    mark = mark_of(config, splits)
     try:
         logger = start_record(config, splits, tracker, parent)
     except (InputError, OSError) as error:
         return dataclasses.replace(result, failure=str(error))
     folder = logger.folder
-    checkpoints = Checkpoints(folder, mark, progress.say)
+    checkpoints = Checkpoints(folder, mark_of(config, splits), progress.say)
     try:
         if config.rerun:
             checkpoints.clear()
