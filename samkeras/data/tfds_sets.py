@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import keras
+import numpy as np
 
 from samkeras.errors import InputError, nearest
 from samkeras.quiet import silence_native_stderr
@@ -32,6 +34,8 @@ KNOWN = {
 # Files that only their owners hand out, under conditions.
 MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 UNLABELLED_TEST = ("imagenet2012", "glue")
+# What else --dataset takes where a workload has this sample.
+OTHERS = {SAMPLE: "neither an .npz file nor", "morphgnt": "neither a folder nor"}
 
 
 def image_info(
@@ -73,7 +77,7 @@ def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
         splits = builder.info.splits
         sizes = [splits[name].num_examples for name in split_names(builder)]
     features = builder.info.features
-    if not {"image", "label"} <= set(features):
+    if not _has_classified_images(features):
         raise InputError(
             f"--dataset {dataset} is not an image classification set: its features are "
             f"{', '.join(features)}"
@@ -82,9 +86,22 @@ def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     return image_info(dataset, shape, num_classes, *sizes)
 
 
+def _has_classified_images(features: Any) -> bool:
+    """Whether there are images of bytes, each with one class."""
+    if not {"image", "label"} <= set(features):
+        return False
+    image, label = features["image"], features["label"]
+    is_image = isinstance(image.shape, tuple) and len(image.shape) == 3
+    return (
+        is_image
+        and image.np_dtype == np.uint8
+        and getattr(label, "num_classes", None) is not None
+    )
+
+
 def check_data_dir(data_dir: str | None) -> None:
     """Raises an InputError unless a directory that is named is there."""
-    if data_dir is not None and not Path(data_dir).is_dir():
+    if data_dir is not None and not Path(os.path.expanduser(data_dir)).is_dir():
         raise InputError(f"--data_dir {data_dir}: there is no such directory")
 
 
@@ -119,29 +136,43 @@ def _root(builder: Any) -> Path:
 
 def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
     tfds = import_tfds(sample)
+    root = data_dir and os.path.expanduser(data_dir)
     try:
-        return tfds.builder(dataset, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        names = [*tfds.list_builders(with_community_datasets=False), sample]
-        is_not = "neither an .npz file nor" if sample == SAMPLE else "not"
-        raise InputError(
-            f"--dataset {dataset}: TFDS has no set of that name, and it is "
-            f"{is_not} the sample {sample}{nearest(dataset, names)}"
-        ) from None
-    except ValueError:
-        name, _, wanted = dataset.partition("/")
-        configs = list(tfds.builder_cls(name).builder_configs)
-        if not wanted or wanted in configs:
-            raise
-        raise InputError(
-            f"--dataset {dataset}: TFDS's {name} has no {wanted}"
-            f"{nearest(wanted, configs)}"
-        ) from None
+        builder = tfds.builder(dataset, data_dir=root)
+        # TFDS takes Mnist for mnist, whose runs it would train again.
+        reason = "" if builder.name in dataset else "another case"
     except ImportError as error:
         raise InputError(
             f"--dataset {dataset} needs the package {error.name}: "
             f"pip install {error.name}"
         ) from None
+    except Exception as error:  # another kind for each part of a name
+        reason = str(error)
+    if reason:
+        reason = _explain_name(tfds, dataset, sample) or _shorten(reason)
+        raise InputError(f"--dataset {dataset}: {reason}")
+    return builder
+
+
+def _explain_name(tfds: ModuleType, dataset: str, sample: str) -> str | None:
+    """Which part of a name, name/config:version, there is not; None: neither."""
+    name, config = re.match("([^/:]*)/?([^:]*)", dataset).groups()
+    names = tfds.list_builders(with_community_datasets=False)
+    if name not in names:
+        guess = name.lower().replace("-", "_")
+        return (
+            f"TFDS has no set of that name, and it is {OTHERS.get(sample, 'not')} the "
+            f"sample {sample}{nearest(guess, [*names, sample])}"
+        )
+    configs = list(tfds.builder_cls(name).builder_configs)
+    if config and config not in configs:
+        return f"TFDS's {name} has no {config}{nearest(config, configs)}"
+    return None
+
+
+def _shorten(message: str) -> str:
+    """TFDS' message without the call that it repeats, in one line."""
+    return " ".join(message.rpartition('}": ')[2].split())[:200]
 
 
 def import_tfds(sample: str = SAMPLE) -> ModuleType:
@@ -161,7 +192,7 @@ def import_tfds(sample: str = SAMPLE) -> ModuleType:
             f"--dataset {sample}. Received: no module {error.name}"
         ) from None
     # Of their warnings, only errors concern a user, and those are raised.
-    for name in ("absl", "tensorflow", "urllib3"):
+    for name in ("absl", "tensorflow", "urllib3", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
