@@ -1,5 +1,6 @@
 """The data: orders, noise, and image sets in their sources' own formats."""
 
+import re
 import struct
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from samkeras.data.augmentation import CropFlip
 from samkeras.data.batches import EpochBatches
-from samkeras.data.images import load_images
+from samkeras.data.images import _fit, load_images
 from samkeras.data.label_noise import add_label_noise
 from samkeras.data.sequences import SequenceCollate
 from samkeras.data.teacher_student import load_teacher_student
@@ -207,41 +208,6 @@ def test_sample_of_mnist_is_balanced():
     assert (splits.info.num_train, splits.info.num_outputs) == (4_000, 10)
 
 
-def write_npz(path, **changes) -> str:
-    rng = np.random.default_rng(0)
-    arrays = {
-        "x_train": rng.integers(0, 256, (20, 6, 6), dtype=np.uint8),
-        "y_train": rng.integers(0, 4, (20, 1)),
-        "x_test": rng.integers(0, 256, (8, 6, 6), dtype=np.uint8),
-        "y_test": np.array([0, 1, 2, 3, 0, 1, 2, 3]),
-        **changes,
-    }
-    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
-    return str(path)
-
-
-def test_npz_in_keras_layout(tmp_path):
-    """Grey images gain a channel, columns of labels become flat."""
-    splits = load_images(write_npz(tmp_path / "d.npz"), None)
-    x, y = splits.train
-    assert x.shape == (20, 6, 6, 1)
-    assert y.shape == (20,)
-    assert splits.info.input_shape == (6, 6, 1)
-    assert splits.info.num_outputs == 4
-    assert (splits.info.num_train, splits.info.num_validation) == (20, 8)
-
-
-def test_bad_npz_files_are_named(tmp_path):
-    """A missing file, a missing array and a file that is no .npz each get a line."""
-    with pytest.raises(InputError, match=r"gone\.npz: there is no such file"):
-        load_images(str(tmp_path / "gone.npz"), None)
-    with pytest.raises(InputError, match="Missing: y_test"):
-        load_images(write_npz(tmp_path / "part.npz", y_test=None), None)
-    (tmp_path / "text.npz").write_text("not a zip file")
-    with pytest.raises(InputError, match=r"text\.npz is not a readable \.npz"):
-        load_images(str(tmp_path / "text.npz"), None)
-
-
 def write_idx(path, array: np.ndarray) -> None:
     """Writes an array in MNIST's own format."""
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
@@ -319,13 +285,37 @@ def test_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("dataset", "words"),
-    [("mnits", "did you mean mnist"), ("glue", "not an image classification set")],
+    [
+        ("mnits", "did you mean mnist"),
+        ("CIFAR10", "did you mean cifar10"),
+        ("Mnist", "did you mean mnist"),
+        ("cifar-10", "did you mean cifar10"),
+        ("foo bar", "TFDS has no set of that name"),
+        ("", "TFDS has no set of that name"),
+        ("x.npy", "neither an .npz file nor the sample mnist_5k"),
+        ("..", "neither an .npz file nor the sample mnist_5k"),
+        ("mnist:9.9.9", "cannot be loaded at version 9.9.9, only: "),
+        ("mnist/small", "TFDS's mnist has no small"),
+        ("mnist/a/b", "TFDS's mnist has no a/b"),
+        ("glue", "not an image classification set"),
+    ],
 )
 def test_unsuitable_names_are_refused(tmp_path, dataset, words):
-    """A misspelt set is answered by the nearest; a set of texts by its features."""
+    """In one line, which of its parts there is not; a misspelt set is answered by the
+    nearest, a set of texts by its features."""
     pytest.importorskip("tensorflow_datasets")
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=re.escape(words)) as error:
         load_images(dataset, str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_the_home_folder_has_its_short_name(tmp_path, monkeypatch):
+    """~ in the path of a file and of data_dir."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sets").mkdir()
+    assert load_images("mnist", "~/sets").info.num_train == 60_000
+    with pytest.raises(InputError, match=f"{tmp_path}/none.npz: there is no such file"):
+        load_images("~/none.npz", None)
 
 
 def test_missing_data_dir_is_refused(tmp_path):
@@ -351,3 +341,26 @@ def test_images_are_brought_to_size(tmp_path):
     np.testing.assert_array_equal(small, np.full((4, 32, 32, 3), 200))
     with pytest.raises(InputError, match="has images of 3 channels"):
         load_images(str(colours), None, 32, channels=4)
+
+
+@pytest.mark.parametrize(
+    ("stored", "size"), [((4, 4), 5), ((4, 5), 5), ((5, 4), 5), ((3, 4), 6)]
+)
+def test_images_of_any_difference_are_brought_to_size(stored, size):
+    """One pixel too, on one side alone: the image is whole in the middle, zeros are
+    around it, those more by one after it."""
+    images = np.arange(1, 1 + 2 * stored[0] * stored[1], dtype="uint8")
+    images = images.reshape(2, *stored, 1)
+    fitted = _fit(images, (size, size, 1))
+    assert fitted.shape == (2, size, size, 1)
+    top, left = ((size - side) // 2 for side in stored)
+    part = fitted[:, top : top + stored[0], left : left + stored[1]]
+    np.testing.assert_array_equal(part, images)
+    assert fitted.sum(dtype=int) == images.sum(dtype=int)
+
+
+def test_one_side_too_large_is_resized():
+    """33 x 31 to 32 x 32: the central square, 31 x 31, enlarged."""
+    images = np.full((2, 33, 31, 3), 7, "uint8")
+    images[:, (0, 32)] = 255
+    np.testing.assert_array_equal(_fit(images, (32, 32, 3)), np.full((2, 32, 32, 3), 7))

