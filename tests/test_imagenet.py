@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 import run as command
-from samkeras.data import decoding, tfds_sets
+from samkeras.data import decoding, images, tfds_sets
 from samkeras.data.batches import PaddedBatches
 from samkeras.data.image_stream import CorruptImageError, ImageStream
 from samkeras.data.imagenet import load_imagenet
+from samkeras.data.images import load_images
 from samkeras.data.label_noise import add_label_noise
 from samkeras.data.resized_crop import (
     NUM_DRAWS,
@@ -511,11 +512,13 @@ def pictures(tmp_path_factory) -> str:
             return {
                 "train": self._generate_examples(8),
                 "test": self._generate_examples(4),
+                "hidden": self._generate_examples(2, num_classes=0),
             }
 
-        def _generate_examples(self, count):
+        def _generate_examples(self, count, num_classes=3):
             for i in range(count):
-                yield i, {"image": io.BytesIO(picture(i)), "label": i % 3}
+                label = i % num_classes if num_classes else -1
+                yield i, {"image": io.BytesIO(picture(i)), "label": label}
 
     data_dir = tmp_path_factory.mktemp("pictures")
     Pictures(data_dir=data_dir).download_and_prepare()
@@ -540,6 +543,18 @@ def test_set_of_different_sizes_and_encodings(pictures):
         assert label == found % 3
     ((x, _),) = take(splits.train.batches(8, size=24, seed=0))
     assert x.shape == (8, 24, 24, 3)
+
+
+def test_labels_that_are_not_public_are_refused(pictures, monkeypatch):
+    """TFDS has -1 for them, in a stream and in memory."""
+    stream = ImageStream(tfds.builder("pictures", data_dir=pictures), "hidden")
+    with pytest.raises(
+        CorruptImageError, match=r"\(hidden\) has examples without labels"
+    ):
+        take(stream.batches(2, size=8))
+    monkeypatch.setattr(images, "split_names", lambda _: ("train", "hidden"))
+    with pytest.raises(InputError, match=r"split hidden must be from 0 to 2\. .* -1"):
+        _ = load_images("pictures", pictures, 8).train
 
 
 def test_arrays_are_cropped_in_memory():

@@ -307,23 +307,6 @@ def test_unknown_treebank_has_a_nearest_name():
         load_treebank("universal_dependencies/grc_perseu", None, 4)
 
 
-def test_tfds_treebank(folder, tmp_path, monkeypatch):
-    """The real builder of universal_dependencies, given files in its format."""
-    pytest.importorskip("conllu")
-    tfds = pytest.importorskip("tensorflow_datasets")
-    files = {
-        split: [str(folder / f"x-ud-{split}.conllu")] for split in ("train", "dev")
-    }
-    monkeypatch.setattr(
-        tfds.download.DownloadManager, "download_and_extract", lambda *_: files
-    )
-    splits = load_treebank("universal_dependencies/grc_perseus", str(tmp_path), 4)
-    assert splits.info.num_train == 2
-    assert "λόγος" in splits.files["vocabulary.txt"]
-    words = {tuple(row) for row in splits.train[0].tolist()}
-    assert len(words) == 2
-
-
 def test_sample_has_all_sentences():
     """137,554 words in 6,276 sentences, 602 tags, each tenth to validate on."""
     pytest.importorskip("pysblgnt")

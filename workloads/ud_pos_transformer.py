@@ -8,7 +8,7 @@ from samkeras.workload import Workload
 
 workload = Workload(
     load=lambda config: load_treebank(
-        config.dataset, config.data_dir, config.max_length
+        config.dataset, config.data_dir, config.max_length, config.tags
     ),
     build=lambda config, info: build_tagger(
         info.vocabulary_size,

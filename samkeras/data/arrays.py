@@ -249,7 +249,7 @@ def _bring_to_pixels(
 def _describe_scale(x: np.ndarray, scale: str, low: float, high: float) -> str:
     what = "vectors" if x.ndim == 2 else "pixels"
     if scale == "features" or (scale == "unit" and high > 0):
-        return f"{what} from {low:g} to {high:g} are taken as they are"
+        return f"{what} from {low:g} to {high:g} are taken as such, not divided by 255"
     if what == "vectors":
         return f"vectors from {low:g} to {high:g} are taken as pixels, divided by 255"
     return f"no pixel is brighter than {high:g} of 255" if high < DIM else ""

@@ -254,6 +254,9 @@ class StreamBatches(keras.utils.PyDataset):
         except tf.errors.OpError as error:
             self._iterator = None
             raise CorruptImageError(self._explain(index, error)) from None
+        if batch[1].min() < 0:
+            # What TFDS has where labels are not public.
+            raise CorruptImageError(f"{self._stream.name} has examples without labels")
         self._next = index + 1
         if self._next == self.num_batches:
             self._iterator = None  # and with it the buffers

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from samkeras.data.arrays import check_classes
 from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_names
 from samkeras.errors import InputError
@@ -109,7 +110,9 @@ def _read(dataset: str, data_dir: str | None) -> tuple[Sentences, Sentences]:
 def _read_split(builder: Any, split: str, text: str) -> Sentences:
     arrays = builder.as_dataset(split=split, batch_size=-1)
     sentences = [line.decode().split() for line in arrays[text].numpy()]
-    return sentences, arrays["label"].numpy().astype("int32")
+    y = arrays["label"].numpy()
+    check_classes(y, 2, f"labels of {builder.name}'s split {split} must be 0 or 1")
+    return sentences, y.astype("int32")
 
 
 def _read_sample() -> tuple[Sentences, Sentences]:

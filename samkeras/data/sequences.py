@@ -38,6 +38,7 @@ def encode(
     *,
     fill: int = PAD,
     unknown: int = UNKNOWN,
+    missing: str | None = None,
 ) -> np.ndarray:
     """Words, or labels of words, as ids: int32[sentence, word].
 
@@ -47,8 +48,10 @@ def encode(
         max_length: words of a row. None (default): those of the longest sentence.
         fill: id where there are no words. Default 0.
         unknown: id of words that are not in the vocabulary. Default 1.
+        missing: the word that stands for none, whose id is `fill`. None (default):
+            there is no such word.
     """
-    ids = {word: i for i, word in enumerate(vocabulary)}
+    ids = {word: i for i, word in enumerate(vocabulary)} | {missing: fill}
     if max_length is None:
         max_length = max(map(len, sentences))
     rows = np.full((len(sentences), max_length), fill, "int32")

@@ -101,7 +101,7 @@ def _has_classified_images(features: Any) -> bool:
 
 def check_data_dir(data_dir: str | None) -> None:
     """Raises an InputError unless a directory that is named is there."""
-    if data_dir is not None and not Path(os.path.expanduser(data_dir)).is_dir():
+    if data_dir is not None and not os.path.isdir(os.path.expanduser(data_dir)):
         raise InputError(f"--data_dir {data_dir}: there is no such directory")
 
 

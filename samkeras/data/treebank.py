@@ -1,8 +1,11 @@
 """Sentences whose words have part-of-speech tags: TFDS, .conllu files, a sample."""
 
 import functools
+import os
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -19,129 +22,223 @@ from samkeras.workload import DataInfo, Splits
 SAMPLE = "morphgnt"
 UNSEEN = -2  # a tag that no training sentence has: never learnt, always wrong
 SENTENCE_ENDS = {".", ";"}  # in Greek the latter is the question mark
-COLUMNS = 10  # of a word's line in a .conllu file
+# Of a word's line in a .conllu file: number, word, ..., tags, five more.
+COLUMNS = 10
+TAG_COLUMNS = {"upos": 3, "xpos": 4}
+NUMBER = re.compile(r"([0-9]{1,9})([-.][0-9]+)?")
+# Large treebanks have their split in parts: train-a, train-a-1.
+FILE_NAME = re.compile(r".*(train|dev|test)(-\w+)*\.conllu")
+# The format's sign for a tag that is not given, and for words of withheld texts.
+UNSPECIFIED = "_"
 
 Sentence = tuple[list[str], list[str]]  # words, tags
 
 
-def load_treebank(dataset: str, data_dir: str | None, max_length: int | None) -> Splits:
-    """Words and their language-specific tags (XPOS), validated on the split "dev".
+def load_treebank(
+    dataset: str, data_dir: str | None, max_length: int | None, tags: str = "xpos"
+) -> Splits:
+    """Words and their tags, validated on the split "dev".
 
     Args:
         dataset: a treebank of TFDS, such as universal_dependencies/grc_perseus; a
-            folder of .conllu files whose names end with train.conllu and dev.conllu; or
+            folder of .conllu files whose names end with train.conllu and dev.conllu, or
+            with the names of their parts, such as train-a.conllu; or
             "morphgnt", the Greek New Testament that the package py-sblgnt carries, in
             normalized words, of which each tenth sentence is to validate on.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
         max_length: words that longer sentences are cut to. None: they are not cut.
+        tags: "xpos" (default), those of the language or treebank, or "upos", the 17
+            that all of Universal Dependencies share.
 
     Returns:
         x: int32[sentence, word], ids of words; 0 is padding, 1 a word that no training
-        sentence has. y: int32[sentence, word], tags; -1 is padding, -2 a tag that no
-        training sentence has.
+        sentence has or that is withheld. y: int32[sentence, word], tags; -1 is padding
+        or a word without a tag, -2 a tag that no training sentence has. Sentences
+        without any tag are left out.
 
     Raises:
-        InputError: there is no such treebank, it cannot be read, or a split is empty.
+        InputError: there is no such treebank, it cannot be read, or a split has no
+            sentences, no words or no tags.
     """
-    train, validation = _read(dataset, data_dir)
-    for name, sentences in (("train", train), ("dev", validation)):
-        if not sentences:
-            raise InputError(
-                f"--dataset {dataset} has no sentences in its split {name}"
-            )
-    words = build_vocabulary(words for words, _ in train)
-    tags = sorted({tag for _, tags in train for tag in tags})
+    notes = []
+    train, validation = (
+        _keep_tagged(sentences, dataset, split, tags, max_length, notes)
+        for sentences, split in zip(
+            _read(dataset, data_dir, tags), ("train", "dev"), strict=True
+        )
+    )
+    words = build_vocabulary(filter(_is_given, words) for words, _ in train)
+    known_tags = sorted({tag for _, found in train for tag in found if _is_given(tag)})
+    if len(known_tags) < 2:
+        raise InputError(
+            f"--dataset {dataset} must have two tags or more in its split train. "
+            f"Received: {known_tags[0]} alone"
+        )
 
     def arrays(sentences):
         x = encode([words for words, _ in sentences], words, max_length)
         y = encode(
-            [tags for _, tags in sentences],
-            tags,
+            [found for _, found in sentences],
+            known_tags,
             max_length,
             fill=NO_LABEL,
+            missing=UNSPECIFIED,
             unknown=UNSEEN,
         )
         return x, y
 
-    unseen = {tag for _, tags in validation for tag in tags} - set(tags)
-    notes = []
+    unseen = {tag for _, found in validation for tag in found}
+    unseen -= {*known_tags, UNSPECIFIED}
     if unseen:
         shown = ", ".join(sorted(unseen)[:3])
-        notes = [
+        notes.append(
             f"{len(unseen)} tags of {dataset} are in no training sentence and count as "
             f"wrong: {shown}{', ...' if len(unseen) > 3 else ''}"
-        ]
+        )
     return Splits(
         DataInfo(
             dataset,
             (None,),
-            len(tags),
+            len(known_tags),
             len(train),
             len(validation),
-            num_classes=len(tags),
+            num_classes=len(known_tags),
             vocabulary_size=len(words),
             word_counts=tuple(words.values()),
         ),
         lambda: (arrays(train), arrays(validation)),
         collate=SequenceCollate(has_token_labels=True),
-        files={"vocabulary.txt": "\n".join(words), "tags.txt": "\n".join(tags)},
+        files={"vocabulary.txt": "\n".join(words), "tags.txt": "\n".join(known_tags)},
         notes=notes,
     )
 
 
+def _is_given(text: str) -> bool:
+    return text != UNSPECIFIED
+
+
+def _keep_tagged(
+    sentences: list[Sentence],
+    dataset: str,
+    split: str,
+    tags: str,
+    max_length: int | None,
+    notes: list[str],
+) -> list[Sentence]:
+    """The sentences that have a tag. Adds to `notes` how many words miss something.
+
+    Raises:
+        InputError: there are none, or none of their words is given.
+    """
+    if not sentences:
+        raise InputError(f"--dataset {dataset} has no sentences in its split {split}")
+    kept = [s for s in sentences if any(map(_is_given, s[1][:max_length]))]
+    if not kept:
+        (other,) = set(TAG_COLUMNS) - {tags}
+        raise InputError(
+            f"--dataset {dataset} has no {tags.upper()} in its split {split}: all are "
+            f"{UNSPECIFIED}. Take the other tags: --tags {other}"
+        )
+    num_words = sum(len(words) for words, _ in sentences)
+    without_form, without_tag = (
+        sum(texts[i].count(UNSPECIFIED) for texts in sentences) for i in (0, 1)
+    )
+    if without_form == num_words:
+        raise InputError(
+            f"--dataset {dataset} has no words in its split {split}: all are "
+            f"{UNSPECIFIED}. Its text is withheld for its licence; the owners have it"
+        )
+    if without_form:
+        notes.append(
+            f"{dataset}, {split}: {without_form:,} of {num_words:,} words are withheld "
+            "and taken as unknown"
+        )
+    if without_tag:
+        notes.append(
+            f"{dataset}, {split}: {without_tag:,} of {num_words:,} words have no "
+            f"{tags.upper()} and are neither learnt nor scored"
+        )
+    return kept
+
+
 @functools.lru_cache(maxsize=1)
-def _read(dataset: str, data_dir: str | None) -> tuple[list[Sentence], list[Sentence]]:
+def _read(
+    dataset: str, data_dir: str | None, tags: str
+) -> tuple[list[Sentence], list[Sentence]]:
     """The sentences to train and to validate on; once for all runs of a grid."""
     if dataset == SAMPLE:
+        if tags != "xpos":
+            raise InputError(f"--dataset {SAMPLE} has tags of its own: --tags xpos")
         return _read_sample()
-    if Path(dataset).is_dir():
-        return tuple(_read_folder(Path(dataset), name) for name in ("train", "dev"))
+    folder = os.path.expanduser(dataset)
+    if os.path.isdir(folder):
+        splits = ("train", "dev")
+        return tuple(_read_folder(Path(folder), split, tags) for split in splits)
     if dataset.endswith(".conllu"):
         raise InputError(f"--dataset {dataset}: give the folder of the .conllu files")
-    return _read_tfds(dataset, data_dir)
+    return _read_tfds(dataset, data_dir, tags)
 
 
-def _read_folder(folder: Path, split: str) -> list[Sentence]:
-    paths = sorted(folder.glob(f"*{split}.conllu"))
-    if not paths:
+def _read_folder(folder: Path, split: str, tags: str) -> list[Sentence]:
+    found = [FILE_NAME.fullmatch(name) for name in sorted(os.listdir(folder))]
+    names = [match[0] for match in found if match and match[1] == split]
+    if not names:
         raise InputError(
-            f"--dataset {folder} has no file whose name ends with {split}.conllu"
+            f"--dataset {folder} has no file whose name ends with {split}.conllu, or "
+            f"with a part's name such as {split}-a.conllu"
         )
-    return [sentence for path in paths for sentence in read_conllu(path)]
+    return [sentence for name in names for sentence in read_conllu(folder / name, tags)]
 
 
-def read_conllu(path: Path) -> Iterator[Sentence]:
-    """The sentences of a file in the CoNLL-U format: words and their XPOS.
+def read_conllu(path: Path, tags: str = "xpos") -> Iterator[Sentence]:
+    """The sentences of a file in the CoNLL-U format: words and their tags.
 
     Lines of words that are written as one (1-2) or that are left out (1.1) are skipped.
 
     Raises:
-        InputError: a line is not one of the format, or the file is not UTF-8.
+        InputError: a line is not one of the format, or the file cannot be read or is
+            not UTF-8.
     """
-    words, tags = [], []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"--dataset: {path} is not UTF-8 ({error})") from None
-    for number, line in enumerate([*lines, ""], 1):
+    words, found = [], []
+    tag_column = TAG_COLUMNS[tags]
+    for number, line in enumerate([*_read_lines(path), ""], 1):
         if line.startswith("#"):
             continue
-        if not line.strip():
+        if not line.strip(" \t"):
             if words:
-                yield words, tags
-            words, tags = [], []
+                yield words, found
+            words, found = [], []
             continue
         columns = line.split("\t")
-        place = columns[0].replace("-", "").replace(".", "")
-        if len(columns) != COLUMNS or not place.isdigit():
+        place = NUMBER.fullmatch(columns[0])
+        is_complete = len(columns) == COLUMNS and columns[1] and columns[tag_column]
+        if not place or not is_complete:
             raise InputError(
                 f"--dataset: line {number} of {path} is not a line of CoNLL-U, a "
                 f"number and {COLUMNS - 1} more columns between tabs. Received: "
                 f"{line[:60]!r}"
             )
-        if columns[0].isdigit():
-            words.append(columns[1])
-            tags.append(columns[4])
+        if place[2]:
+            continue
+        if int(place[1]) != len(words) + 1:
+            raise InputError(
+                f"--dataset: line {number} of {path} must be word {len(words) + 1}, or "
+                f"an empty line that ends the sentence. Received: {line[:60]!r}"
+            )
+        words.append(columns[1])
+        found.append(columns[tag_column])
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Lines as the format has them: other signs that Unicode ends a line with, such as
+    U+2028, are a word's."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"--dataset: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"--dataset: {path} is not UTF-8 ({error})") from None
+    return text.replace("\r\n", "\n").split("\n")
 
 
 def _read_sample() -> tuple[list[Sentence], list[Sentence]]:
@@ -168,11 +265,11 @@ def _read_sample() -> tuple[list[Sentence], list[Sentence]]:
 
 
 def _read_tfds(
-    dataset: str, data_dir: str | None
+    dataset: str, data_dir: str | None, tags: str
 ) -> tuple[list[Sentence], list[Sentence]]:
     check_data_dir(data_dir)
     builder = prepared_builder(dataset, data_dir, sample=SAMPLE)
-    missing = {"tokens", "xpos"} - set(builder.info.features)
+    missing = {"tokens", tags} - set(builder.info.features)
     if missing:
         raise InputError(
             f"--dataset {dataset} has no {' and '.join(sorted(missing))} to tag with"
@@ -183,12 +280,23 @@ def _read_tfds(
             f"--dataset {dataset} needs the splits train and dev; it has "
             f"{', '.join(builder.info.splits)}"
         )
-    return tuple(_read_split(builder, split) for split in ("train", "dev"))
+    return tuple(_read_split(builder, split, tags) for split in ("train", "dev"))
 
 
-def _read_split(builder: Any, split: str) -> list[Sentence]:
-    def decode(texts):
-        return [text.decode() for text in texts.numpy()]
-
-    dataset = builder.as_dataset(split=split)
-    return [(decode(row["tokens"]), decode(row["xpos"])) for row in dataset]
+def _read_split(builder: Any, split: str, tags: str) -> list[Sentence]:
+    features = builder.info.features
+    names = features["upos"].feature.names if "upos" in features else ()
+    sentences = []
+    for row in builder.as_dataset(split=split):
+        words = [text.decode() for text in row["tokens"].numpy()]
+        given = {"upos": [names[i] for i in row["upos"].numpy()]} if names else {}
+        if "xpos" in features:
+            # TFDS has the word None where there is no tag.
+            texts = (text.decode() for text in row["xpos"].numpy())
+            given["xpos"] = [UNSPECIFIED if t == "None" else t for t in texts]
+        # It keeps the lines that read_conllu skips, without any tag.
+        kept = [any(map(_is_given, pair)) for pair in zip(*given.values(), strict=True)]
+        sentences.append(
+            (list(compress(words, kept)), list(compress(given[tags], kept)))
+        )
+    return sentences

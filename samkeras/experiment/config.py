@@ -163,6 +163,8 @@ class SupervisedConfig(Config):
     """validate on the first N examples"""
     max_length: PositiveInt | None = None
     """cut sentences to N words"""
+    tags: Literal["xpos", "upos"] = "xpos"
+    """tagger: tags of the treebank's language, or those that all treebanks share"""
     word_dropout: NonNegativeFloat = 0.0
     """tagger: words are unknown in training with probability X / (X + their count)"""
     image_size: PositiveInt | None = None

@@ -95,6 +95,7 @@ def load_shared(config: Config, shared: dict[Any, Splits]) -> Splits:
             "train_examples",
             "validation_examples",
             "max_length",
+            "tags",
             "holdout",
             "image_size",
         )
