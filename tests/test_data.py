@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+import run as command
 from samkeras.data.augmentation import CropFlip
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import _fit, load_images
@@ -357,6 +358,18 @@ def test_images_of_any_difference_are_brought_to_size(stored, size):
     part = fitted[:, top : top + stored[0], left : left + stored[1]]
     np.testing.assert_array_equal(part, images)
     assert fitted.sum(dtype=int) == images.sum(dtype=int)
+
+
+@pytest.mark.parametrize(
+    ("workload", "smallest"), [("cifar10_vgg11", 32), ("cifar10_vit", 4)]
+)
+def test_images_too_small_for_the_model_are_refused(workload, smallest, capsys):
+    """VGG halves them five times, patches are 4 x 4; one pixel more is enough."""
+    options = ["--dataset", "mnist_5k", "--width_mult", "0.02", "--dry_run"]
+    target = [f"workloads/{workload}", *options, "--image_size"]
+    assert command.main([*target, str(smallest - 1)]) == 2
+    assert f"--image_size must be at least {smallest}" in capsys.readouterr().err
+    assert command.main([*target, str(smallest)]) == 0
 
 
 def test_one_side_too_large_is_resized():

@@ -8,7 +8,7 @@ from samkeras.workload import Workload
 
 workload = Workload(
     load=lambda config: load_images(
-        config.dataset, config.data_dir, config.image_size, channels=3
+        config.dataset, config.data_dir, config.image_size, channels=3, smallest=32
     ),
     build=lambda config, info: build_vgg11(
         info.input_shape, info.num_outputs, config.width_mult, depth=config.depth

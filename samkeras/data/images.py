@@ -14,6 +14,7 @@ from samkeras.data.tfds_sets import (
     SAMPLE,
     describe_tfds,
     image_info,
+    import_tfds,
     prepared_builder,
     split_names,
 )
@@ -26,6 +27,7 @@ def load_images(
     data_dir: str | None,
     image_size: int | None = None,
     channels: int | None = None,
+    smallest: int = 1,
 ) -> Splits:
     """An image classification set in memory, validated on its public test split as the
     paper does (section 4).
@@ -40,6 +42,7 @@ def load_images(
             around them, larger ones by resizing their central square, as all of a set
             of different sizes. None (default): as they are.
         channels: 3 repeats grey images. None (default): as they are.
+        smallest: the least height and width that the model takes, in pixels. Default 1.
 
     Returns:
         x: uint8[example, height, width, channel], float32 where an .npz has pixels
@@ -74,6 +77,11 @@ def load_images(
     def read_fitted():
         return tuple((_fit(x, shape), y) for x, y in read())
 
+    if len(shape) == 3 and min(shape[:2]) < smallest:
+        raise InputError(
+            f"--image_size must be at least {smallest} in this workload. Received: "
+            f"images of {shape[0]} x {shape[1]}"
+        )
     info = dataclasses.replace(info, input_shape=shape)
     return Splits(info, read_fitted, transform=CropFlip(), notes=notes)
 
@@ -148,14 +156,15 @@ def _read(
     """Reads a TFDS set, downloading it if need be."""
     builder = prepared_builder(dataset, data_dir)
     features = builder.info.features
-    is_one_size = None not in features["image"].shape
     parts = []
     for split in split_names(builder):
-        if is_one_size:
-            arrays = builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
-            x, y = (array.numpy() for array in arrays)
-        else:
+        if None in features["image"].shape:
             x, y = _read_one_by_one(builder, split, image_size)
+        else:
+            arrays = builder.as_dataset(
+                split=split, batch_size=-1, decoders=_decoders()
+            )
+            x, y = arrays["image"].numpy(), arrays["label"].numpy()
         num_classes = features["label"].num_classes
         # TFDS has -1 where a split's labels are not public.
         rule = f"labels of its split {split} must be from 0 to {num_classes - 1}"
@@ -164,13 +173,18 @@ def _read(
     return tuple(parts)
 
 
+def _decoders() -> Any:
+    """What has TFDS decode images and labels alone."""
+    return import_tfds().decode.PartialDecoding({"image", "label"})
+
+
 def _read_one_by_one(builder: Any, split: str, image_size: int) -> Examples:
     """Reads images of different sizes, all resized, each at once."""
     images, labels = [], []
-    for image, label in builder.as_dataset(split=split, as_supervised=True):
-        images.append(resize_square(image.numpy(), image_size))
-        labels.append(int(label))
-    return np.stack(images), np.array(labels, "int32")
+    for row in builder.as_dataset(split=split, decoders=_decoders()):
+        images.append(resize_square(row["image"].numpy(), image_size))
+        labels.append(int(row["label"]))
+    return np.stack(images), np.array(labels)
 
 
 def _read_sample() -> tuple[Examples, Examples]:
