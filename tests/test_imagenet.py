@@ -133,7 +133,7 @@ def keys(batches: list[tuple]) -> list[bytes]:
 def centre_by_pillow(encoded: bytes, size: int) -> np.ndarray:
     """The evaluation crop, by Pillow's decoder and an interpolation in NumPy."""
     image = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), "float64")
-    side = int(np.ceil(min(image.shape[:2]) * size / (size + 32)))
+    side = min(image.shape[:2]) * size // (size + 32)
     top, left = ((n - side + 1) // 2 for n in image.shape[:2])
     image = image[top : top + side, left : left + side]
     weights = bicubic_weights(side, size)
@@ -199,25 +199,81 @@ def test_cmyk_has_the_right_colours(builder, stream):
     assert np.abs(unknown.numpy() - centre_by_pillow(files[CMYK], 40)).max() <= 2
 
 
+def sampled_boxes(height: int, width: int, count: int) -> np.ndarray:
+    """Boxes of TensorFlow's own sampler, as the paper's authors call it:
+    int32[box, (top, left, height, width)]."""
+
+    def sample(seed):
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            [height, width, 3],
+            tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            seed=tf.stack([seed, 0]),
+            min_object_covered=0.1,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            max_attempts=10,
+        )
+        return tf.concat([begin[:2], size[:2]], 0)
+
+    return next(iter(tf.data.Dataset.range(count).map(sample).batch(count))).numpy()
+
+
+def largest_gap(one: np.ndarray, other: np.ndarray) -> float:
+    """Kolmogorov and Smirnov's distance of two samples."""
+    places = np.concatenate([one, other])
+    shares = (
+        np.searchsorted(np.sort(x), places, "right") / len(x) for x in (one, other)
+    )
+    return np.abs(next(shares) - next(shares)).max()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "mean_area", "median_aspect"),
+    [(375, 500, 0.387, 1.043), (500, 500, 0.422, 1.042), (28, 28, 0.428, 1.043)],
+)
+def test_random_crops_are_distributed_as_tensorflow_s(
+    height, width, mean_area, median_aspect
+):
+    """Areas, aspects and places, against the operation that the paper's authors use."""
+    count = 5_000
+    draws = np.random.default_rng(0).random((count, NUM_DRAWS), dtype="float32")
+    boxes = np.stack(random_box(draws, height, width, 224), axis=-1)
+    areas, aspects = (
+        boxes[:, 2] * boxes[:, 3] / (height * width),
+        boxes[:, 3] / boxes[:, 2],
+    )
+    assert areas.min() >= 0.1
+    # Five standard deviations of the mean; of a median, about as many.
+    assert areas.mean() == pytest.approx(mean_area, abs=5 * 0.23 / count**0.5)
+    assert np.median(aspects) == pytest.approx(median_aspect, abs=5 * 0.2 / count**0.5)
+    theirs = sampled_boxes(height, width, count)
+    features = (
+        (x[:, 0], x[:, 1], x[:, 2] * x[:, 3], x[:, 3] / x[:, 2])
+        for x in (boxes, theirs)
+    )
+    for ours, expected in zip(*features, strict=True):
+        # As far apart are one in a thousand pairs of samples.
+        assert largest_gap(ours, expected) < 1.95 * (2 / count) ** 0.5
+
+
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (224, 224)])
 def test_random_crops_keep_to_their_bounds(height, width):
-    """8 to 100 % of the area and 3/4 to 4/3 of aspect but for rounding to pixels,
-    inside the image, anywhere in it, and upright ones as likely as wide ones."""
+    """10 to 100 % of the area and 3/4 to 4/3 of aspect but for rounding to pixels,
+    inside the image, anywhere in it but at the very last place, which TensorFlow's
+    sampler leaves out."""
     draws = np.random.default_rng(0).random((20_000, NUM_DRAWS), dtype="float32")
     top, left, crop_height, crop_width = random_box(draws, height, width, 224)
-    assert min(top.min(), left.min()) == 0
-    assert np.max(top + crop_height) == height
-    assert np.max(left + crop_width) == width
-    # Each side is rounded by half a pixel: 1 % of the smallest one here.
+    for start, side, whole in ((top, crop_height, height), (left, crop_width, width)):
+        assert np.all(start[side == whole] == 0)
+        ends = (start + side)[side < whole]
+        assert (start.min(), ends.max()) == (0, whole - 1)
     area = crop_height * crop_width / (height * width)
+    assert 0.1 <= area.min() < 0.101
+    assert 0.95 * min(height, width) / max(height, width) < area.max() < 1
+    # The width is rounded by half a pixel: 1 % of the smallest one here.
     aspect = crop_width / crop_height
-    assert area.min() > 0.08 * 0.98
-    assert area.max() <= 1
-    assert aspect.min() > 0.75 * 0.98
-    assert aspect.max() < 4 / 3 * 1.02
-    # Areas up to a half nearly always fit: the mean log of their aspects is zero.
-    fits = area < 0.5
-    assert abs(np.log(aspect[fits]).mean()) < 0.02
+    assert 0.75 * 0.99 < aspect.min() < 0.76
+    assert 1.32 < aspect.max() < 4 / 3 * 1.01
 
 
 def test_image_that_no_crop_fits_into_is_cropped_in_its_centre():
@@ -228,12 +284,22 @@ def test_image_that_no_crop_fits_into_is_cropped_in_its_centre():
 
 
 def test_first_try_that_fits_is_taken():
-    """The area of the second try, where the first is too wide for the image."""
-    draws = np.full((1, NUM_DRAWS), 0.5, "float32")
-    draws[0, 0], draws[0, TRIES] = 0.999, 0.999
+    """The second one, where the first has less than a tenth of the area; and a crop of
+    the whole image is its centre's."""
+    draws = np.full((2, NUM_DRAWS), 0.5, "float32")
+    draws[0, TRIES] = 0  # the lowest of the heights, 28 of 100 pixels at an aspect of 1
+    draws[:, :TRIES] = (1 - 3 / 4) / (4 / 3 - 3 / 4)
+    draws[1, TRIES:] = 0.999
     _, _, height, width = random_box(draws, 100, 100, 224)
-    side = np.round(np.sqrt((0.08 + 0.92 * 0.5) * 100 * 100))
-    assert (height[0], width[0]) == (side, side)
+    assert height.tolist() == width.tolist() == [28 + 73 // 2, 87]
+
+
+@pytest.mark.parametrize(("shorter", "side"), [(375, 328), (333, 291), (500, 437)])
+def test_centre_crops_have_the_authors_sides(shorter, side):
+    """7/8 of the shorter side, cut off."""
+    top, left, *sides = centre_box(shorter, 600, 224)
+    assert sides == [side, side]
+    assert (top, left) == ((shorter - side + 1) // 2, (600 - side + 1) // 2)
 
 
 def test_geometry_is_the_same_in_tensorflow():

@@ -1,4 +1,4 @@
-"""Random-resized and centre crops of images, the standard recipe for ImageNet.
+"""Random-resized and centre crops of images, the recipe of the paper's authors.
 
 Training takes a random part of an image, evaluation its centre, both resized to one
 size (Szegedy et al., "Going deeper with convolutions", 2015, section 6). The geometry
@@ -12,19 +12,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-SMALLEST_AREA = 0.08  # of the image's; the largest is all of it
+SMALLEST_AREA = 0.08  # that is tried, of the image's; the largest is all of it
+SMALLEST_COVER = 0.1  # that is taken
 LARGEST_ASPECT = 4 / 3  # width over height; the smallest is its inverse
 TRIES = 10
-# An area and an aspect for each try, then the flip and the crop's top and left.
+# An aspect and a height for each try, then the flip and the crop's top and left.
 NUM_DRAWS = 2 * TRIES + 3
 # Evaluation crops size of size + MARGIN pixels: 224 of 256, as is usual.
 MARGIN = 32
 
 
 def random_box(draws: Any, height: Any, width: Any, size: int, xp: Any = np) -> tuple:
-    """A random part of an image: its area uniform in 8 to 100 % of the image's, the
-    logarithm of its aspect ratio uniform in 3/4 to 4/3, its place uniform. The first of
-    ten tries that fits into the image, else the centre crop.
+    """A random part of an image, distributed as the paper authors' crops are: those of
+    TensorFlow's sample_distorted_bounding_box, with the whole image as the object of
+    which a tenth must be seen.
+
+    Of each of ten tries the aspect ratio is uniform in 3/4 to 4/3; then the height in
+    pixels, of all with which such a crop has at least 8 % of the image's area and fits
+    into it. The first try with 10 % is taken. If there is none, or it is the whole
+    image, it is the centre crop.
 
     Args:
         draws: float32[..., NUM_DRAWS], uniform in [0, 1).
@@ -36,12 +42,10 @@ def random_box(draws: Any, height: Any, width: Any, size: int, xp: Any = np) -> 
     Returns:
         top, left, height, width: int32[...] each, in pixels.
     """
-    area = SMALLEST_AREA + (1 - SMALLEST_AREA) * draws[..., :TRIES]
-    aspect = LARGEST_ASPECT ** (2 * draws[..., TRIES : 2 * TRIES] - 1)
-    pixels = area * xp.asarray(height * width, "float32")
-    heights = xp.asarray(xp.sqrt(pixels / aspect) + 0.5, "int32")
-    widths = xp.asarray(xp.sqrt(pixels * aspect) + 0.5, "int32")
-    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    heights, widths = _draw_sizes(draws, height, width, xp)
+    smallest = SMALLEST_COVER * xp.asarray(height * width, "float32")
+    is_large = xp.asarray(heights * widths, "float32") >= smallest
+    fits = is_large & (heights <= height) & (widths <= width)
     first = xp.asarray(
         fits & (xp.cumsum(xp.asarray(fits, "int32"), axis=-1) == 1), "int32"
     )
@@ -52,19 +56,50 @@ def random_box(draws: Any, height: Any, width: Any, size: int, xp: Any = np) -> 
     box = (top, left, chosen_height, chosen_width)
     centre = centre_box(height, width, size, xp)
     pairs = zip(box, centre, strict=True)
-    return tuple(xp.where(chosen_height > 0, *pair) for pair in pairs)
+    is_part = (chosen_height > 0) & (chosen_height * chosen_width < height * width)
+    return tuple(xp.where(is_part, *pair) for pair in pairs)
 
 
-def _place(draw: Any, room: Any, xp: Any) -> Any:
-    """An offset from 0 to `room`, each as likely as the others."""
-    offset = xp.asarray(draw * xp.asarray(room + 1, "float32"), "int32")
-    return xp.minimum(offset, room)  # float32 may round up to room + 1
+def _draw_sizes(draws: Any, height: Any, width: Any, xp: Any) -> tuple:
+    """The height and width of each try, int32[..., TRIES]; some do not fit."""
+    smallest_aspect = 1 / LARGEST_ASPECT
+    aspects = smallest_aspect + (LARGEST_ASPECT - smallest_aspect) * draws[..., :TRIES]
+    pixels = xp.asarray(height * width, "float32")
+
+    def widths_of(heights):
+        return _round(xp.asarray(heights, "float32") * aspects, xp)
+
+    # Neither the image's own height nor the one that has its width is exceeded.
+    room = (xp.asarray(width, "float32") + 0.5) / aspects
+    highest = xp.minimum(_round(xp.sqrt(pixels / aspects), xp), height)
+    highest = xp.minimum(highest, xp.asarray(room, "int32"))
+    lowest = _round(xp.sqrt(SMALLEST_AREA * pixels / aspects), xp)
+    lowest = xp.minimum(lowest, highest)
+    draws = draws[..., TRIES : 2 * TRIES]
+    heights = lowest + _place(draws, highest - lowest + 1, xp)
+    # Where rounding made it too small.
+    areas = xp.asarray(heights * widths_of(heights), "float32")
+    heights += xp.asarray(areas < SMALLEST_AREA * pixels, "int32")
+    return heights, widths_of(heights)
+
+
+def _round(x: Any, xp: Any) -> Any:
+    return xp.asarray(x + 0.5, "int32")
+
+
+def _place(draw: Any, count: Any, xp: Any) -> Any:
+    """One of `count` integers from 0 on, each as likely as the others; 0 of none.
+
+    Of the places of a crop TensorFlow's sampler leaves out the last one, and so do we.
+    """
+    return xp.asarray(draw * xp.asarray(count, "float32"), "int32")
 
 
 def centre_box(height: Any, width: Any, size: int, xp: Any = np) -> tuple:
     """The square in an image's centre whose side is size / (size + 32) of the shorter
-    one of the image, rounded up: top, left, height, width in pixels."""
-    side = -(-xp.minimum(height, width) * size // (size + MARGIN))
+    one of the image, rounded down as the paper's authors do: top, left, height, width
+    in pixels."""
+    side = xp.minimum(height, width) * size // (size + MARGIN)
     return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 
