@@ -343,9 +343,61 @@ def test_scores_are_of_whole_games():
     assert scores.sum() > 0
 
 
+class IdleGames:
+    """Two games that never end: the first scores at its fourth step, the second loses
+    a life then, and both nothing later."""
+
+    def __init__(self, *_):
+        self.clock = 0
+
+    def reset(self, seed):
+        return np.zeros((2, 1, 1, 1), "uint8"), np.array([3, 3])
+
+    def step(self, actions):
+        self.clock += 1
+        frames = np.full((2, 1, 1, 1), self.clock, "uint8")
+        return Step(
+            frames=frames,
+            rewards=np.array([7.0 * (self.clock == 4), 0]),
+            terminated=np.zeros(2, bool),
+            truncated=np.zeros(2, bool),
+            lives=np.array([3, 3 - (self.clock >= 4)]),
+            last_frames=frames,
+        )
+
+
+def test_games_in_which_nothing_happens_are_over(monkeypatch):
+    """So many steps after the last score or lost life, not before."""
+    monkeypatch.setattr(rollouts, "Games", IdleGames)
+    monkeypatch.setattr(rollouts, "IDLE_STEPS", 5)
+    scores = [scores.tolist() for _, scores in play(clock_policy, Game(""), 2, seed=0)]
+    assert len(scores) == 4 + 5
+    assert scores[-1] == [7, 0]
+
+
+def test_games_start_as_the_options_say():
+    """Without no-ops and FIRE, as Flax's example plays; frames played before the policy
+    is asked, and FIRE, which brings Breakout's ball into play, on request."""
+
+    def start(**options) -> tuple[np.ndarray, list[int]]:
+        config = parse_small(**options)
+        game = find_workload("atari_ppo").load(config).train
+        frames, info = game.start(4).reset(seed=np.arange(4))
+        return frames[:, -1], info["episode_frame_number"].tolist()
+
+    frames, played = start()
+    assert played == [0] * 4
+    _, played = start(noop_max=30)
+    assert len(set(played)) > 1
+    assert all(0 < count <= 30 for count in played)
+    fired, played = start(fire_reset="true")
+    assert set(played) == {1}
+    assert np.any(fired != frames)
+
+
 def test_a_game_without_fire_can_be_played():
     config = parse_small(game="freeway")
-    splits = load_game(config.game, 0.25, 100, 1)
+    splits = load_game(Game(config.game), 100, 1)
     assert splits.info.num_outputs == 3
     experience = Rollouts(splits.train, config, seed=0)
     (frames, _), *_ = experience.collect(lambda x: np.zeros((len(x), 4), "float32"))
@@ -354,7 +406,9 @@ def test_a_game_without_fire_can_be_played():
 
 def test_unknown_games_are_refused():
     with pytest.raises(InputError, match=r"--game must .*Received: brekout.*breakout"):
-        load_game("brekout", 0.25, 100, 1)
+        load_game(Game("brekout"), 100, 1)
+    with pytest.raises(InputError, match=r"--noop_max must be less .*: 108000"):
+        load_game(Game("breakout", noop_max=108_000), 100, 1)
 
 
 @pytest.mark.parametrize(

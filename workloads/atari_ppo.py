@@ -4,7 +4,7 @@ from functools import partial
 
 from keras.metrics import MeanMetricWrapper
 
-from samkeras.data.atari import load_game
+from samkeras.data.atari import Game, load_game
 from samkeras.models.actor_critic import build_actor_critic
 from samkeras.ppo import (
     PPOLoss,
@@ -17,7 +17,9 @@ from samkeras.workload import Workload
 
 workload = Workload(
     load=lambda config: load_game(
-        config.game, config.sticky_actions, config.frames, config.eval_games
+        Game(config.game, config.sticky_actions, config.noop_max, config.fire_reset),
+        config.frames,
+        config.eval_games,
     ),
     build=lambda config, info: build_actor_critic(
         info.input_shape, info.num_outputs, config.width_mult

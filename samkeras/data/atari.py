@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ale_py import AtariVectorEnv
 
 FRAMES = (84, 84, 4)  # height, width, the last grey frames
+LONGEST_GAME = 108_000  # frames: half an hour of play
 
 
 class Step(NamedTuple):
@@ -40,17 +41,20 @@ class Step(NamedTuple):
 class Game:
     """An Atari game as the v5 environments of Gymnasium play it: an action holds for
     four frames, of the last two of which the brighter pixels are seen, in grey at 84 x
-    84; up to 30 frames of no action at its begin, then FIRE where that starts it; cut
-    off after 108,000 frames.
+    84; cut off after 108,000 frames.
 
     Attributes:
         name: as ale-py spells it, such as "space_invaders".
         sticky_actions: probability that an action is the one before instead (Machado et
             al. 2018).
+        noop_max: most frames of no action at a game's begin (Mnih et al. 2015).
+        fire_reset: whether FIRE follows them, in games that have it.
     """
 
     name: str
     sticky_actions: float = 0.25
+    noop_max: int = 0
+    fire_reset: bool = False
 
     @property
     def num_actions(self) -> int:
@@ -68,11 +72,11 @@ class Game:
             # An end and the next begin are one step, so that every step is one of play.
             autoreset_mode="SameStep",
             repeat_action_probability=self.sticky_actions,
-            max_num_frames_per_episode=108_000,
+            max_num_frames_per_episode=LONGEST_GAME,
             frameskip=4,
             maxpool=True,
-            noop_max=30,
-            use_fire_reset=True,
+            noop_max=self.noop_max,
+            use_fire_reset=self.fire_reset,
             stack_num=FRAMES[2],
             img_height=FRAMES[0],
             img_width=FRAMES[1],
@@ -125,23 +129,27 @@ class Games:
         )
 
 
-def load_game(name: str, sticky_actions: float, frames: int, eval_games: int) -> Splits:
+def load_game(game: Game, frames: int, eval_games: int) -> Splits:
     """A game to learn and to be tested on, which are one and the same.
 
     Raises:
-        InputError: there is no such game.
+        InputError: there is no such game, or it would be over before it starts.
     """
     from ale_py import roms
 
     games = sorted(roms.get_all_rom_ids())
-    if name not in games:
+    if game.name not in games:
         raise InputError(
             f"--game must be one of ale-py's {len(games)}, such as breakout. "
-            f"Received: {name}{nearest(name, games)}"
+            f"Received: {game.name}{nearest(game.name, games)}"
         )
-    game = Game(name, sticky_actions)
+    if game.noop_max >= LONGEST_GAME:
+        raise InputError(
+            f"--noop_max must be less than the {LONGEST_GAME} frames of the longest "
+            f"game. Received: {game.noop_max}"
+        )
     info = DataInfo(
-        name=name,
+        name=game.name,
         input_shape=FRAMES,
         num_outputs=game.num_actions,
         num_train=frames,

@@ -215,6 +215,10 @@ class PPOConfig(Config):
     """Atari game, such as breakout or space_invaders"""
     sticky_actions: ClosedUnitInterval = 0.25
     """probability that the game repeats the last action instead"""
+    noop_max: NonNegativeInt = 0
+    """a game starts with up to N frames of no action"""
+    fire_reset: bool = False
+    """a game starts with FIRE where it has that; else it is for the policy to press"""
     episodic_life: bool = False
     """a lost life ends an episode in training"""
     clip_rewards: bool = True

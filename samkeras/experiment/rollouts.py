@@ -17,6 +17,8 @@ the value, float32[game, action + 1]."""
 
 Batch = tuple[Any, np.ndarray]
 
+IDLE_STEPS = 4_500  # of four frames: five minutes of play
+
 
 class Rollouts:
     """Rollouts of a policy, each a number of steps in several games, in minibatches.
@@ -152,6 +154,10 @@ def play(
     """Plays whole games side by side, actions drawn from the policy as Flax's example
     evaluates: one that always takes the likeliest may never start the ball.
 
+    A game ends, too, where for five minutes of play, a sixth of the longest game, it
+    brings no score and costs no life, so that a policy that never presses FIRE is not
+    watched to its end.
+
     Args:
         policy: who plays.
         game: what is played.
@@ -164,14 +170,17 @@ def play(
     """
     games = Games(game, count)
     draws = np.random.default_rng(seed)
-    frames, _ = games.reset([seed])
+    frames, lives = games.reset([seed])
     scores, is_over = np.zeros(count), np.zeros(count, "bool")
+    idle_steps = np.zeros(count, "int64")
     while not is_over.all():
         log_probs, _ = evaluate(policy, frames)
         step = games.step(draw_actions(log_probs, draws))
         frames = step.frames
         scores += np.where(is_over, 0, step.rewards)
-        is_over |= step.terminated | step.truncated
+        is_idle = (step.rewards == 0) & (step.lives == lives)
+        idle_steps, lives = np.where(is_idle, idle_steps + 1, 0), step.lives
+        is_over |= step.terminated | step.truncated | (idle_steps >= IDLE_STEPS)
         yield frames, scores
 
 
