@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from samkeras.model import SAMModel
+from samkeras.models.common import output_dtype
 
 
 def centre(build: Callable[[], keras.Model], alpha: float) -> SAMModel:
@@ -42,7 +43,8 @@ def centre(build: Callable[[], keras.Model], alpha: float) -> SAMModel:
     initial.trainable = False
     inputs = keras.Input(network.input_shape[1:])
     difference = keras.layers.subtract([network(inputs), initial(inputs)])
-    return SAMModel(inputs, keras.layers.Rescaling(alpha, dtype="float32")(difference))
+    scale = keras.layers.Rescaling(alpha, dtype=output_dtype())
+    return SAMModel(inputs, scale(difference))
 
 
 @keras.saving.register_keras_serializable(package="samkeras")

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from samkeras.model import SAMModel
-from samkeras.models.common import scale_width
+from samkeras.models.common import output_dtype, scale_width
 
 CONVOLUTIONS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # filters, kernel size, stride
 HIDDEN = 512
@@ -44,8 +44,9 @@ def build_actor_critic(
     )(x)
     heads = [
         layers.Dense(
-            size, kernel_initializer="lecun_normal", dtype="float32", name=name
+            size, kernel_initializer="lecun_normal", dtype=output_dtype(), name=name
         )(x)
         for size, name in ((num_actions, "policy"), (1, "value"))
     ]
-    return SAMModel(inputs, layers.Concatenate(dtype="float32", name="outputs")(heads))
+    outputs = layers.Concatenate(dtype=output_dtype(), name="outputs")(heads)
+    return SAMModel(inputs, outputs)

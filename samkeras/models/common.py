@@ -12,10 +12,20 @@ Tensor = Any
 
 
 def logits(features: Tensor, num_outputs: int) -> Tensor:
-    """The outputs, in float32 under mixed precision too: [batch, output]."""
+    """The outputs, in `output_dtype`: [batch, output]."""
     return layers.Dense(
-        num_outputs, kernel_initializer="lecun_normal", dtype="float32", name="outputs"
+        num_outputs,
+        kernel_initializer="lecun_normal",
+        dtype=output_dtype(),
+        name="outputs",
     )(features)
+
+
+def output_dtype() -> str:
+    """What a model's outputs are computed in: float32 under mixed precision too, and
+    float64 where keras' policy is that."""
+    policy = keras.config.dtype_policy()
+    return keras.backend.result_type(policy.compute_dtype, "float32")
 
 
 def scale_width(width: int, width_mult: float) -> int:

@@ -6,7 +6,7 @@ import keras
 from keras import layers, ops
 
 from samkeras.model import SAMModel
-from samkeras.models.common import WordDropout, scale_width
+from samkeras.models.common import WordDropout, output_dtype, scale_width
 
 Tensor = Any
 
@@ -71,12 +71,11 @@ def build_lstm(
         x
     )
     x = layers.Dropout(dropout, name="hidden_dropout")(x)
-    # Logits stay in float32 under mixed precision.
     outputs = layers.Dense(
         num_outputs,
         use_bias=False,
         kernel_initializer="lecun_normal",
-        dtype="float32",
+        dtype=output_dtype(),
         name="outputs",
     )(x)
     return SAMModel(inputs, outputs)
@@ -118,7 +117,8 @@ class AttentionPooling(layers.Layer):
 
     def call(self, x, mask=None):
         energies = ops.tanh(ops.matmul(x, self.keys_kernel))
-        scores = ops.cast(ops.matmul(energies, self.energy_kernel), "float32")
+        scores = ops.matmul(energies, self.energy_kernel)
+        scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
         if mask is not None:
             scores = ops.where(mask[..., None], scores, MASKED)
         weights = ops.cast(ops.softmax(scores, axis=1), x.dtype)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from samkeras.model import SAMModel
+from samkeras.models.common import logits
 
 
 def build_mlp(
@@ -46,8 +47,4 @@ def build_mlp(
             kernel_initializer="lecun_normal",
             name=f"hidden_{number}",
         )(x)
-    # Logits stay in float32 under mixed precision.
-    outputs = keras.layers.Dense(
-        num_outputs, kernel_initializer="lecun_normal", dtype="float32", name="outputs"
-    )(x)
-    return SAMModel(inputs, outputs)
+    return SAMModel(inputs, logits(x, num_outputs))

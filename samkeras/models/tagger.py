@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from samkeras.data.sequences import PAD
 from samkeras.model import SAMModel
-from samkeras.models.common import WordDropout, scale_width
+from samkeras.models.common import WordDropout, output_dtype, scale_width
 from samkeras.models.normalization import LayerNorm
 from samkeras.quiet import silence_native_stderr
 
@@ -71,7 +71,7 @@ def build_tagger(
     for number in range(1, (depth or DEPTH) + 1):
         x = _encoder_block(x, is_word, hidden, dropout, f"block{number}")
     x = LayerNorm(name="norm")(x)
-    outputs = layers.Dense(num_outputs, dtype="float32", name="outputs")(x)
+    outputs = layers.Dense(num_outputs, dtype=output_dtype(), name="outputs")(x)
     return SAMModel(words, outputs)
 
 
