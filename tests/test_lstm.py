@@ -1,4 +1,4 @@
-"""The bidirectional LSTM against NumPy, and the sentences that it reads."""
+"""The bidirectional LSTM, and the sentences that it reads."""
 
 import importlib.util
 import zipfile
@@ -34,54 +34,6 @@ def build_small(seed: int = 0) -> samkeras.SAMModel:
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
     return model
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-def numpy_direction(x, kernel, recurrent_kernel, bias) -> np.ndarray:
-    """An LSTM over one sentence: float64[word, unit]."""
-    h = c = np.zeros(len(recurrent_kernel))
-    outputs = []
-    for word in x:
-        i, f, g, o = np.split(word @ kernel + h @ recurrent_kernel + bias, 4)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
-        outputs.append(h)
-    return np.array(outputs)
-
-
-def numpy_logits(model: keras.Model, tokens: np.ndarray) -> np.ndarray:
-    """The whole model in float64, one sentence at a time, without padding."""
-    weights = {
-        "/".join(w.path.split("/")[-2:]): np.asarray(w, "float64")
-        for w in model.trainable_variables
-    }
-    lstm = [np.asarray(w, "float64") for w in model.get_layer("lstm1").get_weights()]
-    ahead, back = lstm[:3], lstm[3:]
-    logits = []
-    for row in tokens:
-        x = weights["embedding/embeddings"][row[row != PAD]]
-        x = np.concatenate(
-            [numpy_direction(x, *ahead), numpy_direction(x[::-1], *back)[::-1]], axis=1
-        )
-        energies = np.tanh(x @ weights["attention/keys_kernel"])
-        scores = np.exp(energies @ weights["attention/energy_kernel"])
-        context = np.sum(scores * x, axis=0) / scores.sum()
-        hidden = np.tanh(context @ weights["hidden/kernel"] + weights["hidden/bias"])
-        logits.append(hidden @ weights["outputs/kernel"])
-    return np.array(logits)
-
-
-def test_model_agrees_with_numpy():
-    """Sentences of several lengths in one batch, the way back from the last word."""
-    model, tokens = build_small(), random_tokens()
-    expected = numpy_logits(model, tokens)
-    assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(model(tokens)), expected, rtol=0, atol=1e-5
-    )
 
 
 def without_dropout(model: keras.Model) -> keras.Model:
