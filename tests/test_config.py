@@ -174,7 +174,7 @@ def test_a_flag_needs_no_value():
         (["--seed", "4294967296"], ["--seed", "< 2**32", "4294967296"]),
         (["--seed", "9" * 5000], ["--seed", "< 2**32"]),
         (["--epochs", "2147483648"], ["--epochs", "< 2**31"]),
-        (["--epochs_mult", "1e308"], ["--epochs_mult", "less than 2**31"]),
+        (["--epochs_mult", "1e38"], ["--epochs_mult", "less than 2**31"]),
         (["--rho", "1e400"], ["--rho", ">= 0", "1e400"]),
         (["--rho="], ["--rho", ">= 0"]),
         (["--rho", "null"], ["--rho", ">= 0", "null"]),
