@@ -41,7 +41,9 @@ class Step(NamedTuple):
 class Game:
     """An Atari game as the v5 environments of Gymnasium play it: an action holds for
     four frames, of the last two of which the brighter pixels are seen, in grey at 84 x
-    84; cut off after 108,000 frames.
+    84; cut off after 108,000 frames. Two details are ale-py's, not Flax's example's:
+    frames are resized by area, not linearly, and those before a game's first are black,
+    not copies of it.
 
     Attributes:
         name: as ale-py spells it, such as "space_invaders".

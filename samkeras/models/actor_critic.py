@@ -13,7 +13,8 @@ HIDDEN = 512
 def build_actor_critic(
     input_shape: tuple[int, int, int], num_actions: int, width_mult: float = 1.0
 ) -> SAMModel:
-    """Three convolutions and a hidden layer that policy and value share.
+    """Three convolutions and a hidden layer that policy and value share. The paper's
+    numbers of parameters are those without padding, which Flax's example has.
 
     Args:
         input_shape: (height, width, frames) of the last grey frames of a game, with

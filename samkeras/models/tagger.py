@@ -29,7 +29,8 @@ def build_tagger(
     word_counts: Sequence[int] | None = None,
 ) -> SAMModel:
     """A pre-LayerNorm encoder over the words of a sentence, with fixed sinusoidal
-    positions and a tag for each word. Padding is not attended to.
+    positions and a tag for each word. Unlike the example's, it pays no attention to
+    padding, has no ROOT token, and biases that start at 0, not at N(0, 1e-6).
 
     Of keras-hub it takes SinePositionEncoding. Its TransformerEncoder has biases in the
     attention, which this block has not, so the block is built of keras' own layers.
