@@ -292,8 +292,8 @@ def test_a_clock_that_is_set_back_shortens_no_run(tracker, tmp_path, monkeypatch
     """Neither while it trains, nor between two commands, of which the newer counts."""
     session = tracker()
     run = session.start("name", {"fingerprint": "f"}, None, tmp_path / "run")
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now - 86400)
+    yesterday = time.time() - 86400
+    monkeypatch.setattr(time, "time", lambda: yesterday)
     run.end("FINISHED")
     found = _read_run(run.journal).info
     assert 0 <= found.end_time - found.start_time < 60_000
@@ -301,6 +301,8 @@ def test_a_clock_that_is_set_back_shortens_no_run(tracker, tmp_path, monkeypatch
     run = session.start("name", {"fingerprint": "f"}, None, tmp_path / "run", True)
     run.end("KILLED", "interrupted")
     session.close()
+    found = _read_run(run.journal).info
+    assert found.end_time >= found.start_time
     newest = find_journals(tmp_path / "run")[-1]
     assert newest.id == run.journal.id
 

@@ -230,7 +230,8 @@ class RunLogger:
             self.journal.put_back()
             if reason is not None:
                 self.set_tag("failure", reason)
-            self.journal.append({"status": status, "time": _now()})
+            now = max(_now(), self.journal.head["time"])  # a clock that was set back
+            self.journal.append({"status": status, "time": now})
         finally:
             self.journal.close()
 
