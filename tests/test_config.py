@@ -9,6 +9,7 @@ import yaml
 
 import run as command
 from samkeras.errors import InputError
+from samkeras.experiment import targets
 from samkeras.experiment.command_line import parse_runs
 from samkeras.experiment.config import OWN_FIELDS, Config, fingerprint, save_config
 from samkeras.experiment.schedule import learning_rate_at
@@ -380,6 +381,21 @@ def test_unknown_targets_name_the_nearest():
     """A typing error in the workload's name is answered by the name meant."""
     with pytest.raises(InputError, match=r"workloads/mnst_mlp.*did you mean mnist_mlp"):
         resolve_target("workloads/mnst_mlp")
+
+
+def test_a_damaged_file_hides_no_target(tmp_path, monkeypatch):
+    """A user's own workload without a docstring, one that is no Python, and figures
+    that are not text: what is wrong with them is said where they are run."""
+    monkeypatch.setattr(targets, "ROOT", tmp_path)
+    monkeypatch.setattr(targets, "FIGURES", tmp_path)
+    (tmp_path / "workloads").mkdir()
+    (tmp_path / "workloads" / "bare.py").write_text("x = 1")
+    (tmp_path / "workloads" / "broken.py").write_text("def")
+    (tmp_path / "figure\u00b2.yaml").write_bytes(b"\xff")
+    (tmp_path / "folder.yaml").mkdir()
+    found = targets.describe_targets()
+    assert len(found) == 5
+    assert found["workloads/broken"] == found["workloads/bare"] == ""
 
 
 def test_help_imports_nothing_heavy():

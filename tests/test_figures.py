@@ -309,6 +309,12 @@ def test_values_of_the_grid_are_the_command_lines(write):
             [],
             ["unknown figure tinny", "did you mean tiny"],
         ),
+        ({"title": 3}, [], ["title must be text", "3"]),
+        (
+            {"workload": "atari_ppo", "x": "depth", "grid": {}},
+            [],
+            ["workloads/atari_ppo has no option depth"],
+        ),
         ({"paper": {"x": [1, 2], "y": [1]}}, [], ["paper", "of one length"]),
         ({"paper": {"x": 1, "y": 2}}, [], ["paper", "lists of numbers"]),
         ({"paper": {"x": ["1e6"], "y": [1]}}, [], ["paper", "lists of numbers"]),
@@ -339,6 +345,9 @@ def test_a_damaged_file_is_named(write, capsys):
     path.write_text("title: broken\ngrid: : [")
     assert command.main(["configs/figures/own.yaml"]) == 2
     assert f"{path} is not YAML" in capsys.readouterr().err
+    path.write_text("title: a\nx: rho\ntitle: b")
+    assert command.main(["configs/figures/own.yaml"]) == 2
+    assert "title is given twice, in lines 1 and 3" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"absent\.yaml: No such file"):
         read_figure("absent")
 
