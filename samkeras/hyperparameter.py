@@ -1,13 +1,18 @@
 """Numbers that a compiled train step reads while it runs."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
 Tensor = Any
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is a whole number by its type, NumPy's too; bools are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 class Hyperparameter:

@@ -1,15 +1,19 @@
 """SAMModel: a keras.Model whose training step is sharpness-aware."""
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
+from keras.src.models.functional import Functional
 
+from samkeras import optimizers  # noqa: F401 registers SGD, which models are saved with
 from samkeras.backend import Trainer
-from samkeras.hyperparameter import Hyperparameter
-from samkeras.masks import Masks
+from samkeras.hyperparameter import Hyperparameter, is_integer
+from samkeras.masks import Masks, copy_masks, set_masks
 from samkeras.perturbation import Perturbation
 from samkeras.step import (
     GRADIENT_METRICS,
@@ -32,12 +36,17 @@ class SAMModel(Trainer):
     does, to the bit.
     """
 
-    perturbation = None
-    m_sharpness = None
-    masks: Masks | None = None
-    """Which weights are kept in training; None: all of them."""
+    _perturbation = None
+    _m_sharpness = None
     _l2 = None
     _gradient_metrics = None
+
+    def __init__(self, *args, **kwargs):
+        if len(args) == 2 or "outputs" in kwargs:
+            # keras.Model puts Functional among the bases of its subclasses themselves,
+            # where all other models of the process would have it too.
+            self.__class__ = _make_functional(type(self))
+        super().__init__(*args, **kwargs)
 
     def compile(
         self,
@@ -68,22 +77,31 @@ class SAMModel(Trainer):
             ValueError: `l2` is negative or not finite; `m_sharpness` is not an integer
                 >= 1 or there is no perturbation.
         """
-        if perturbation is not None and not isinstance(perturbation, Perturbation):
-            raise TypeError(
-                "perturbation must be None or a samkeras perturbation such as "
-                f"samkeras.SAM(rho=0.05). Received: perturbation={perturbation!r}"
-            )
-        if m_sharpness is not None and (
-            perturbation is None or not isinstance(m_sharpness, int) or m_sharpness < 1
-        ):
-            raise ValueError(
-                "m_sharpness must be None, or an integer >= 1 with a perturbation. "
-                f"Received: m_sharpness={m_sharpness!r}, perturbation={perturbation!r}"
-            )
-        self.perturbation, self.m_sharpness = perturbation, m_sharpness
-        self._l2 = None if l2 == 0 else Hyperparameter(l2, "l2")
-        self._gradient_metrics = perturbation and GradientMetrics()
+        self._gradient_metrics = None
+        self._set_rule(perturbation, m_sharpness)
+        l2 = Hyperparameter(l2, "l2")
+        self._l2 = None if l2.value == 0 else l2
         super().compile(*args, **kwargs)
+
+    @property
+    def perturbation(self) -> Perturbation | None:
+        """Where the gradient is taken. Assigning another one compiles the step anew."""
+        return self._perturbation
+
+    @perturbation.setter
+    def perturbation(self, value: Perturbation | None) -> None:
+        self._set_rule(value, self.m_sharpness)
+        self._renew_train_function()
+
+    @property
+    def m_sharpness(self) -> int | None:
+        """Examples that share an epsilon. Assigning it compiles the step anew."""
+        return self._m_sharpness
+
+    @m_sharpness.setter
+    def m_sharpness(self, value: int | None) -> None:
+        self._set_rule(self.perturbation, value)
+        self._renew_train_function()
 
     @property
     def l2(self) -> float | LearningRateSchedule:
@@ -109,9 +127,50 @@ class SAMModel(Trainer):
         Raises:
             ValueError: an array is not of its weight's shape.
         """
-        self.masks = Masks(kept)
-        self.masks.zero_weights()
-        self.train_function = None  # compiled without these masks
+        set_masks(self.weights, kept)
+        self._renew_train_function()
+
+    @property
+    def masks(self) -> Masks | None:
+        """Which weights are kept in training, also those of models within this one;
+        None: all of them."""
+        return Masks(self.weights) or None
+
+    def _set_rule(
+        self, perturbation: Perturbation | None, m_sharpness: int | None
+    ) -> None:
+        if perturbation is not None and not isinstance(perturbation, Perturbation):
+            raise TypeError(
+                "perturbation must be None or a samkeras perturbation such as "
+                f"samkeras.SAM(rho=0.05). Received: perturbation={perturbation!r}"
+            )
+        if m_sharpness is not None and (
+            perturbation is None or not is_integer(m_sharpness) or m_sharpness < 1
+        ):
+            raise ValueError(
+                "m_sharpness must be None, or an integer >= 1 with a perturbation. "
+                f"Received: m_sharpness={m_sharpness!r}, perturbation={perturbation!r}"
+            )
+        self._perturbation = perturbation
+        self._m_sharpness = None if m_sharpness is None else int(m_sharpness)
+        if perturbation is None:
+            self._gradient_metrics = None
+        elif self._gradient_metrics is None:
+            self._gradient_metrics = GradientMetrics()
+
+    def _renew_train_function(self) -> None:
+        """Has the next step, also one of a fit that runs, know what changed."""
+        if self.train_function is not None:
+            self.make_train_function()
+
+    def make_train_function(self, force=False):
+        parts = (self.perturbation, self.m_sharpness, *self._program_inputs)
+        made_of = getattr(self.train_function, "made_of", parts)
+        # Masks may have been set in a model within this one.
+        same = len(parts) == len(made_of) and all(map(operator.is_, parts, made_of))
+        function = super().make_train_function(force or not same)
+        self.train_function.made_of = parts
+        return function
 
     def _perturb(
         self,
@@ -176,8 +235,27 @@ class SAMModel(Trainer):
 
     def load_weights(self, *args, **kwargs):
         super().load_weights(*args, **kwargs)
-        if self.masks is not None:
-            self.masks.zero_weights()
+        Masks(self.weights).zero_weights()
+
+    def set_weights(self, weights):
+        super().set_weights(weights)
+        Masks(self.weights).zero_weights()
+
+    def _run_through_graph(self, inputs, operation_fn=lambda op: op, **kwargs):
+        # How keras.models.clone_model makes its layers, the only place to see them in.
+        clones = []
+
+        def note(operation):
+            result = operation_fn(operation)
+            if isinstance(result, keras.layers.Layer):
+                clones.append((operation, result))
+            return result
+
+        outputs = super()._run_through_graph(inputs, note, **kwargs)
+        for layer, clone in clones:
+            if clone is not layer:
+                copy_masks(layer, clone)
+        return outputs
 
     @property
     def metrics(self):
@@ -216,3 +294,19 @@ class SAMModel(Trainer):
         """Variables outside the model's state that a compiled step reads anew."""
         sources = (self.perturbation, self._l2, self.masks)
         return [v for source in sources if source for v in source.variables]
+
+
+@functools.cache
+def _make_functional(cls: type) -> type:
+    """The class of those models of a SAMModel class that are given by their inputs and
+    outputs. Saved files know it by the same name."""
+    if issubclass(cls, Functional):
+        return cls
+    names = ("__module__", "__qualname__", "__doc__")
+    namespace = {name: getattr(cls, name) for name in names}
+    functional = type(cls.__name__, (cls, Functional), namespace)
+    registered = keras.saving.get_registered_name(cls)
+    if registered != cls.__name__:
+        keras.saving.register_keras_serializable(*registered.split(">"))(functional)
+        keras.saving.get_custom_objects()[registered] = cls  # the one to load with
+    return functional

@@ -157,22 +157,22 @@ def test_frozen_layers_are_not_pruned():
 )
 def test_pruned_weights_stay_zero(perturbation, policy, tmp_path):
     """Over 200 steps with momentum and l2, and through saving and loading."""
-    x, y = helpers.random_examples(80)
+    x, y = helpers.random_examples(1600)
     keras.config.set_dtype_policy(policy)
     try:
         model = helpers.build_classifier(norm=True, dropout=0.1)
         helpers.compile_classifier(
             model, perturbation=perturbation, l2=1e-3, steps_per_execution=4
         )
-        samkeras.prune_at_init(model, "snip", 0.7, data=(x, y))
+        samkeras.prune_at_init(model, "snip", 0.7, data=(x[:80], y[:80]))
         before = kernels_of(model)
-        helpers.train(model, x, y, epochs=20)
+        helpers.train(model, x, y)
         assert_pruned(model, before)
         model.save(tmp_path / "m.keras")
         loaded = keras.saving.load_model(tmp_path / "m.keras")
         for a, b in zip(masks_of(loaded), masks_of(model), strict=True):
             np.testing.assert_array_equal(a, b)
-        helpers.train(loaded, x, y, epochs=20)
+        helpers.train(loaded, x, y)
         assert_pruned(loaded, before)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -346,3 +346,152 @@ def test_pruning_twice_is_an_error():
 def test_only_a_sam_model_can_be_pruned():
     with pytest.raises(TypeError, match="SAMModel"):
         samkeras.prune_at_init(helpers.build_classifier(keras.Model), "random", 0.5)
+
+
+class SetMasks(keras.callbacks.Callback):
+    """Prunes half of a model's first kernel in its fit."""
+
+    def __init__(self, at):
+        super().__init__()
+        setattr(self, at, self.prune)
+
+    def prune(self, *_, logs=None):
+        prune_half(self.model)
+
+
+def prune_half(model) -> None:
+    kernel = find_kernels(model)[0]
+    model.set_masks([(kernel, half_of(kernel))])
+
+
+def half_of(kernel) -> np.ndarray:
+    return np.arange(int(np.prod(kernel.shape))).reshape(kernel.shape) % 2 == 0
+
+
+def assert_half_pruned(model) -> None:
+    kernel = find_kernels(model)[0]
+    pruned = ops.convert_to_numpy(kernel)[~half_of(kernel)]
+    assert np.count_nonzero(pruned) == 0
+
+
+@pytest.mark.parametrize("at", ["on_epoch_begin", "on_train_batch_end"])
+def test_masks_set_within_fit_act_from_the_next_step_on(at):
+    """The running fit goes on; the program that knew of no masks is not used again."""
+    model = compiled_classifier()
+    helpers.train(model, *helpers.random_examples(48), callbacks=[SetMasks(at)])
+    assert_half_pruned(model)
+    assert int(model.optimizer.iterations) == 3
+
+
+def test_other_masks_of_the_same_weights_compile_nothing():
+    """They are inputs of the program: a callback that loads weights costs no time."""
+    model = compiled_classifier()
+    samkeras.prune_at_init(model, "random", 0.5)
+    x, y = helpers.random_examples(16)
+    helpers.train(model, x, y)
+    function = model.train_function
+    kernel = find_kernels(model)[0]
+    model.set_masks([(k, half_of(k)) for k in find_kernels(model)])
+    helpers.train(model, x, y)
+    assert model.train_function is function
+    assert_half_pruned(model)
+    model.set_masks([])
+    helpers.train(model, x, y)
+    assert np.count_nonzero(ops.convert_to_numpy(kernel)[~half_of(kernel)]) > 0
+
+
+def test_a_pruned_run_resumes_within_fit(tmp_path):
+    """BackupAndRestore loads the weights, and so the masks, inside of fit."""
+    x, y = helpers.random_examples(16)
+    for epochs in (1, 2):
+        model = compiled_classifier()
+        prune_half(model)
+        backup = keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        helpers.train(model, x, y, epochs=epochs, callbacks=[backup])
+        assert_half_pruned(model)
+    assert int(model.optimizer.iterations) == 2  # of which it took one itself
+
+
+@pytest.mark.parametrize("outer_class", [samkeras.SAMModel, keras.Model])
+def test_a_pruned_model_within_another_stays_pruned(outer_class, tmp_path):
+    """A pruned backbone under a new head, trained by SAMModel or by plain keras, keeps
+    its masks; the outer SAMModel's epsilon too is zero there."""
+    x, y = helpers.random_examples(32)
+    backbone = helpers.build_classifier()
+    prune_half(backbone)
+    inputs = keras.Input((helpers.FEATURES,))
+    outputs = keras.layers.Dense(helpers.CLASSES)(backbone(inputs))
+    outer = outer_class(inputs, outputs)
+    is_ours = outer_class is samkeras.SAMModel
+    kwargs = {"perturbation": samkeras.SAM(0.1)} if is_ours else {}
+    helpers.compile_classifier(outer, **kwargs)
+    helpers.train(outer, x, y)
+    assert_half_pruned(backbone)
+    outer.save(tmp_path / "outer.keras")
+    loaded = keras.models.load_model(tmp_path / "outer.keras")
+    helpers.train(loaded, x, y)
+    assert_half_pruned(loaded)
+
+
+def test_masks_set_later_within_another_model_take_effect():
+    """An outer SAMModel that has trained already learns of its backbone's new masks."""
+    x, y = helpers.random_examples(16)
+    backbone = helpers.build_classifier()
+    inputs = keras.Input((helpers.FEATURES,))
+    outer = samkeras.SAMModel(inputs, backbone(inputs))
+    helpers.compile_classifier(outer, perturbation=samkeras.SAM(0.1))
+    helpers.train(outer, x, y)
+    prune_half(backbone)
+    helpers.train(outer, x, y)
+    assert_half_pruned(outer)
+
+
+def test_a_clone_has_the_masks():
+    """Compiled or not, and one within another model too."""
+    model = helpers.build_classifier()
+    prune_half(model)
+    kernel = find_kernels(model)[0]
+    inputs = keras.Input((helpers.FEATURES,))
+    outer = samkeras.SAMModel(inputs, model(inputs))
+    for original in (model, outer, helpers.compile_classifier(model)):
+        clone = keras.models.clone_model(original)
+        np.testing.assert_array_equal(
+            clone.masks.of(find_kernels(clone)[0]), half_of(kernel)
+        )
+        assert_half_pruned(clone)
+        assert find_kernels(clone)[0] is not kernel
+    helpers.train(helpers.compile_classifier(clone), *helpers.random_examples(16))
+    assert_half_pruned(clone)
+
+
+def test_set_weights_takes_dense_weights_where_they_are_kept():
+    model, dense = compiled_classifier(), compiled_classifier()
+    samkeras.prune_at_init(model, "random", 0.5)
+    model.set_weights(dense.get_weights())
+    for kernel, mask, whole in zip(
+        kernels_of(model), masks_of(model), kernels_of(dense), strict=True
+    ):
+        np.testing.assert_array_equal(kernel, np.where(mask, whole, 0))
+
+
+def test_a_weight_keeps_its_own_constraint_beside_its_mask():
+    """And has it alone again where the mask is taken off."""
+    inputs = keras.Input((helpers.FEATURES,))
+    layer = keras.layers.Dense(helpers.CLASSES, kernel_constraint="non_neg")
+    model = samkeras.SAMModel(inputs, layer(inputs))
+    helpers.compile_classifier(model, perturbation=samkeras.SAM(0.1))
+    own = layer.kernel.constraint
+    model.set_masks([(layer.kernel, half_of(layer.kernel))])
+    helpers.train(model, *helpers.random_examples(32))
+    assert_half_pruned(model)
+    assert ops.convert_to_numpy(layer.kernel).min() >= 0
+    model.set_masks([])
+    assert layer.kernel.constraint is own
+    assert model.masks is None
+
+
+def test_masks_of_another_model_are_refused():
+    model, other = compiled_classifier(), compiled_classifier()
+    kernel = find_kernels(other)[0]
+    with pytest.raises(ValueError, match="must be of a weight of the model"):
+        model.set_masks([(kernel, half_of(kernel))])

@@ -46,7 +46,8 @@ def test_training_goes_on_after_loading(kind, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
 
-    assert type(loaded) is samkeras.SAMModel
+    assert isinstance(loaded, samkeras.SAMModel)
+    assert type(loaded) is type(model)
     assert loaded.l2 == model.l2
     assert type(loaded.perturbation) is type(model.perturbation)
     if model.perturbation is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
+from samkeras.masks import Masks
 from samkeras.step import shift_seeds
 
 # Loops over groups of examples are unrolled on CPU up to this number.
@@ -49,9 +50,11 @@ class Trainer(keras.Model):
         gradients, statistics = self._final_gradients(
             weights, gradients, sam_gradients, step, is_due
         )
-        weights, optimizer_state = self.optimizer.stateless_apply(
-            optimizer_state, [g * loss_scale for g in gradients], weights
-        )
+        # Within the optimizer's scope masks would be constants of the program.
+        with Masks(self.trainable_variables).lifted():
+            weights, optimizer_state = self.optimizer.stateless_apply(
+                optimizer_state, [g * loss_scale for g in gradients], weights
+            )
         logs, new_metrics = self._update_metrics_variables(
             new_metrics, loss, x, y, y_pred, sample_weight
         )

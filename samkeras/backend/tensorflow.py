@@ -86,9 +86,6 @@ class Trainer(keras.Model):
         factor = loss_scale / num_replicas()
         gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
         self.optimizer.apply(gradients, variables)
-        if self.masks is not None:
-            # An optimizer may move weights whose gradients are zero.
-            self.masks.zero_weights()
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         if statistics:
             logs = {**logs, **self._gradient_metrics.update(statistics)}
