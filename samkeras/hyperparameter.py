@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import keras
+import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 Tensor = Any
@@ -39,7 +40,7 @@ class Hyperparameter:
             # The dtype is explicit because JAX recompiles when a number whose type was
             # left open is assigned one whose type is not.
             variable = keras.Variable(
-                number, trainable=False, dtype="float32", name=name
+                number, trainable=False, dtype=_widest_float(), name=name
             )
             self.variables = [variable]
 
@@ -59,11 +60,11 @@ class Hyperparameter:
             )
         self.variables[0].assign(self._checked(value))
 
-    def at(self, step: Tensor) -> Tensor:
-        """The number at optimizer step `step` (int scalar), as a float scalar."""
+    def at(self, step: Tensor, dtype: str) -> Tensor:
+        """The number at optimizer step `step` (int scalar): a scalar of `dtype`."""
         if self._schedule is not None:
-            return self._schedule(step)
-        return self.variables[0].value
+            return keras.ops.cast(self._schedule(step), dtype)
+        return keras.ops.cast(self.variables[0].value, dtype)
 
     def _checked(self, value: float) -> float:
         if isinstance(value, bool) or not isinstance(value, Real):
@@ -77,3 +78,9 @@ class Hyperparameter:
                 f"Received: {self._name}={value!r}"
             )
         return float(value)
+
+
+def _widest_float() -> str:
+    """What NumPy's float64 is on the backend: float32 on JAX unless x64 is enabled."""
+    number = keras.ops.convert_to_tensor(np.zeros(1, "float64"))
+    return keras.backend.standardize_dtype(number.dtype)

@@ -6,13 +6,14 @@ list of the same shapes that is added to the weights for the second pass.
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import Hyperparameter
+from samkeras.hyperparameter import Hyperparameter, is_integer
 
 Tensor = Any
 
@@ -20,16 +21,24 @@ Tensor = Any
 NORM_EPSILON = 1e-12
 
 
+def widest(tensors: list[Tensor]) -> str:
+    """The type to compute numbers of all tensors in: float64 if one of them is, else
+    float32, since half-precision squares overflow."""
+    dtypes = (keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors)
+    return "float64" if "float64" in dtypes else "float32"
+
+
 def global_norm(tensors: list[Tensor]) -> Tensor:
-    """The L2 norm of all tensors as one vector: float32 scalar."""
+    """The L2 norm of all tensors as one vector: a scalar of the `widest` type."""
     return ops.sqrt(dot(tensors, tensors))
 
 
 def dot(left: list[Tensor], right: list[Tensor]) -> Tensor:
-    """The inner product of two lists of tensors as vectors: float32 scalar."""
-    # Half-precision squares overflow, so the sums are taken in float32.
+    """The inner product of two lists of tensors as vectors: a scalar of the `widest`
+    type."""
+    dtype = widest([*left, *right])
     products = (
-        ops.sum(ops.cast(a, "float32") * ops.cast(b, "float32"))
+        ops.sum(ops.cast(a, dtype) * ops.cast(b, dtype))
         for a, b in zip(left, right, strict=True)
     )
     return sum(products)
@@ -119,15 +128,17 @@ class SAM(Perturbation):
         steps: int = 1,
     ):
         super().__init__(rho)
-        if not p > 1:
-            raise ValueError(f"p must be > 1, or inf. Received: p={p!r}")
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be an integer >= 1. Received: steps={steps}")
+        if not isinstance(p, Real) or not p > 1:
+            raise ValueError(f"p must be a number > 1, or inf. Received: p={p!r}")
+        if not is_integer(steps) or steps < 1:
+            raise ValueError(
+                f"steps must be an integer >= 1. Received: steps={steps!r}"
+            )
         self.p = float(p)
-        self.steps = steps
+        self.steps = int(steps)
 
     def __call__(self, gradients, gradients_at, step, mask=None):
-        radius = self._rho.at(step) / self.steps
+        radius = self._rho.at(step, widest(gradients)) / self.steps
         epsilon = self._ascend(gradients, radius)
         for _ in range(self.steps - 1):
             further = self._ascend(gradients_at(epsilon), radius)
@@ -142,9 +153,9 @@ class SAM(Perturbation):
         q = self.p / (self.p - 1)
         # Epsilon does not change with the length of g. Entries relative to the largest
         # keep their powers from underflowing: p = 1.1 means q = 11.
-        gradients32 = [ops.cast(g, "float32") for g in gradients]
-        largest = ops.max(ops.stack([ops.max(ops.abs(g)) for g in gradients32]))
-        ratios = [g / (largest + NORM_EPSILON) for g in gradients32]
+        wide = [ops.cast(g, widest(gradients)) for g in gradients]
+        largest = ops.max(ops.stack([ops.max(ops.abs(g)) for g in wide]))
+        ratios = [g / (largest + NORM_EPSILON) for g in wide]
         norm_q_to_q = sum(ops.sum(ops.power(ops.abs(r), q)) for r in ratios)
         scale = radius / (ops.power(norm_q_to_q, 1 / self.p) + NORM_EPSILON)
         return [
@@ -172,7 +183,7 @@ class UnnormalizedSAM(Perturbation):
     """
 
     def __call__(self, gradients, gradients_at, step, mask=None):
-        return _scaled(gradients, self._rho.at(step))
+        return _scaled(gradients, self._rho.at(step, widest(gradients)))
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -184,26 +195,34 @@ class RandomPerturbation(Perturbation):
 
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
-        seed: seed of the directions. Default 0.
+        seed: seed of the directions, 0 <= seed < 2**32. Default 0.
+
+    Raises:
+        ValueError: `seed` is not such an integer.
     """
 
     def __init__(self, rho: float | LearningRateSchedule = 0.05, seed: int = 0):
         super().__init__(rho)
-        self.seed = seed
-        self._generator = keras.random.SeedGenerator(seed)
+        if not is_integer(seed) or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"seed must be an integer >= 0 and < 2**32. Received: seed={seed!r}"
+            )
+        self.seed = int(seed)
+        self._generator = keras.random.SeedGenerator(self.seed)
 
     def __call__(self, gradients, gradients_at, step, mask=lambda tensors: tensors):
         # The generator counts its draws in the second word, so a stride of the number
         # of tensors keeps every (step, tensor) apart.
-        words = [self.seed, step * len(gradients)]
-        state = ops.stack([ops.cast(word, "uint32") for word in words])
+        seed = ops.convert_to_tensor(self.seed, "uint32")
+        state = ops.stack([seed, ops.cast(step * len(gradients), "uint32")])
         with keras.StatelessScope(state_mapping=[(self._generator.state, state)]):
             normals = [
                 keras.random.normal(ops.shape(g), dtype=g.dtype, seed=self._generator)
                 for g in gradients
             ]
         normals = mask(normals)
-        scale = self._rho.at(step) / (global_norm(normals) + NORM_EPSILON)
+        radius = self._rho.at(step, widest(normals))
+        scale = radius / (global_norm(normals) + NORM_EPSILON)
         return _scaled(normals, scale)
 
     def get_config(self) -> dict:

@@ -5,6 +5,7 @@ Biases and parameters of normalization are never pruned.
 """
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from samkeras.errors import nearest
+from samkeras.hyperparameter import is_integer
 from samkeras.model import SAMModel
 
 METHODS = ("snip", "random", "magnitude")
@@ -32,7 +34,8 @@ def prune_at_init(
     """Prunes a model before its training: the pruned weights stay zero for ever.
 
     Exactly round((1 - sparsity) * n) of the n entries of all kernels are kept, those
-    with the highest scores; of equal scores, the first ones.
+    with the highest scores; of equal scores, the first ones. The paper's authors keep
+    n - int(sparsity * n) - 1, for random of each kernel: as many, or one less.
 
         snip       |w * dL/dw|, kept by one threshold over all kernels
                    (Lee et al. 2019, equation 5)
@@ -60,6 +63,8 @@ def prune_at_init(
             f"method must be one of {', '.join(METHODS)}. "
             f"Received: {method!r}{nearest(str(method), METHODS)}"
         )
+    if not is_integer(seed) or seed < 0:
+        raise ValueError(f"seed must be an integer >= 0. Received: {seed!r}")
     _check_ready(model, method, data)
     kernels = find_kernels(model)
     sizes = [int(np.prod(kernel.shape)) for kernel in kernels]
@@ -99,7 +104,8 @@ def count_kept(size: int, sparsity: float) -> int:
     Raises:
         ValueError: `sparsity` is not in [0, 1).
     """
-    if not 0 <= sparsity < 1:
+    is_number = isinstance(sparsity, Real) and not isinstance(sparsity, bool)
+    if not is_number or not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be >= 0 and < 1. Received: {sparsity!r}")
     return round((1 - sparsity) * size)
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from samkeras.hyperparameter import Hyperparameter
-from samkeras.perturbation import dot, global_norm
+from samkeras.perturbation import dot, global_norm, widest
 
 Tensor = Any
 
@@ -57,9 +57,9 @@ def compare_gradients(
         is_due: bool scalar, whether to compare them at this step.
 
     Returns:
-        float32 scalars under the names in `GRADIENT_METRICS`: both norms and the cosine
-        between the two gradients, the first one's direction rounded to float16. All but
-        the first are NaN where not due.
+        scalars of the `widest` type under the names in `GRADIENT_METRICS`: both norms
+        and the cosine between the two gradients, the first one's direction rounded to
+        float16. All but the first are NaN where not due.
     """
     grad_norm = global_norm(gradients)
     # The direction of the first is kept through all of the second pass for this alone:
@@ -69,7 +69,8 @@ def compare_gradients(
 
     def compare() -> tuple[Tensor, Tensor]:
         sam_grad_norm = global_norm(sam_gradients)
-        norms = global_norm(directions) * ops.maximum(sam_grad_norm, NORM_FLOOR)
+        norms = ops.cast(global_norm(directions), sam_grad_norm.dtype)
+        norms = norms * ops.maximum(sam_grad_norm, NORM_FLOOR)
         cosine = dot(directions, sam_gradients) / ops.maximum(norms, NORM_FLOOR)
         return sam_grad_norm, cosine
 
@@ -86,7 +87,7 @@ def add_l2(
     gradients: list[Tensor], weights: list[Tensor], l2: Hyperparameter, step: Tensor
 ) -> list[Tensor]:
     """Adds coupled weight decay: l2 times the unperturbed weights."""
-    factor = l2.at(step)
+    factor = l2.at(step, widest(gradients))
     return [
         g + ops.cast(factor, g.dtype) * ops.cast(w, g.dtype)
         for g, w in zip(gradients, weights, strict=True)

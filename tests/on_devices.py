@@ -134,6 +134,38 @@ def train(case: str) -> dict[str, np.ndarray]:
     }
 
 
+def train_on_mesh() -> dict[str, np.ndarray]:
+    """Ten steps on groups of examples of a model with dropout and two outputs, whose
+    kernels and batches are both divided: its final weights and logs."""
+    devices = keras.distribution.list_devices()
+    shape = (1, 1) if len(devices) == 1 else (len(devices) // 2, 2)
+    mesh = keras.distribution.DeviceMesh(shape, ["batch", "model"], devices)
+    layout = keras.distribution.LayoutMap(mesh)
+    layout[".*kernel"] = (None, "model")
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((NUM_STEPS * BATCH, 5)).astype("float32")
+    y = {name: rng.integers(0, 4, len(x)) for name in "ab"}
+    with keras.distribution.ModelParallel(layout_map=layout).scope():
+        inputs = keras.Input((5,))
+        hidden = keras.layers.Dense(8, "tanh", kernel_initializer="ones")(inputs)
+        hidden = keras.layers.Dropout(0.3, seed=5)(hidden)
+        outputs = {name: keras.layers.Dense(4, name=name)(hidden) for name in y}
+        model = samkeras.SAMModel(inputs, outputs)
+        for weight in model.trainable_variables:
+            weight.assign(0.3 * rng.standard_normal(weight.shape))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(
+            optimizer=samkeras.SGD(0.1),
+            loss=dict.fromkeys(y, loss),
+            perturbation=samkeras.SAM(0.1),
+            m_sharpness=4,
+        )
+        history = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0).history
+    logs = {name: np.array(values) for name, values in history.items()}
+    weights = [np.ravel(np.asarray(w)) for w in model.get_weights()]
+    return {"weights": np.concatenate(weights).astype("float64"), **logs}
+
+
 def divide_processor() -> None:
     """Lets TensorFlow see this machine's processor as several."""
     if keras.backend.backend() == "tensorflow":
@@ -153,6 +185,8 @@ def main(path: str, *cases: str) -> None:
     for case in cases or CASES:
         with split_batches(keras.distribution.list_devices()):
             numbers |= {f"{case}/{name}": v for name, v in train(case).items()}
+    if keras.backend.backend() == "jax" and not cases:
+        numbers |= {f"mesh/{name}": v for name, v in train_on_mesh().items()}
     if find_process()[0] == 0:
         np.savez(path, **numbers)
 

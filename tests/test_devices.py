@@ -96,6 +96,13 @@ def test_eight_devices_train_as_one_does(numbers, case):
     assert_same(numbers[NUM_DEVICES], numbers[1], case)
 
 
+@needs_jax
+def test_a_mesh_of_batches_and_weights_trains_as_one_device_does(numbers):
+    """Groups of m examples draw their own dropout wherever they are, and the losses of
+    two outputs count each example once."""
+    assert_same(numbers[NUM_DEVICES], numbers[1], "mesh")
+
+
 def test_the_cases_differ(numbers):
     """SGD, SAM and SAM with groups end in different places: none is ignored."""
     same_model = [case for case in CASES if case not in ("words", "graphs")]

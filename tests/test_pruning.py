@@ -24,7 +24,8 @@ def masks_of(model: samkeras.SAMModel) -> list[np.ndarray]:
 
 
 def authors_global_mask(scores: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """The authors' rule in plain NumPy: sort all scores, keep those above the cut."""
+    """The authors' rule in plain NumPy: sort all scores, keep those above the cut; they
+    cut one weight earlier where sparsity * n is a whole number."""
     ranked = sorted(np.concatenate([s.ravel() for s in scores]), reverse=True)
     threshold = (ranked[count - 1] + ranked[count]) / 2
     return [s > threshold for s in scores]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.sparse import JAXSparse
 from jax.sharding import PartitionSpec
 
 from samkeras.masks import Masks
@@ -87,30 +88,38 @@ class Trainer(keras.Model):
 
     def _grouped_passes(self, state, data, step):
         """As `_passes`, with an epsilon of each group of `m_sharpness` examples, and
-        everything averaged over the groups.
+        everything averaged over the groups but the metrics, which take one group after
+        another.
 
         Where the batch's parts on several devices are whole groups, each device takes
-        its own.
+        its own. Metrics are then sums over what they were updated with, as those of
+        keras are.
         """
+        if _is_sparse(data):
+            raise ValueError(
+                "m_sharpness cannot cut sparse arrays into groups; make them dense"
+            )
         batch_size = jax.tree.leaves(data)[0].shape[0]
         distribution = keras.distribution.distribution()
-        num_devices = 1
-        if distribution is not None:
-            num_devices = distribution.device_mesh.devices.size
-        if num_devices == 1 or batch_size % (num_devices * self.m_sharpness):
+        num_parts = _num_parts(distribution)
+        if num_parts == 1 or batch_size % (num_parts * self.m_sharpness):
             return self._passes_by_group(state, data, step, 0)
         axis = distribution.batch_dim_name
-        num_groups = batch_size // (num_devices * self.m_sharpness)
+        num_groups = batch_size // (num_parts * self.m_sharpness)
 
         def on_device(state, data, step):
-            first = jax.lax.axis_index(axis) * num_groups
-            (loss, y_pred, *rest), *gradients = self._passes_by_group(
-                state, data, step, first
+            part = jax.lax.axis_index(axis)
+            *state, metrics = state
+            # What the metrics were counts once in the sum over the devices.
+            metrics = [jnp.where(part == 0, m, jnp.zeros_like(m)) for m in metrics]
+            (loss, y_pred, new_state, metrics), *gradients = self._passes_by_group(
+                (*state, metrics), data, step, part * num_groups
             )
-            loss, rest, gradients = _map_floats(
-                lambda a: jax.lax.pmean(a, axis), (loss, rest, gradients)
+            loss, new_state, gradients = _map_floats(
+                lambda a: jax.lax.pmean(a, axis), (loss, new_state, gradients)
             )
-            return (loss, y_pred, *rest), *gradients
+            metrics = jax.lax.psum(metrics, axis)
+            return (loss, y_pred, new_state, metrics), *gradients
 
         everywhere, split = PartitionSpec(), PartitionSpec(axis)
         return jax.shard_map(
@@ -127,36 +136,39 @@ class Trainer(keras.Model):
 
     def _passes_by_group(self, state, data, step, first_group):
         """`_passes` on one group after another, averaged; `first_group` is the number
-        of the first one, counted over all devices."""
+        of the first one, counted over all parts of the batch."""
         size = self.m_sharpness
         batch_size = jax.tree.leaves(data)[0].shape[0]
         num_full = batch_size // size
         end = num_full * size
 
-        def passes(number, group):
-            """A group's part of the averages, and its predictions."""
-            weights, non_trainable, *others = state
+        def passes(number, group, metrics):
+            """A group's part of the averages, the metrics after it, and its
+            predictions."""
+            weights, non_trainable, optimizer_state, _ = state
             # Each group draws its own random numbers, whatever device it is on.
             number += first_group
             shifted = shift_seeds(self.non_trainable_variables, non_trainable, number)
             (loss, y_pred, new_state, metrics), *gradients = self._passes(
-                (weights, shifted, *others), group, step
+                (weights, shifted, optimizer_state, metrics), group, step
             )
             new_state = shift_seeds(self.non_trainable_variables, new_state, -number)
             share = jax.tree.leaves(group)[0].shape[0] / batch_size
-            averaged = (loss, new_state, metrics, gradients)
-            return _map_floats(lambda a: a * share, averaged), y_pred
+            averaged = (loss, new_state, gradients)
+            return _map_floats(lambda a: a * share, averaged), metrics, y_pred
 
         def add(sums, more):
             return _map_floats(lambda a, b: a + b, more, sums)
 
-        def body(sums, numbered_group):
-            more, y_pred = passes(*numbered_group)
-            return add(sums, more), y_pred
+        def body(carry, numbered_group):
+            sums, metrics = carry
+            more, metrics, y_pred = passes(*numbered_group, metrics)
+            return (add(sums, more), metrics), y_pred
 
-        shapes, _ = jax.eval_shape(passes, 0, jax.tree.map(lambda a: a[:size], data))
+        metrics, parts = state[-1], []
+        first = jax.tree.map(lambda a: a[:size], data)
+        shapes, _, _ = jax.eval_shape(passes, 0, first, metrics)
         sums = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-        parts = []
         if num_full:
             groups = jax.tree.map(
                 lambda a: a[:end].reshape(num_full, size, *a.shape[1:]), data
@@ -164,15 +176,16 @@ class Trainer(keras.Model):
             # On CPU a convolution inside a loop runs on one thread, see `_convolves`.
             on_cpu = jax.default_backend() == "cpu"
             unroll = num_full if on_cpu and num_full <= MAX_UNROLLED else 1
-            sums, y_pred = jax.lax.scan(
-                body, sums, (jnp.arange(num_full), groups), unroll=unroll
+            (sums, metrics), y_pred = jax.lax.scan(
+                body, (sums, metrics), (jnp.arange(num_full), groups), unroll=unroll
             )
             parts.append(jax.tree.map(lambda a: a.reshape(end, *a.shape[2:]), y_pred))
         if end < batch_size:
-            more, y_pred = passes(num_full, jax.tree.map(lambda a: a[end:], data))
+            rest = jax.tree.map(lambda a: a[end:], data)
+            more, metrics, y_pred = passes(num_full, rest, metrics)
             sums = add(sums, more)
             parts.append(y_pred)
-        loss, new_state, metrics, gradients = sums
+        loss, new_state, gradients = sums
         y_pred = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
         return (loss, y_pred, new_state, metrics), *gradients
 
@@ -371,6 +384,20 @@ def broadcast(value: Any) -> Any:
     return pickle.loads(np.asarray(data).tobytes())
 
 
+def _num_parts(distribution: Any) -> int:
+    """The number of parts that a batch is split into."""
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+
+
+def _is_sparse(batch: Any) -> bool:
+    """Whether a batch has a sparse array, whose parts neither stack nor cut."""
+    leaves = jax.tree.leaves(batch, is_leaf=lambda a: isinstance(a, JAXSparse))
+    return any(isinstance(leaf, JAXSparse) for leaf in leaves)
+
+
 def _map_floats(function: Callable, tree: Any, *others: Any) -> Any:
     """Maps the floating point leaves; integers, such as seeds, are the first tree's."""
     return jax.tree.map(
@@ -423,7 +450,8 @@ def _compile_steps(step: Step, steps: int, state_shardings: Any) -> Callable:
         if can_fuse is None:
             on_cpu = jax.default_backend() == "cpu"
             can_fuse = steps > 1 and not (
-                on_cpu and _convolves(step, values, state, batches[0])
+                _is_sparse(batches[0])
+                or (on_cpu and _convolves(step, values, state, batches[0]))
             )
         if can_fuse and len(batches) == steps and _same_shapes(batches):
             return all_steps(values, state, jax.tree.map(_stack, *batches))
