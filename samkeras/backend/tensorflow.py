@@ -2,11 +2,71 @@
 
 import contextlib
 import functools
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from samkeras.step import shift_seeds
+
+
+class _Pass(NamedTuple):
+    """What a pass over a batch gives.
+
+    Args:
+        loss: its mean over the examples, scalar.
+        y_pred: predictions.
+        updates: pairs of a variable that was assigned and its new value.
+        gradients: of the loss, one per trainable weight, unscaled, zero where weights
+            are pruned.
+        reached: which of the weights the loss depends on, bools.
+        raw: a trainable weight that is read past keras, or None.
+    """
+
+    loss: Any
+    y_pred: Any
+    updates: list
+    gradients: list
+    reached: list[bool]
+    raw: keras.Variable | None = None
+
+
+class _RecordingScope(keras.StatelessScope):
+    """Remembers which variables are assigned in it, instead of assigning them.
+
+    As where TensorFlow assigns variables, no gradient goes through the new value to
+    what it was made of; a weight's gradient is that of all values that it had.
+
+    Args:
+        tape: what records the gradients.
+        variables, weights: the trainable variables and their values.
+        state: pairs of another variable and its value.
+    """
+
+    def __init__(self, tape, variables, weights, state):
+        pairs = [*zip(variables, weights, strict=True)]
+        super().__init__(state_mapping=[*pairs, *state], collect_losses=True)
+        self._tape = tape
+        self._values = {id(variable): [value] for variable, value in pairs}
+        self._assigned = {}
+
+    @property
+    def assigned(self):
+        """The variables that were assigned, in the order of their first time."""
+        return list(self._assigned.values())
+
+    def values_of(self, weight):
+        """All values that a trainable weight had, tensors."""
+        return self._values[id(weight)]
+
+    def add_update(self, update):
+        variable, value = update
+        value = tf.stop_gradient(value)
+        if id(variable) in self._values:
+            self._tape.watch(value)
+            self._values[id(variable)].append(value)
+        self._assigned[id(variable)] = variable
+        super().add_update((variable, value))
 
 
 class Trainer(keras.Model):
@@ -54,165 +114,238 @@ class Trainer(keras.Model):
         is_plain = self.perturbation is None and self._l2 is None and self.masks is None
         if is_plain and num_replicas() == 1:
             return super().train_step(data)
+        self._build_for(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
-        weights = [tf.convert_to_tensor(v.value) for v in variables]
-        # Copies of the state before the first pass, for every pass: the same dropout
-        # draws, and the batch statistics of the first pass alone kept.
-        state = [tf.identity(v.value) for v in self.non_trainable_variables]
+        weights = _values_of(variables)
         step = self.optimizer.iterations
         loss_scale = self.optimizer.scale_loss(tf.ones(()))
 
         if self.m_sharpness is None:
             share = self._share(data)
-            passes = self._passes(weights, state, data, step, share)
+            first, sam_gradients = self._passes(
+                weights, self._state(), data, step, share
+            )
         else:
             share = _share_of(_count_examples(data))
-            passes = self._grouped_passes(weights, state, data, step)
-        loss, y_pred, new_state, gradients, sam_gradients = passes
-        for variable, value in zip(
-            self.non_trainable_variables, new_state, strict=True
-        ):
+            first, sam_gradients = self._grouped_passes(weights, data, step)
+        # Not before all passes are done: each starts from the state before the first.
+        for variable, value in first.updates:
             variable.assign(value)
-        self._track_loss(loss, share, data)
+        self._track_loss(first.loss, share, data)
 
         is_due = None
         if self.perturbation is not None:
             is_due = self._gradient_metrics.is_due(step)
+        # The weights as they are now: a layer may have assigned its own.
         gradients, statistics = self._final_gradients(
-            weights, gradients, sam_gradients, step, is_due
+            _values_of(variables), first.gradients, sam_gradients, step, is_due
         )
-        # The optimizer sums the replicas' gradients, which are all the same here.
+        # The optimizer sums the replicas' gradients, which are all the same here. As in
+        # plain keras it leaves alone the weights that the loss does not reach, unless
+        # l2 decays them.
         factor = loss_scale / num_replicas()
-        gradients = [g * tf.cast(factor, g.dtype) for g in gradients]
+        gradients = [
+            g * tf.cast(factor, g.dtype) if is_reached or self._l2 is not None else None
+            for g, is_reached in zip(gradients, first.reached, strict=True)
+        ]
         self.optimizer.apply(gradients, variables)
-        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        logs = self.compute_metrics(x, y, first.y_pred, sample_weight=sample_weight)
         if statistics:
             logs = {**logs, **self._gradient_metrics.update(statistics)}
         return logs
+
+    def _build_for(self, data):
+        """Makes the variables of a step before it reads them; keras makes them when it
+        first calls a layer."""
+        if not all(layer.built for layer in self._flatten_layers()):
+            self._symbolic_build(data_batch=data)
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def _state(self):
+        """The model's other variables, each with its value."""
+        variables = self.non_trainable_variables
+        return [*zip(variables, _values_of(variables), strict=True)]
 
     def _passes(self, weights, state, data, step, share):
         """Both passes on a batch, or on a replica's part of it.
 
         Args:
+            state: pairs of a variable and the value at which every pass finds it.
             share: the part's share of the gradients that are summed over the replicas;
                 None to leave them the part's own.
 
         Returns:
-            loss, predictions and new non-trainable state of the first pass, gradients
-            at w, gradients at w + epsilon.
+            The first pass, with its gradients summed, and the gradients at w + epsilon.
         """
+        first = self._pass(weights, state, data)
+        gradients = _sum_over_replicas(first.gradients, share)
+        if first.raw is not None and (num_replicas() > 1 or self.m_sharpness):
+            raise ValueError(
+                "m_sharpness, and several devices, need weights that are read through "
+                f"keras. Received: {first.raw.path}, which is read past it, as a "
+                "TFSMLayer does"
+            )
 
         def gradients_at(epsilon):
             perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
-            return _sum_over_replicas(self._pass(perturbed, state, data)[-1], share)
+            values = [*zip(self.trainable_variables, perturbed, strict=True), *state]
+            with _assigned(values if first.raw is not None else []):
+                again = self._pass(perturbed, state, data)
+            return _sum_over_replicas(again.gradients, share)
 
-        *updates, gradients = self._pass(weights, state, data)
-        gradients = _sum_over_replicas(gradients, share)
-        return *updates, gradients, self._perturb(gradients, gradients_at, step)
+        sam_gradients = self._perturb(gradients, gradients_at, step)
+        return first._replace(gradients=gradients), sam_gradients
 
-    def _grouped_passes(self, weights, state, data, step):
-        """As `_passes`, with an epsilon of each group of `m_sharpness` examples, and
-        everything averaged over the groups and replicas."""
+    def _grouped_passes(self, weights, data, step):
+        """As `_passes`, with an epsilon of each group of `m_sharpness` examples. Loss,
+        gradients and the model's new state are averaged over the groups and replicas;
+        what else is assigned, such as metrics, each group updates in its turn."""
         size = self.m_sharpness
         num_examples = _count_examples(data)
-        num_full = num_examples // size
-        num_left = num_examples - num_full * size
+        # A loop takes all groups but the last one, which may be smaller.
+        num_looped = tf.maximum(num_examples - 1, 0) // size
         context = tf.distribute.get_replica_context()
         # Groups have numbers over all replicas, whose parts are equal but the last one.
-        first_group = context.replica_id_in_sync_group * num_full
+        first_group = context.replica_id_in_sync_group * (num_looped + 1)
+        with _own_statistics(self):
+            loss, y_pred, assigned = self._forward_effects(
+                weights, _slice(data, 0, size)
+            )
+        variables = self.non_trainable_variables
+        own_ids = {id(variable) for variable in self.variables}
+        own = [v for v in assigned if id(v) in own_ids]
+        others = [v for v in assigned if id(v) not in own_ids]
+        reached = []
 
-        def passes(number, group):
-            """A group's part of the averages, and its predictions."""
+        def passes(number, values, group):
+            """A group's part of the averages, the new values of what is not the
+            model's own, and the predictions."""
             number += first_group
-            variables = self.non_trainable_variables
             # Each group draws its own random numbers, whatever replica it is on.
+            shifted = shift_seeds(variables, _values_of(variables), number)
+            state = [
+                *zip(variables, shifted, strict=True),
+                *zip(others, values, strict=True),
+            ]
             with _own_statistics(self):
-                loss, y_pred, new_state, *gradients = self._passes(
-                    weights, shift_seeds(variables, state, number), group, step, None
-                )
-            new_state = shift_seeds(variables, new_state, -number)
+                first, sam_gradients = self._passes(weights, state, group, step, None)
+            reached[:] = first.reached
+            new = {id(v): value for v, value in [*state, *first.updates]}
+            new_state = shift_seeds(own, [new[id(v)] for v in own], -number)
             share = _count_examples(group) / num_examples
-            averaged = (loss, new_state, *gradients)
-            return _map_floats(lambda t: t * tf.cast(share, t.dtype), averaged), y_pred
+            averaged = (first.loss, new_state, first.gradients, sam_gradients)
+            averaged = _map_floats(lambda t: t * tf.cast(share, t.dtype), averaged)
+            return averaged, [new[id(v)] for v in others], first.y_pred
 
         def add(sums, more):
             return _map_floats(tf.add, more, sums)
 
-        def body(number, sums, parts):
+        def body(number, sums, values, parts):
             group = _slice(data, number * size, size)
-            more, y_pred = passes(number, group)
+            more, values, y_pred = passes(number, values, group)
             parts = [
                 part.write(number, leaf)
                 for part, leaf in zip(parts, tf.nest.flatten(y_pred), strict=True)
             ]
-            return number + 1, add(sums, more), parts
+            return number + 1, add(sums, more), values, parts
 
-        outputs = self.compute_output_spec(
-            keras.utils.unpack_x_y_sample_weight(data)[0]
-        )
-        parts = [
-            tf.TensorArray(spec.dtype, num_full, element_shape=[size, *spec.shape[1:]])
-            for spec in tf.nest.flatten(outputs)
-        ]
-        zeros = [tf.zeros_like(weight) for weight in weights]
-        sums = (tf.zeros(()), state, zeros, zeros)
+        sums = (loss, _values_of(own), weights, weights)
         sums = _map_floats(tf.zeros_like, sums)
-        _, sums, parts = tf.while_loop(
-            lambda number, *_: number < num_full, body, (0, sums, parts)
-        )
-
-        def take_rest():
-            more, y_pred = passes(num_full, _slice(data, num_full * size, None))
-            return add(sums, more), tf.nest.flatten(y_pred)
-
-        def skip_rest():
-            return sums, [
-                tf.zeros([num_left, *spec.shape[1:]], spec.dtype)
-                for spec in tf.nest.flatten(outputs)
-            ]
-
-        sums, rest = tf.cond(num_left > 0, take_rest, skip_rest)
-        y_pred = [
-            tf.concat([part.concat(), more], 0)
-            for part, more in zip(parts, rest, strict=True)
+        parts = [
+            tf.TensorArray(leaf.dtype, num_looped, element_shape=leaf.shape)
+            for leaf in tf.nest.flatten(y_pred)
         ]
-        y_pred = tf.nest.pack_sequence_as(outputs, y_pred)
-        loss, new_state, *gradients = sums
+        _, sums, values, parts = tf.while_loop(
+            lambda number, *_: number < num_looped,
+            body,
+            (0, sums, _values_of(others), parts),
+        )
+        last = _slice(data, num_looped * size, None)
+        more, values, last_pred = passes(num_looped, values, last)
+        y_pred = [
+            tf.concat([part.concat(), leaf], 0)
+            for part, leaf in zip(parts, tf.nest.flatten(last_pred), strict=True)
+        ]
+        loss, new_state, *gradients = add(sums, more)
         share = _share_of(num_examples)
         new_state = _map_floats(
             lambda value: _sum_over_replicas([value], share)[0], new_state
         )
-        gradients = [_sum_over_replicas(part, share) for part in gradients]
-        return loss, y_pred, new_state, *gradients
+        gradients, sam_gradients = (_sum_over_replicas(g, share) for g in gradients)
+        first = _Pass(
+            loss,
+            tf.nest.pack_sequence_as(last_pred, y_pred),
+            [*zip(own + others, new_state + values, strict=True)],
+            gradients,
+            reached,
+        )
+        return first, sam_gradients
+
+    def _forward_effects(self, weights, data):
+        """What a first pass would do, without doing it: tensors like its loss and
+        predictions, and the variables that it assigns."""
+        assigned = []
+
+        def trace():
+            with tf.GradientTape() as tape:
+                scope = _RecordingScope(
+                    tape, self.trainable_variables, weights, self._state()
+                )
+                with scope:
+                    y_pred, loss = self._forward(data)
+            assigned.extend(scope.assigned)
+            return loss, y_pred
+
+        if tf.executing_eagerly():
+            return *trace(), assigned
+        # In a graph of its own, so that nothing of it runs.
+        graph = tf.function(trace, autograph=False).get_concrete_function()
+        loss, y_pred = graph.structured_outputs
+        return tf.zeros((), loss.dtype), y_pred, assigned
+
+    def _forward(self, data):
+        """Predictions and loss of a batch in training."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        training = {"training": True} if self._call_has_training_arg else {}
+        y_pred = self(x, **training)
+        loss = self._compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+        )
+        # Keras divides a replica's loss by the number of replicas, because the
+        # optimizer sums their gradients. Here a replica's is its examples' mean.
+        return y_pred, loss * num_replicas()
 
     def _pass(self, weights, state, data):
-        """One pass at `weights` and from `state` in place of the model's, without side
-        effects: loss, predictions, new non-trainable state, and gradients that are
-        unscaled and zero where weights are pruned."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        """One pass at `weights`, in place of the model's, and from `state`, pairs of a
+        variable and its value; see `_Pass`. Nothing that keras makes is changed."""
+        variables = self.trainable_variables
         loss_scale = self.optimizer.scale_loss(tf.ones(()))
-        variables = self.non_trainable_variables
-        mapping = [
-            *zip(self.trainable_variables, weights, strict=True),
-            *zip(variables, state, strict=True),
-        ]
-        scope = keras.StatelessScope(state_mapping=mapping, collect_losses=True)
-        with tf.GradientTape(watch_accessed_variables=False) as tape, scope:
+        with tf.GradientTape() as tape:
             tape.watch(weights)
-            training = {"training": True} if self._call_has_training_arg else {}
-            y_pred = self(x, **training)
-            loss = self._compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-            )
-            # Keras divides a replica's loss by the number of replicas, because the
-            # optimizer sums their gradients. Here a replica's is its examples' mean.
-            loss = loss * num_replicas()
+            scope = _RecordingScope(tape, variables, weights, state)
+            with scope:
+                y_pred, loss = self._forward(data)
             scaled_loss = loss * tf.cast(loss_scale, loss.dtype)
-        gradients = self._mask(_gradients(tape, scaled_loss, weights, loss_scale))
-        new_state = [scope.get_current_value(v) for v in variables]
-        new_state = [tf.convert_to_tensor(value) for value in new_state]
-        return loss, y_pred, new_state, gradients
+        read = {id(v) for v in tape.watched_variables()}
+        raw = [v for v in variables if id(v.value) in read]
+        sources = [
+            [*scope.values_of(v), v.value]
+            if id(v.value) in read
+            else scope.values_of(v)
+            for v in variables
+        ]
+        gradients = _gradients(tape, scaled_loss, sources, loss_scale)
+        reached = [g is not None for g in gradients]
+        gradients = [
+            tf.zeros_like(w) if g is None else g
+            for g, w in zip(gradients, weights, strict=True)
+        ]
+        updates = [(v, scope.get_current_value(v)) for v in scope.assigned]
+        return _Pass(
+            loss, y_pred, updates, self._mask(gradients), reached, next(iter(raw), None)
+        )
 
     def make_call_function(self):
         """A compiled function from inputs to the outputs of inference, at the weights
@@ -243,14 +376,8 @@ class Trainer(keras.Model):
 
         @tf.function
         def compute(batch):
-            values = [
-                [tf.convert_to_tensor(v.value) for v in variables]
-                for variables in (
-                    self.trainable_variables,
-                    self.non_trainable_variables,
-                )
-            ]
-            return self._pass(*values, batch)[-1]
+            weights = _values_of(self.trainable_variables)
+            return self._pass(weights, self._state(), batch).gradients
 
         def gradients_of(batch):
             self._symbolic_build(data_batch=batch)
@@ -351,7 +478,8 @@ def num_replicas():
 
 
 def _count_examples(data):
-    return tf.shape(tf.nest.flatten(data)[0])[0]
+    arrays = (array for array in tf.nest.flatten(data) if array is not None)
+    return tf.shape(next(arrays))[0]
 
 
 def _share_of(count):
@@ -391,12 +519,18 @@ def _own_statistics(model):
 
 
 def _slice(data, start, size):
-    """Examples from `start` on, `size` of them or all that follow."""
+    """Examples from `start` on, `size` of them, the last one again where they end
+    before, or with None all that follow."""
 
     def take(array):
+        if array is None:
+            return None
+        array = tf.convert_to_tensor(array)
         if size is None:
             return array[start:]
-        return tf.ensure_shape(array[start : start + size], [size, *array.shape[1:]])
+        # XLA does not know the length of a slice from and to a tensor.
+        places = tf.minimum(start + tf.range(size), tf.shape(array)[0] - 1)
+        return tf.gather(array, places)
 
     return tf.nest.map_structure(take, data)
 
@@ -408,11 +542,29 @@ def _map_floats(function, tree, *others):
     )
 
 
-def _gradients(tape, scaled_loss, weights, loss_scale):
-    gradients = [
-        # Embeddings give sparse slices; norms and sums need them whole. Weights that
-        # the loss does not reach give None.
-        tf.zeros_like(w) if g is None else tf.convert_to_tensor(g)
-        for g, w in zip(tape.gradient(scaled_loss, weights), weights, strict=True)
-    ]
-    return [g / tf.cast(loss_scale, g.dtype) for g in gradients]
+def _gradients(tape, scaled_loss, sources, loss_scale):
+    """The gradient of each list of tensors, summed and unscaled; None where the loss
+    does not reach it."""
+
+    def add_up(parts):
+        # Embeddings give sparse slices; norms and sums need them whole.
+        parts = [tf.convert_to_tensor(g) for g in parts if g is not None]
+        return tf.add_n(parts) / tf.cast(loss_scale, parts[0].dtype) if parts else None
+
+    return [add_up(parts) for parts in tape.gradient(scaled_loss, sources)]
+
+
+def _values_of(variables):
+    return [tf.convert_to_tensor(v.value) for v in variables]
+
+
+@contextlib.contextmanager
+def _assigned(values):
+    """Has variables themselves hold other values, pairs of both; then what they held
+    before."""
+    before = [(variable, tf.identity(variable.value)) for variable, _ in values]
+    for variable, value in values:
+        variable.assign(value)
+    yield
+    for variable, value in before:
+        variable.assign(value)

@@ -1,0 +1,147 @@
+"""What a step assigns is what keras.Model would have assigned."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import samkeras
+
+IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
+BATCH, LENGTH, FEATURES = 8, 3, 4
+# Every one takes the path of our own step and leaves the gradient as it is.
+MODES = {
+    "sam": {"perturbation": samkeras.SAM(0.0)},
+    "l2": {"l2": 1e-30},
+    "masks": {},
+}
+
+
+class Counting(layers.Layer):
+    """Assigns an integer and an average, which enter the output."""
+
+    def build(self, input_shape):
+        self.count = self.add_weight((), "zeros", "int32", trainable=False)
+        self.mean = self.add_weight((), "ones", trainable=False)
+
+    def call(self, x):
+        self.count.assign_add(1)
+        self.mean.assign(0.9 * self.mean + 0.1 * ops.mean(x))
+        return x * self.mean + ops.cast(self.count, x.dtype)
+
+
+class Noise(layers.Layer):
+    """Noise of keras' own generator, which has no place in a model, and a metric."""
+
+    def __init__(self):
+        super().__init__()
+        self.metric = keras.metrics.Mean(name="input")
+
+    def call(self, x):
+        self.metric.update_state(x)
+        return x + 0.1 * keras.random.normal(ops.shape(x))
+
+
+class SquaredLoss:
+    """A model's own loss with a metric of its own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.worst = keras.metrics.Sum(name="worst")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
+        errors = ops.square(y - y_pred)
+        self.worst.update_state(ops.max(errors))
+        return ops.mean(errors)
+
+
+def random_sequences() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((3 * BATCH, LENGTH, FEATURES)).astype("float32")
+    return x, rng.standard_normal((3 * BATCH, 2)).astype("float32")
+
+
+def build_heads(model_class, *middle):
+    """Two outputs after some layers."""
+    inputs = keras.Input((LENGTH, FEATURES), batch_size=BATCH)
+    x = inputs
+    for layer in middle:
+        x = layer(x)
+    if len(x.shape) == 3:
+        x = layers.Flatten()(x)
+    return model_class(inputs, {n: layers.Dense(2, name=n)(x) for n in "ab"})
+
+
+def build_own_loss(model_class):
+    inputs = keras.Input((LENGTH, FEATURES), batch_size=BATCH)
+    outputs = layers.Dense(2)(layers.Flatten()(inputs))
+    return type("OwnLoss", (SquaredLoss, model_class), {})(inputs, outputs)
+
+
+def spectral():
+    return layers.SpectralNormalization(layers.Dense(FEATURES))
+
+
+CASES = {
+    "outputs": build_heads,
+    "counters": lambda c: build_heads(c, Counting()),
+    "spectral": lambda c: build_heads(c, spectral()),
+    "rnn": lambda c: build_heads(c, layers.SimpleRNN(2, stateful=True)),
+    "loss": build_own_loss,
+}
+if IS_TENSORFLOW:  # keras refuses both on JAX
+    CASES["noise"] = lambda c: build_heads(c, Noise())
+
+
+def train(build, model_class, run_eagerly=True, mode=None, **kwargs):
+    """Logs, variables and the next random number after some steps."""
+    keras.utils.set_random_seed(3)
+    model = build(model_class)
+    if mode == "masks":
+        weight = model.trainable_variables[0]
+        model.set_masks([(weight, np.ones(weight.shape, bool))])
+    x, y = random_sequences()
+    if isinstance(model.output, dict):
+        y = {"a": y, "b": -y}
+        kwargs["loss"] = {"a": "mse", "b": "mse"}
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(optimizer=optimizer, run_eagerly=run_eagerly, **kwargs)
+    history = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0).history
+    history = {k: v for k, v in history.items() if "grad" not in k}
+    return history, model.variables, keras.random.uniform(())
+
+
+def assert_same(actual, expected):
+    (logs, variables, number), (plain_logs, plain_variables, plain_number) = (
+        actual,
+        expected,
+    )
+    assert logs.keys() == plain_logs.keys()
+    for name, values in plain_logs.items():
+        np.testing.assert_allclose(logs[name], values, rtol=1e-5, err_msg=name)
+    for variable, plain in zip(variables, plain_variables, strict=True):
+        np.testing.assert_allclose(
+            variable, plain, rtol=1e-5, atol=1e-6, err_msg=plain.path
+        )
+    np.testing.assert_array_equal(number, plain_number)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_assigns_what_plain_keras_does(case):
+    """Metrics, counters, states of layers, the draws of random numbers, and weights
+    that a layer assigns itself: with SAM, l2 or masks, at a rho of zero."""
+    expected = train(CASES[case], keras.Model)
+    for mode, kwargs in MODES.items():
+        assert_same(
+            train(CASES[case], samkeras.SAMModel, mode=mode, **kwargs), expected
+        )
+
+
+def test_a_compiled_step_assigns_what_plain_keras_does():
+    def build(model_class):
+        return build_heads(model_class, spectral(), Counting())
+
+    expected = train(build, keras.Model, run_eagerly=False)
+    for mode, kwargs in MODES.items():
+        actual = train(build, samkeras.SAMModel, run_eagerly=False, mode=mode, **kwargs)
+        assert_same(actual, expected)
