@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.models.functional import Functional
 
 from samkeras import optimizers  # noqa: F401 registers SGD, which models are saved with
@@ -120,12 +121,17 @@ class SAMModel(Trainer):
     def set_masks(self, kept: list[tuple[keras.Variable, np.ndarray]]) -> None:
         """Sets weights to zero, where they stay in training, saving and loading.
 
+        Masks are constraints of their weights: they hold in every model that trains
+        them, a plain keras.Model too if it has not trained yet. Only a SAMModel saves
+        and clones them.
+
         Args:
             kept: pairs of a weight of the model and a bool array of its shape, True
                 where the weight is kept. Weights without a pair are kept whole.
 
         Raises:
-            ValueError: an array is not of its weight's shape.
+            ValueError: an array is not of its weight's shape, or there is no such
+                weight.
         """
         set_masks(self.weights, kept)
         self._renew_train_function()
@@ -212,6 +218,28 @@ class SAMModel(Trainer):
         if self.masks is None:
             return tensors
         return self.masks.apply(self.trainable_variables, tensors)
+
+    def save(self, filepath, *args, **kwargs):
+        if str(filepath).endswith((".h5", ".hdf5")):
+            self._refuse_hdf5()  # before the file is opened
+        super().save(filepath, *args, **kwargs)
+
+    def get_config(self):
+        # keras.saving.save_model writes HDF5 without asking `save`.
+        if get_global_attribute("use_legacy_config", False):
+            self._refuse_hdf5()
+        return super().get_config()
+
+    def _refuse_hdf5(self) -> None:
+        """HDF5 files hold the arguments of keras' own compile and layers' own weights:
+        loading one would go on training without the rest."""
+        parts = {"perturbation": self.perturbation, "l2": self._l2, "masks": self.masks}
+        lost = [name for name, part in parts.items() if part is not None]
+        if lost:
+            raise ValueError(
+                f"an HDF5 file cannot keep a model's {', '.join(lost)}; save it to a "
+                ".keras file, or its weights alone to a .weights.h5 file"
+            )
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

@@ -14,6 +14,7 @@ GRADIENT_METRICS = ("grad_norm", "sam_grad_norm", "grad_cosine")
 COMPARE_EVERY = 10
 NORM_FLOOR = 1e-30  # for gradients of zero; small ones near a minimum stay above it
 SEED_STRIDE = 1_000_003
+SPARSE_IN_GROUPS = "m_sharpness cannot cut sparse arrays into groups; make them dense"
 
 
 class GradientMetrics:

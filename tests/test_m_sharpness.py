@@ -96,7 +96,9 @@ def test_each_group_draws_its_own_dropout():
     assert np.abs(ends[0] - ends[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("arguments", [{"m_sharpness": 0}, {"m_sharpness": 2.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"m_sharpness": 0}, {"m_sharpness": 2.0}, {"m_sharpness": True}]
+)
 def test_groups_need_a_number_of_examples(arguments):
     with pytest.raises(ValueError, match="m_sharpness must be None, or an integer"):
         compile_classifier(

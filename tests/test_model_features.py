@@ -294,6 +294,67 @@ def test_compiling_again_starts_afresh():
     assert "grad_norm" in train(model, x, y)
 
 
+def test_an_assigned_perturbation_is_the_next_step_s():
+    """Another rule or other groups take effect in the compiled step, on a model that
+    had none before too; a callback may assign them."""
+    x, y = random_examples(16)
+    assigned = sam_classifier(run_eagerly=False)
+    assigned.m_sharpness = np.int64(16)
+    plain = sam_classifier(run_eagerly=False, perturbation=None)
+    train(assigned, x, y)
+    train(plain, x, y)
+
+    def assign(*_, **__):
+        assigned.perturbation = samkeras.SAM(5.0, p=3)
+
+    assigned.m_sharpness = None
+    assign()
+    plain.perturbation = samkeras.SAM(5.0, p=3)
+    for model in (assigned, plain):
+        fresh = sam_classifier(perturbation=samkeras.SAM(5.0, p=3))
+        fresh.set_weights(model.get_weights())
+        model.optimizer.iterations.assign(0)
+        history = train(model, x, y)
+        assert history["grad_norm"] == pytest.approx(train(fresh, x, y)["grad_norm"])
+        assert relative_error(model.get_weights(), fresh.get_weights()) < 1e-6
+    called = keras.callbacks.LambdaCallback(on_train_batch_begin=assign)
+    function = assigned.train_function
+    train(assigned, x, y, callbacks=[called])
+    assert assigned.train_function is not function
+
+
+def test_an_assigned_perturbation_is_checked_as_a_compiled_one_is():
+    model = sam_classifier(m_sharpness=4)
+    assert model.get_compile_config()["m_sharpness"] == 4
+    with pytest.raises(TypeError, match=r"^perturbation must .*Received"):
+        model.perturbation = 0.05
+    with pytest.raises(ValueError, match=r"^m_sharpness must .*Received"):
+        model.perturbation = None
+    with pytest.raises(ValueError, match=r"^m_sharpness must .*Received"):
+        model.m_sharpness = False
+    assert model.m_sharpness == 4
+
+
+def test_sparse_inputs_train_as_dense_ones_do():
+    """Of SciPy, several steps in a call too; groups of examples are refused."""
+    sparse = pytest.importorskip("scipy.sparse")
+    x, y = random_examples(32)
+    x[x < 0] = 0
+    weights = []
+    for data in (x, sparse.csr_matrix(x)):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((FEATURES,), sparse=data is not x)
+        model = samkeras.SAMModel(inputs, keras.layers.Dense(CLASSES)(inputs))
+        perturbation = samkeras.SAM(RHO)
+        compile_classifier(model, perturbation=perturbation, steps_per_execution=2)
+        train(model, data, y)
+        weights.append(model.get_weights())
+    assert relative_error(*weights) < 1e-6  # float32 sums in another order
+    model.m_sharpness = 4
+    with pytest.raises(ValueError, match="m_sharpness cannot cut sparse"):
+        train(model, data, y)
+
+
 def test_hyperparameters_are_no_weights_of_the_model():
     """rho, l2 and the statistics are neither counted nor saved among the weights."""
     ours = sam_classifier(l2=0.1)
@@ -310,6 +371,7 @@ def test_hyperparameters_are_no_weights_of_the_model():
         ({"l2": -1}, ValueError, "l2"),
         ({"l2": float("nan")}, ValueError, "l2"),
         ({"l2": "1e-4"}, TypeError, "l2"),
+        ({"l2": False}, TypeError, "l2"),
     ],
 )
 def test_compile_names_what_it_refuses(kwargs, error, argument):

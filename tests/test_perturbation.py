@@ -186,13 +186,29 @@ def test_config_survives_strict_json(perturbation):
         (lambda: samkeras.SAM(p=1), "p"),
         (lambda: samkeras.SAM(p=math.nan), "p"),
         (lambda: samkeras.SAM(steps=0), "steps"),
+        (lambda: samkeras.SAM(p=True), "p"),
+        (lambda: samkeras.SAM(p="2"), "p"),
         (lambda: samkeras.SAM(steps=1.5), "steps"),
+        (lambda: samkeras.SAM(steps=True), "steps"),
+        (lambda: samkeras.RandomPerturbation(seed=-1), "seed"),
+        (lambda: samkeras.RandomPerturbation(seed=2**32), "seed"),
+        (lambda: samkeras.RandomPerturbation(seed=True), "seed"),
+        (lambda: samkeras.RandomPerturbation(seed=None), "seed"),
     ],
 )
 def test_values_out_of_range_are_named(build, argument):
     """A bad value is refused at once, by a message with its name and itself."""
     with pytest.raises(ValueError, match=rf"^{argument} must .*Received: {argument}="):
         build()
+
+
+def test_numbers_of_numpy_are_taken():
+    """As Python's own, which JSON can hold."""
+    sam = samkeras.SAM(np.float32(0.5), p=np.float64(3), steps=np.int64(2))
+    random = samkeras.RandomPerturbation(np.int8(1), seed=np.uint32(2**32 - 1))
+    assert json.loads(json.dumps(sam.get_config())) == {"rho": 0.5, "p": 3, "steps": 2}
+    assert json.loads(json.dumps(random.get_config())) == {"rho": 1, "seed": 2**32 - 1}
+    assert np.isfinite(flat(compute_epsilon(random, gradients_of_size(1.0)))).all()
 
 
 def test_assigned_rho_is_checked_as_a_given_one_is():

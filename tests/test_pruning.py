@@ -304,6 +304,8 @@ def test_scoring_changes_nothing_but_the_pruned_weights():
         (("snap", 0.5), "mean snip"),
         (("random", 1.0), "sparsity must be >= 0 and < 1. Received: 1.0"),
         (("random", -0.1), "Received: -0.1"),
+        (("random", "0.5"), "Received: '0.5'"),
+        (("random", False), "Received: False"),
         (("snip", 0.5), "needs data"),
         (("snip", 0.5, []), "no batch"),
         (("random", 0.99), "no weight of logits/kernel"),
@@ -317,6 +319,13 @@ def test_errors_say_what_is_wrong(arguments, message):
     assert model.masks is None
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 1.0, True])
+def test_a_seed_is_a_whole_number(seed):
+    """NumPy's own would draw anew each time for None."""
+    with pytest.raises(ValueError, match=rf"seed must .*Received: {seed}"):
+        samkeras.prune_at_init(compiled_classifier(), "random", 0.5, seed=seed)
 
 
 def test_an_emptied_layer_is_an_error_unless_allowed():

@@ -102,6 +102,49 @@ def test_steps_equal_the_formula(case):
     assert (relative_error(without_rho, expected) > 1e-2) != is_base
 
 
+@pytest.fixture
+def float64():
+    """Models and losses of float64."""
+    if keras.backend.backend() == "jax":
+        pytest.skip("keras computes tanh and others in float32 there, with x64 too")
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "direction"),
+    [
+        ({}, lambda g: scale(g, 0.3 / norm(g))),
+        ({"p": math.inf}, lambda g: [0.3 * np.sign(t) for t in g]),
+        ({"p": 3}, lambda g: scale(direction_for_p_3(g), 0.3 / RHO)),
+        ({"steps": 3}, lambda g: scale(g, 0.3 / 3 / norm(g))),
+    ],
+    ids=["p_2", "p_inf", "p_3", "three_ascent_steps"],
+)
+def test_steps_in_float64_are_exact(perturbation, direction, float64):
+    """Neither rho, l2 nor norms pass through float32, in which 0.3 and 0.1 are off by
+    1e-8."""
+    steps = perturbation.get("steps", 1)
+    model = compile_classifier(
+        build_classifier(),
+        optimizer=samkeras.SGD(0.25),
+        perturbation=samkeras.SAM(0.3, **perturbation),
+        l2=0.1,
+        run_eagerly=True,
+    )
+    x, y = random_examples(32)
+    weights = weights_float64(model)
+    history = train(model, x.astype("float64"), y)
+    for batch in batches_of(x, y):
+        gradients = ascend(direction, steps)(weights, *batch)
+        gradients = add(gradients, scale(weights, 0.1))
+        weights = add(weights, scale(gradients, -0.25))
+    assert relative_error(model.get_weights(), weights) < 1e-13
+    assert np.isfinite(history["grad_cosine"][0])
+
+
 def test_twenty_steps_equal_optax_sam():
     """optax.contrib.sam with the same base optimizer takes the same 20 steps."""
     jax = pytest.importorskip("jax", reason="optax computes on jax")

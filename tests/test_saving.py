@@ -81,6 +81,22 @@ def test_a_loaded_model_keeps_its_scale_and_open_hyperparameters(tmp_path):
     assert_same_weights(loaded, model)
 
 
+@pytest.mark.parametrize("save", [samkeras.SAMModel.save, keras.saving.save_model])
+def test_hdf5_files_are_refused_where_they_would_lose_something(save, tmp_path):
+    """By name; a model without anything of ours is saved as ever."""
+    model = build_classifier()
+    compile_classifier(model, perturbation=samkeras.SAM(0.5), l2=0.1)
+    for name in ("model.h5", "model.hdf5"):
+        with pytest.raises(ValueError, match="keep a model's perturbation, l2; save"):
+            save(model, tmp_path / name)
+    compile_classifier(model)
+    save(model, tmp_path / "plain.h5")
+    kernel = model.layers[1].kernel
+    model.set_masks([(kernel, np.ones(kernel.shape, bool))])
+    with pytest.raises(ValueError, match="keep a model's masks;"):
+        save(model, tmp_path / "plain.h5")
+
+
 @pytest.mark.parametrize(
     ("source_class", "target_class"),
     [(keras.Model, samkeras.SAMModel), (samkeras.SAMModel, keras.Model)],

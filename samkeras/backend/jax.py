@@ -18,7 +18,7 @@ from jax.experimental.sparse import JAXSparse
 from jax.sharding import PartitionSpec
 
 from samkeras.masks import Masks
-from samkeras.step import shift_seeds
+from samkeras.step import SPARSE_IN_GROUPS, shift_seeds
 
 # Loops over groups of examples are unrolled on CPU up to this number.
 MAX_UNROLLED = 16
@@ -96,9 +96,7 @@ class Trainer(keras.Model):
         keras are.
         """
         if _is_sparse(data):
-            raise ValueError(
-                "m_sharpness cannot cut sparse arrays into groups; make them dense"
-            )
+            raise ValueError(SPARSE_IN_GROUPS)
         batch_size = jax.tree.leaves(data)[0].shape[0]
         distribution = keras.distribution.distribution()
         num_parts = _num_parts(distribution)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from samkeras.step import shift_seeds
+from samkeras.step import SPARSE_IN_GROUPS, shift_seeds
 
 
 class _Pass(NamedTuple):
@@ -202,6 +202,8 @@ class Trainer(keras.Model):
         """As `_passes`, with an epsilon of each group of `m_sharpness` examples. Loss,
         gradients and the model's new state are averaged over the groups and replicas;
         what else is assigned, such as metrics, each group updates in its turn."""
+        if any(isinstance(t, tf.SparseTensor) for t in tf.nest.flatten(data)):
+            raise ValueError(SPARSE_IN_GROUPS)
         size = self.m_sharpness
         num_examples = _count_examples(data)
         # A loop takes all groups but the last one, which may be smaller.
