@@ -148,15 +148,15 @@ def classified(rng: np.random.Generator) -> tuple:
     return sentences(rng), rng.integers(0, 2, (8, 1)), np.ones(8, "float32")
 
 
-def molecules(rng: np.random.Generator) -> tuple:
+def molecules(rng: np.random.Generator, num_graphs: int = 6) -> tuple:
     graphs = [
         Graph(
             rng.integers(0, 3, (count, FEATURES)).astype("uint8"),
             rng.integers(0, count, (2, 2 * count)).astype("int32"),
         )
-        for count in rng.integers(2, 12, 6)
+        for count in rng.integers(2, 12, num_graphs)
     ]
-    y = rng.choice([0, 1, np.nan], (6, CLASSES)).astype("float32")
+    y = rng.choice([0, 1, np.nan], (num_graphs, CLASSES)).astype("float32")
     return GraphCollate().pad(as_array(graphs), y, 12)
 
 

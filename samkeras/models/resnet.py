@@ -115,7 +115,11 @@ def _bottleneck_block(x: Tensor, filters: int, strides: int, name: str) -> Tenso
 def _shortcut(x: Tensor, filters: int, strides: int, name: str) -> Tensor:
     if strides == 1 and x.shape[-1] == filters:
         return x
-    x = _convolve(x, filters, 1, strides=strides, name=f"{name}_projection")
+    if strides > 1:
+        # Not in the convolution: TensorFlow's CPU kernel for its kernel's gradient
+        # corrupts memory where it is 1x1, the batch odd and the channels few.
+        x = x[:, ::strides, ::strides]
+    x = _convolve(x, filters, 1, name=f"{name}_projection")
     return _normalize(x, f"{name}_projection_norm")
 
 
