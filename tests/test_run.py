@@ -295,7 +295,7 @@ def test_an_interrupted_grid_goes_on(train, recorded, store, monkeypatch):
 def test_workers_train_the_same_grid(train, recorded):
     """Two processes: the metrics of one process, nested in one parent, finished."""
     grid = [*SMALL, "--width_mult", "0.1,0.2", "--sam", "true,false"]
-    code, out, _ = train(*grid, "--workers", "2")
+    code, out, _ = train(*grid, "--workers", "2", "--verbose", "2")
     assert code == 0
     assert "2 running" in out
     *children, parent = recorded()
