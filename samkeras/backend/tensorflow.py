@@ -216,9 +216,13 @@ class Trainer(keras.Model):
                 weights, _slice(data, 0, size)
             )
         variables = self.non_trainable_variables
-        own_ids = {id(variable) for variable in self.variables}
-        own = [v for v in assigned if id(v) in own_ids]
-        others = [v for v in assigned if id(v) not in own_ids]
+        is_own = {id(variable) for variable in self.variables}
+        if not tf.executing_eagerly() and self._compile_loss is not None:
+            # Keras counts an output's loss once for each batch, of whatever length.
+            metrics = self._compile_loss.metrics
+            is_own |= {id(v) for metric in metrics for v in metric.variables}
+        own = [v for v in assigned if id(v) in is_own]
+        others = [v for v in assigned if id(v) not in is_own]
         reached = []
 
         def passes(number, values, group):
@@ -256,7 +260,9 @@ class Trainer(keras.Model):
         sums = (loss, _values_of(own), weights, weights)
         sums = _map_floats(tf.zeros_like, sums)
         parts = [
-            tf.TensorArray(leaf.dtype, num_looped, element_shape=leaf.shape)
+            tf.TensorArray(
+                leaf.dtype, num_looped, element_shape=[None, *leaf.shape[1:]]
+            )
             for leaf in tf.nest.flatten(y_pred)
         ]
         _, sums, values, parts = tf.while_loop(
@@ -266,10 +272,12 @@ class Trainer(keras.Model):
         )
         last = _slice(data, num_looped * size, None)
         more, values, last_pred = passes(num_looped, values, last)
-        y_pred = [
-            tf.concat([part.concat(), leaf], 0)
-            for part, leaf in zip(parts, tf.nest.flatten(last_pred), strict=True)
-        ]
+        y_pred = tf.nest.flatten(last_pred)
+        if tf.get_static_value(num_looped) != 0:  # nothing to concatenate, eagerly
+            y_pred = [
+                tf.concat([part.concat(), leaf], 0)
+                for part, leaf in zip(parts, y_pred, strict=True)
+            ]
         loss, new_state, *gradients = add(sums, more)
         share = _share_of(num_examples)
         new_state = _map_floats(
@@ -521,8 +529,7 @@ def _own_statistics(model):
 
 
 def _slice(data, start, size):
-    """Examples from `start` on, `size` of them, the last one again where they end
-    before, or with None all that follow."""
+    """Examples from `start` on, at most `size` of them, or all with None."""
 
     def take(array):
         if array is None:
@@ -531,8 +538,7 @@ def _slice(data, start, size):
         if size is None:
             return array[start:]
         # XLA does not know the length of a slice from and to a tensor.
-        places = tf.minimum(start + tf.range(size), tf.shape(array)[0] - 1)
-        return tf.gather(array, places)
+        return tf.gather(array, start + tf.range(tf.minimum(size, tf.shape(array)[0])))
 
     return tf.nest.map_structure(take, data)
 
