@@ -81,6 +81,21 @@ def test_groups_of_the_whole_batch_change_nothing():
         np.testing.assert_allclose(grouped_logs[name], values, rtol=1e-4)
 
 
+def test_groups_train_in_float64():
+    x, y = helpers.random_examples(16)
+    keras.config.set_dtype_policy("float64")
+    model = compile_classifier(
+        build_classifier(),
+        optimizer=samkeras.SGD(RATE),
+        perturbation=samkeras.SAM(RHO),
+        m_sharpness=5,
+    )
+    before = helpers.weights_float64(model)
+    helpers.train(model, x.astype("float64"), y)
+    error = helpers.relative_error(model.get_weights(), step_by_hand(before, x, y, 5))
+    assert error < 1e-6
+
+
 def test_each_group_draws_its_own_dropout():
     """Two groups of the same examples differ by their draws alone: their mean is not
     the step of one group."""

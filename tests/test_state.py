@@ -1,11 +1,14 @@
 """What a step assigns is what keras.Model would have assigned."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 import samkeras
+from tests.helpers import norm
 
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 BATCH, LENGTH, FEATURES = 8, 3, 4
@@ -145,3 +148,74 @@ def test_a_compiled_step_assigns_what_plain_keras_does():
     for mode, kwargs in MODES.items():
         actual = train(build, samkeras.SAMModel, run_eagerly=False, mode=mode, **kwargs)
         assert_same(actual, expected)
+
+
+class Unused(layers.Layer):
+    """Has a weight on which nothing depends."""
+
+    def build(self, input_shape):
+        self.spare = self.add_weight((2,), "ones")
+
+    def call(self, x):
+        return x
+
+
+def train_unused(model_class, optimizer, **kwargs) -> list[np.ndarray]:
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((FEATURES,))
+    model = model_class(inputs, layers.Dense(2)(Unused()(inputs)))
+    model.compile(optimizer, "mse", run_eagerly=True, **kwargs)
+    x, y = random_sequences()
+    model.train_on_batch(x[:, 0], y)
+    return model.get_weights()
+
+
+def test_a_weight_that_the_loss_does_not_reach_is_left_as_plain_keras_leaves_it():
+    """On TensorFlow no decay of the optimizer's own either; l2 is of every weight."""
+
+    def build_optimizer():
+        return keras.optimizers.AdamW(0.1, weight_decay=0.5)
+
+    expected = train_unused(keras.Model, build_optimizer())
+    sam = samkeras.SAM(0.0)
+    actual = train_unused(samkeras.SAMModel, build_optimizer(), perturbation=sam)
+    for weight, plain in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(weight, plain, rtol=1e-5)
+    spare, *_ = train_unused(samkeras.SAMModel, keras.optimizers.SGD(0.5), l2=0.2)
+    np.testing.assert_allclose(spare, [0.9, 0.9], rtol=1e-6)
+
+
+@pytest.mark.skipif(not IS_TENSORFLOW, reason="SavedModels are TensorFlow's")
+def test_weights_of_a_saved_model_train(tmp_path):
+    """TensorFlow reads them past keras: they take the steps of a model's own layers,
+    BatchNorm's statistics included, or m_sharpness refuses them."""
+    shapes = [keras.Input((FEATURES,)), layers.Dense(3, "tanh")]
+    inner = keras.Sequential([*shapes, layers.BatchNormalization()])
+    archive = keras.export.ExportArchive()
+    archive.track(inner)
+    for name, training in (("serve", False), ("train", True)):
+        call = functools.partial(inner, training=training)
+        spec = keras.InputSpec("float32", [None, FEATURES])
+        archive.add_endpoint(name, call, [spec])
+    archive.write_out(str(tmp_path), verbose=False)
+
+    def train_with(layer, **kwargs) -> np.ndarray:
+        inputs = keras.Input((FEATURES,))
+        outputs = layers.Dense(2, kernel_initializer="ones")(layer(inputs))
+        model = samkeras.SAMModel(inputs, outputs)
+        model.compile("sgd", "mse", perturbation=samkeras.SAM(0.5), l2=0.1, **kwargs)
+        x, y = random_sequences()
+        model.fit(x[:, 0], y, batch_size=BATCH, shuffle=False, verbose=0)
+        # The layer's weights come in the order in which its functions have them.
+        weights = map(np.ravel, model.get_weights())
+        return np.sort(np.concatenate([*weights]))
+
+    def load():
+        return layers.TFSMLayer(str(tmp_path), "serve", "train")
+
+    before = inner.get_weights()
+    actual, expected = train_with(load()), train_with(inner)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    assert norm([inner.get_weights()[0] - before[0]]) > 1e-3
+    with pytest.raises(ValueError, match="m_sharpness, and several devices, need"):
+        train_with(load(), m_sharpness=2)

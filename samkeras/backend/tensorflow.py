@@ -20,7 +20,8 @@ class _Pass(NamedTuple):
         gradients: of the loss, one per trainable weight, unscaled, zero where weights
             are pruned.
         reached: which of the weights the loss depends on, bools.
-        raw: a trainable weight that is read past keras, or None.
+        raw: a variable that is read past keras, a trainable weight if there is one; or
+            None.
     """
 
     loss: Any
@@ -181,17 +182,21 @@ class Trainer(keras.Model):
         """
         first = self._pass(weights, state, data)
         gradients = _sum_over_replicas(first.gradients, share)
-        if first.raw is not None and (num_replicas() > 1 or self.m_sharpness):
+        raw = first.raw
+        if (
+            raw is not None
+            and raw.trainable
+            and (num_replicas() > 1 or self.m_sharpness)
+        ):
             raise ValueError(
                 "m_sharpness, and several devices, need weights that are read through "
-                f"keras. Received: {first.raw.path}, which is read past it, as a "
-                "TFSMLayer does"
+                f"keras. Received: {raw.path}, which is read past it, as by a TFSMLayer"
             )
 
         def gradients_at(epsilon):
             perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
             values = [*zip(self.trainable_variables, perturbed, strict=True), *state]
-            with _assigned(values if first.raw is not None else []):
+            with _assigned(values if raw is not None and num_replicas() == 1 else []):
                 again = self._pass(perturbed, state, data)
             return _sum_over_replicas(again.gradients, share)
 
@@ -339,7 +344,8 @@ class Trainer(keras.Model):
                 y_pred, loss = self._forward(data)
             scaled_loss = loss * tf.cast(loss_scale, loss.dtype)
         read = {id(v) for v in tape.watched_variables()}
-        raw = [v for v in variables if id(v.value) in read]
+        raw = [v for v in self.variables if id(v.value) in read]
+        raw.sort(key=lambda v: not v.trainable)
         sources = [
             [*scope.values_of(v), v.value]
             if id(v.value) in read
