@@ -49,7 +49,8 @@ class Hyperparameter:
         """The number as it stands now, or the schedule."""
         if self._schedule is not None:
             return self._schedule
-        return float(keras.ops.convert_to_numpy(self.variables[0].value))
+        # A tensor first: several TensorFlow devices mirror the variable.
+        return float(keras.ops.convert_to_tensor(self.variables[0]))
 
     @value.setter
     def value(self, value: float) -> None:

@@ -80,8 +80,8 @@ class SAMModel(Trainer):
         """
         self._gradient_metrics = None
         self._set_rule(perturbation, m_sharpness)
-        l2 = Hyperparameter(l2, "l2")
-        self._l2 = None if l2.value == 0 else l2
+        checked = Hyperparameter(l2, "l2")
+        self._l2 = None if l2 == 0 else checked
         super().compile(*args, **kwargs)
 
     @property
