@@ -49,6 +49,11 @@ class SAMModel(Trainer):
             self.__class__ = _make_functional(type(self))
         super().__init__(*args, **kwargs)
 
+    def __reduce__(self):
+        # Pickle looks classes up by their names, where a functional model's is not.
+        _, arguments = super().__reduce__()
+        return SAMModel._unpickle_model, arguments
+
     def compile(
         self,
         *args,

@@ -7,10 +7,6 @@ import pytest
 import samkeras
 from tests.helpers import FEATURES, random_examples, train
 
-on_jax = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="test_m_sharpness has TensorFlow's"
-)
-
 
 class Counting(samkeras.SAMModel):
     """Counts its examples in compute_loss."""
@@ -24,7 +20,6 @@ class Counting(samkeras.SAMModel):
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
 
-@on_jax
 @pytest.mark.parametrize("m", [4, 5])
 def test_metrics_take_one_group_after_another(m):
     """Losses of two outputs and a count are those of the whole batches (8, 8, 8, 6 of

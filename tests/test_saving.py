@@ -1,6 +1,7 @@
 """Saved models come back with their training, and weights travel to plain keras."""
 
 import math
+import pickle
 
 import keras
 import numpy as np
@@ -114,3 +115,11 @@ def test_weight_files_are_those_of_plain_keras(source_class, target_class, tmp_p
     assert np.any(source.get_weights()[0] != target.get_weights()[0])
     target.load_weights(tmp_path / "model.weights.h5")
     assert_same_weights(target, source)
+
+
+def test_a_functional_model_is_pickled():
+    model = compile_classifier(build_classifier(), perturbation=samkeras.SAM(0.1))
+    loaded = pickle.loads(pickle.dumps(model))
+    assert type(loaded) is type(model)
+    assert loaded.perturbation.rho == model.perturbation.rho
+    assert_same_weights(loaded, model)
