@@ -195,8 +195,11 @@ class Trainer(keras.Model):
 
         def gradients_at(epsilon):
             perturbed = [w + e for w, e in zip(weights, epsilon, strict=True)]
-            values = [*zip(self.trainable_variables, perturbed, strict=True), *state]
-            with _assigned(values if raw is not None and num_replicas() == 1 else []):
+            values = []
+            if raw is not None and num_replicas() == 1:
+                trainable = self.trainable_variables
+                values = [*zip(trainable, perturbed, strict=True), *state]
+            with _assigned(values):
                 again = self._pass(perturbed, state, data)
             return _sum_over_replicas(again.gradients, share)
 
@@ -217,17 +220,10 @@ class Trainer(keras.Model):
         # Groups have numbers over all replicas, whose parts are equal but the last one.
         first_group = context.replica_id_in_sync_group * (num_looped + 1)
         with _own_statistics(self):
-            loss, y_pred, assigned = self._forward_effects(
+            loss, y_pred, own, others = self._forward_effects(
                 weights, _slice(data, 0, size)
             )
         variables = self.non_trainable_variables
-        is_own = {id(variable) for variable in self.variables}
-        if not tf.executing_eagerly() and self._compile_loss is not None:
-            # Keras counts an output's loss once for each batch, of whatever length.
-            metrics = self._compile_loss.metrics
-            is_own |= {id(v) for metric in metrics for v in metric.variables}
-        own = [v for v in assigned if id(v) in is_own]
-        others = [v for v in assigned if id(v) not in is_own]
         reached = []
 
         def passes(number, values, group):
@@ -300,7 +296,8 @@ class Trainer(keras.Model):
 
     def _forward_effects(self, weights, data):
         """What a first pass would do, without doing it: tensors like its loss and
-        predictions, and the variables that it assigns."""
+        predictions, and the variables that it assigns, first those to average over
+        groups and then the others."""
         assigned = []
 
         def trace():
@@ -313,12 +310,20 @@ class Trainer(keras.Model):
             assigned.extend(scope.assigned)
             return loss, y_pred
 
+        own = self.variables
         if tf.executing_eagerly():
-            return *trace(), assigned
-        # In a graph of its own, so that nothing of it runs.
-        graph = tf.function(trace, autograph=False).get_concrete_function()
-        loss, y_pred = graph.structured_outputs
-        return tf.zeros((), loss.dtype), y_pred, assigned
+            loss, y_pred = trace()
+        else:
+            # In a graph of its own, so that nothing of it runs.
+            graph = tf.function(trace, autograph=False).get_concrete_function()
+            loss, y_pred = graph.structured_outputs
+            if self._compile_loss is not None:
+                # Keras counts an output's loss once for each batch there.
+                own = own + [v for m in self._compile_loss.metrics for v in m.variables]
+        is_own = {id(variable) for variable in own}
+        own = [v for v in assigned if id(v) in is_own]
+        others = [v for v in assigned if id(v) not in is_own]
+        return tf.zeros((), loss.dtype), y_pred, own, others
 
     def _forward(self, data):
         """Predictions and loss of a batch in training."""
