@@ -219,3 +219,20 @@ def test_weights_of_a_saved_model_train(tmp_path):
     assert norm([inner.get_weights()[0] - before[0]]) > 1e-3
     with pytest.raises(ValueError, match="m_sharpness, and several devices, need"):
         train_with(load(), m_sharpness=2)
+
+
+@pytest.mark.skipif(not IS_TENSORFLOW, reason="SavedModels are TensorFlow's")
+def test_an_interrupted_second_pass_leaves_the_weights():
+    """Those that are read past keras hold w + epsilon only while it runs."""
+    from samkeras.backend.tensorflow import _assigned
+
+    weight = keras.Variable([1.0, 2.0])
+
+    def interrupted_pass():
+        with _assigned([(weight, [5.0, 5.0])]):
+            np.testing.assert_array_equal(weight, [5.0, 5.0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_pass()
+    np.testing.assert_array_equal(weight, [1.0, 2.0])

@@ -584,6 +584,8 @@ def _assigned(values):
     before = [(variable, tf.identity(variable.value)) for variable, _ in values]
     for variable, value in values:
         variable.assign(value)
-    yield
-    for variable, value in before:
-        variable.assign(value)
+    try:
+        yield
+    finally:  # an eager pass may be interrupted
+        for variable, value in before:
+            variable.assign(value)
