@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from samkeras.model import SAMModel
-from samkeras.models.common import output_dtype
 
 
 def centre(build: Callable[[], keras.Model], alpha: float) -> SAMModel:
@@ -43,7 +42,7 @@ def centre(build: Callable[[], keras.Model], alpha: float) -> SAMModel:
     initial.trainable = False
     inputs = keras.Input(network.input_shape[1:])
     difference = keras.layers.subtract([network(inputs), initial(inputs)])
-    scale = keras.layers.Rescaling(alpha, dtype=output_dtype())
+    scale = keras.layers.Rescaling(alpha, dtype=network.output.dtype)
     return SAMModel(inputs, scale(difference))
 
 
