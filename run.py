@@ -35,12 +35,12 @@ def main(arguments: list[str]) -> int:
             import keras
 
             join_processes(keras)
-            from samkeras.backend import cache_programs, use_cpu_only
+            from samkeras.backend import backend
             from samkeras.experiment.grid import run_grid
 
-            cache_programs()
+            backend.cache_programs()
             if runs[0].workers > 1 or runs[0].ray is not None:
-                use_cpu_only()
+                backend.use_cpu_only()
             keras.distribution.list_devices()  # starts the backend
 
         return run_grid(runs, figure)

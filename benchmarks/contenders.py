@@ -100,17 +100,17 @@ class SamKeras(Contender):
         import keras
 
         import samkeras
-        from samkeras.backend import make_input
+        from samkeras.backend import backend
         from samkeras.data.batches import EpochBatches
 
         self.batches = EpochBatches(task.data(), BATCH, task.seed)
-        self.input = make_input(self.batches)
+        self.input = backend.make_input(self.batches)
         self.model = self.build_model(task)
         self.model.compile(
             samkeras.SGD(LEARNING_RATE, momentum=MOMENTUM),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            perturbation=samkeras.SAM(RHO) if task.sam else None,
+            method=samkeras.SAM(RHO) if task.sam else None,
             l2=L2,
             steps_per_execution=task.steps_per_execution,
             jit_compile=self.jit_compile,

@@ -34,7 +34,7 @@ def plan_memory(width_mult: float, sam: bool) -> tuple[float, float, float]:
         samkeras.SGD(0.01, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        perturbation=samkeras.SAM(0.05) if sam else None,
+        method=samkeras.SAM(0.05) if sam else None,
         l2=1e-4,
     )
     batch = (np.zeros((128, 32, 32, 3), "uint8"), np.zeros(128, "int32"))

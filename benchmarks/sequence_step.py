@@ -120,9 +120,11 @@ class SamKeras(Contender):
         self.epoch(0)
 
     def epoch(self, epoch):
-        from samkeras.backend import make_input
+        from samkeras.backend import backend
 
-        history = self.model.fit(make_input(self.batches), shuffle=False, verbose=0)
+        history = self.model.fit(
+            backend.make_input(self.batches), shuffle=False, verbose=0
+        )
         self.logs = {name: values[-1] for name, values in history.history.items()}
 
     def weights(self):

@@ -7,9 +7,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "SAMModel": "samkeras.model",
-    "SAM": "samkeras.perturbation",
-    "UnnormalizedSAM": "samkeras.perturbation",
-    "RandomPerturbation": "samkeras.perturbation",
+    "Method": "samkeras.methods",
+    "Perturbation": "samkeras.methods",
+    "SAM": "samkeras.methods",
+    "UnnormalizedSAM": "samkeras.methods",
+    "RandomPerturbation": "samkeras.methods",
+    "ASAM": "samkeras.methods",
+    "FSAM": "samkeras.methods",
     "SGD": "samkeras.optimizers",
     "prune_at_init": "samkeras.pruning",
     "Workload": "samkeras.workload",

@@ -1,87 +1,189 @@
-"""One SAM step's gradients, in keras.ops: what both backends' train steps share."""
+"""One training step, in keras.ops: its passes, its method, weight decay and statistics.
+It applies nothing."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from samkeras.backend import backend
 from samkeras.hyperparameter import Hyperparameter
-from samkeras.perturbation import dot, global_norm, widest
-
-Tensor = Any
-
-GRADIENT_METRICS = ("grad_norm", "sam_grad_norm", "grad_cosine")
-COMPARE_EVERY = 10
-NORM_FLOOR = 1e-30  # for gradients of zero; small ones near a minimum stay above it
-SEED_STRIDE = 1_000_003
-SPARSE_IN_GROUPS = "m_sharpness cannot cut sparse arrays into groups; make them dense"
+from samkeras.methods.method import Context, Method, Role
+from samkeras.objective import Batch, Objective, Pairs, Pass
+from samkeras.scope import MethodScope
+from samkeras.statistics import compare_gradients
+from samkeras.tensors import Tensor, add, are_finite, widest
 
 
-class GradientMetrics:
-    """Means over an epoch of what `compare_gradients` says of the two gradients.
+class Gradients(NamedTuple):
+    """What the passes of a step give.
 
-    A plain object, so that a model holding one does not track its metrics: a model
-    compiled anew drops the old ones.
+    Attributes:
+        loss: its mean over the examples, scalar.
+        y_pred: predictions.
+        updates: pairs of a variable that was assigned and its new value.
+        gradient: at the weights, one tensor per weight; empty where the method asked
+            for none.
+        result: what the method made of its gradients.
+        reached: which of the weights the loss depends on.
     """
 
-    def __init__(self):
-        self.metrics = [keras.metrics.Mean(name=name) for name in GRADIENT_METRICS]
+    loss: Tensor
+    y_pred: Any
+    updates: Pairs
+    gradient: list[Tensor]
+    result: list[Tensor]
+    reached: list[bool]
 
-    def is_due(self, step: Tensor) -> Tensor:
-        """Whether to compare the gradients at a step: bool scalar.
 
-        Every tenth step and the first of each epoch: the mean is as good, and the
-        comparison costs time.
+@dataclass(frozen=True)
+class Step:
+    """A step of one model.
+
+    Attributes:
+        objective: the training loss.
+        method: how its gradient is found; None: at the weights.
+        weights: the values of the trainable weights.
+        roles: what each does.
+        number: int scalar, the optimizer's step.
+    """
+
+    objective: Objective
+    method: Method | None
+    weights: list[Tensor]
+    roles: Sequence[Role]
+    number: Tensor
+
+    def take(
+        self,
+        state: Pairs,
+        batch: Batch,
+        share: Tensor | None = None,
+        is_part: bool = False,
+    ) -> Gradients:
+        """Makes the passes on a batch, or on a copy's part of it.
+
+        Args:
+            state: pairs of a variable of the model, not a trainable weight, and the
+                value at which every pass finds it: all make the same random draws, and
+                what the first of them assigns is kept.
+            batch: x, or (x, y[, sample_weight]).
+            share: the part's share of the gradients that are summed over the copies;
+                None to leave them the part's own.
+            is_part: whether the batch is a group of a larger one.
+
+        Raises:
+            ValueError: the method assigned a variable, or made no pass.
         """
-        is_first = ops.equal(self.metrics[-1].count, 0)
-        return ops.logical_or(is_first, ops.equal(step % COMPARE_EVERY, 0))
+        passes: list[Pass] = []
+        at_weights: list[Tensor] = []
 
-    def update(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adds one step's statistics and returns the means so far."""
-        for metric in self.metrics:
-            value = statistics[metric.name]
-            # Neither steps that a LossScaleOptimizer skips have a gradient to speak of,
-            # nor steps where the comparison was not due a result.
-            finite = ops.isfinite(value)
-            metric.update_state(ops.where(finite, value, 0.0), finite)
-        return {metric.name: metric.result() for metric in self.metrics}
+        def differentiate(epsilon: list[Tensor] | None) -> list[Tensor]:
+            point, held = self.weights, []
+            if epsilon is not None:
+                point = add(self.weights, epsilon)
+                if passes and passes[0].raw is not None and backend.count_parts() == 1:
+                    held = [*zip(self.objective.weights, point, strict=True), *state]
+            found = self.objective.differentiate(point, state, batch, held)
+            if is_part or backend.count_parts() > 1:
+                _check_read(found.raw)
+            passes.append(found)
+            gradient = backend.sum_over_copies(found.gradients, share)
+            if epsilon is None:
+                at_weights[:] = gradient
+            return gradient
+
+        context = self._context(differentiate)
+        if self.method is None:
+            result = context.gradient
+        else:
+            name = type(self.method).__name__
+            message = (
+                f"{name}.gradients must assign no variable; its state is assigned in "
+                "update. Received: an assignment of {path}"
+            )
+            with MethodScope([], message):
+                result = self.method.gradients(context)
+        if not passes:
+            name = type(self.method).__name__
+            raise ValueError(f"{name}.gradients must make a pass over the batch")
+        first = passes[0]
+        return Gradients(
+            first.loss, first.y_pred, first.updates, at_weights, result, first.reached
+        )
+
+    def update_method(self, gradients: Gradients) -> Pairs:
+        """The new values of the method's state.
+
+        Raises:
+            ValueError: it assigned another variable.
+        """
+        if self.method is None:
+            return []
+
+        def look_up(epsilon: list[Tensor] | None) -> list[Tensor]:
+            if epsilon is None and gradients.gradient:
+                return gradients.gradient
+            raise ValueError(
+                f"{type(self.method).__name__}.update must make no pass: it has the "
+                "gradient at the weights where gradients asked for it, and its result"
+            )
+
+        context = self._context(look_up)
+        message = (
+            f"{type(self.method).__name__}.update must assign its state alone, which "
+            "add_state makes. Received: an assignment of {path}"
+        )
+        with MethodScope(self.method.state, message) as scope:
+            self.method.update(context, gradients.result)
+        return scope.updates
+
+    def _context(self, differentiate: Any) -> Context:
+        return Context(
+            self.weights, self.roles, self.number, self.objective.mask, differentiate
+        )
 
 
-def compare_gradients(
-    gradients: list[Tensor], sam_gradients: list[Tensor], is_due: Tensor
-) -> dict[str, Tensor]:
-    """How the gradients at w + epsilon relate to those at w.
+def finish(
+    gradients: Gradients,
+    weights: list[Tensor],
+    l2: Hyperparameter | None,
+    number: Tensor,
+    is_due: Tensor | None,
+    is_scaled: bool,
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The gradients for the optimizer, and how those at w relate to them.
 
     Args:
-        gradients: gradients at the weights w, one per weight.
-        sam_gradients: gradients at w + epsilon.
-        is_due: bool scalar, whether to compare them at this step.
+        gradients: the passes'.
+        weights: the weights that decay.
+        l2: coupled weight decay, or None.
+        number: int scalar, the optimizer's step.
+        is_due: bool scalar, whether to compare the gradients at this step; None: never,
+            where there is no method.
+        is_scaled: whether a LossScaleOptimizer takes them.
 
     Returns:
-        scalars of the `widest` type under the names in `GRADIENT_METRICS`: both norms
-        and the cosine between the two gradients, the first one's direction rounded to
-        float16. All but the first are NaN where not due.
+        The gradients, one per weight, and statistics; see `compare_gradients`.
     """
-    grad_norm = global_norm(gradients)
-    # The direction of the first is kept through all of the second pass for this alone:
-    # float16 takes half the memory, and less than 1e-7 off a cosine of 1.
-    length = ops.maximum(grad_norm, NORM_FLOOR)
-    directions = [ops.cast(g / ops.cast(length, g.dtype), "float16") for g in gradients]
+    result, statistics = gradients.result, {}
+    if is_due is not None and gradients.gradient:
+        statistics = compare_gradients(gradients.gradient, result, is_due)
+        if is_scaled:
+            result = poison_unless_finite(result, statistics["grad_norm"])
+    if l2 is not None:
+        result = add_l2(result, weights, l2, number)
+    return result, statistics
 
-    def compare() -> tuple[Tensor, Tensor]:
-        sam_grad_norm = global_norm(sam_gradients)
-        norms = ops.cast(global_norm(directions), sam_grad_norm.dtype)
-        norms = norms * ops.maximum(sam_grad_norm, NORM_FLOOR)
-        cosine = dot(directions, sam_gradients) / ops.maximum(norms, NORM_FLOOR)
-        return sam_grad_norm, cosine
 
-    def skip() -> tuple[Tensor, Tensor]:
-        unknown = ops.full_like(grad_norm, float("nan"))
-        return unknown, unknown
-
-    # Both sums read all gradients once more: a tenth of LeNet-300-100's step.
-    statistics = (grad_norm, *ops.cond(is_due, compare, skip))
-    return dict(zip(GRADIENT_METRICS, statistics, strict=True))
+def _check_read(raw: keras.Variable | None) -> None:
+    if raw is not None and raw.trainable:
+        raise ValueError(
+            "m_sharpness, and several devices, need weights that are read through "
+            f"keras. Received: {raw.path}, which is read past it, as by a TFSMLayer"
+        )
 
 
 def add_l2(
@@ -105,24 +207,12 @@ def poison_unless_finite(gradients: list[Tensor], norm: Tensor) -> list[Tensor]:
     return [ops.where(finite, g, ops.full_like(g, float("nan"))) for g in gradients]
 
 
-def shift_seeds(
-    variables: list[keras.Variable], values: list[Tensor], by: Tensor
-) -> list[Tensor]:
-    """The values of variables, with other seeds for the random generators among them.
-
-    Args:
-        variables: any variables.
-        values: their values, one each.
-        by: int scalar. Different numbers give different seeds, -by the old ones back.
-    """
-
-    def shift(state: Tensor) -> Tensor:
-        seed, count = ops.unstack(state)
-        # The stride keeps groups apart from neighbouring seeds.
-        number = ops.cast(ops.cast(by, "int32") * SEED_STRIDE, state.dtype)
-        return ops.stack([seed + number, count])
-
+def keep_unless_finite(updates: Pairs, gradients: list[Tensor]) -> Pairs:
+    """The updates, or the variables as they are where a LossScaleOptimizer skips the
+    step of `gradients`."""
+    finite = are_finite(gradients)
+    old_values = backend.values_of(variable for variable, _ in updates)
     return [
-        shift(value) if variable.name == "seed_generator_state" else value
-        for variable, value in zip(variables, values, strict=True)
+        (variable, ops.where(finite, value, old))
+        for (variable, value), old in zip(updates, old_values, strict=True)
     ]

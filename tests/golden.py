@@ -46,7 +46,7 @@ Numbers = dict[str, np.ndarray]
 
 def method_argument(method: samkeras.SAM | None) -> dict:
     """The argument of `compile` that says where the gradient is taken."""
-    return {"perturbation": method}
+    return {"method": method}
 
 
 def build_classifier(dropout: float = 0.0, norm: bool = False) -> keras.Model:

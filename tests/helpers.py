@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 import samkeras
+from samkeras.methods import Context, Role
 
 FEATURES, HIDDEN, CLASSES = 5, 8, 3
 
@@ -35,6 +36,24 @@ def compile_classifier(model: keras.Model, **kwargs) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(loss=loss, **kwargs)
     return model
+
+
+def find_epsilon(
+    method,
+    gradient: list,
+    gradients_at=None,
+    step: int = 0,
+    mask=lambda tensors: tensors,
+) -> list:
+    """A perturbation's epsilon, for a gradient at weights of zero."""
+    context = Context(
+        weights=[keras.ops.zeros_like(g) for g in gradient],
+        roles=[Role("kernel")] * len(gradient),
+        step=keras.ops.convert_to_tensor(step, "int32"),
+        mask=mask,
+        differentiate=lambda e: gradient if e is None else gradients_at(e),
+    )
+    return method.epsilon(context)
 
 
 def train(model: keras.Model, x, y, **kwargs) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 import samkeras
-from samkeras.backend import find_process, make_input, split_batches
+from samkeras.backend import backend
 from samkeras.data.batches import EpochBatches
 from samkeras.data.graphs import Graph, GraphCollate, as_array
 from samkeras.data.sequences import SequenceCollate
@@ -37,7 +37,7 @@ CASES = {
             "graphs": {"loss": PresentBinaryCrossentropy()},
         }
         if keras.backend.backend() == "jax"
-        else {"sgd": {"perturbation": None}}
+        else {"sgd": {"method": None}}
     ),
     "words": {"loss": TokenCrossentropy()},
 }
@@ -92,7 +92,7 @@ def train(case: str) -> dict[str, np.ndarray]:
     """Ten steps of a case on all devices: its final weights and logs, also those of an
     evaluation of examples that the devices cannot share equally."""
     options = {
-        "perturbation": samkeras.SAM(0.1),
+        "method": samkeras.SAM(0.1),
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         **CASES[case],
     }
@@ -116,15 +116,15 @@ def train(case: str) -> dict[str, np.ndarray]:
     num_devices = len(keras.distribution.list_devices())
     shared = {
         "multiple_of": num_devices,
-        "process": find_process(),
+        "process": backend.find_process(),
         "collate": collate,
     }
     batches = EpochBatches((x, y), BATCH, 3, **shared)
-    model.fit(make_input(batches), shuffle=False, verbose=0)
+    model.fit(backend.make_input(batches), shuffle=False, verbose=0)
     # Those of fit's history are, on TensorFlow, means over the devices.
     logs = {**model.get_metrics_result(), **model.get_gradient_metrics_result()}
     logs = {name: np.array(value) for name, value in logs.items()}
-    odd = make_input(EpochBatches((x[:77], y[:77]), BATCH, **shared))
+    odd = backend.make_input(EpochBatches((x[:77], y[:77]), BATCH, **shared))
     scores = model.evaluate(odd, verbose=0, return_dict=True)
     weights = [np.ravel(np.asarray(w)) for w in model.get_weights()]
     return {
@@ -157,7 +157,7 @@ def train_on_mesh() -> dict[str, np.ndarray]:
         model.compile(
             optimizer=samkeras.SGD(0.1),
             loss=dict.fromkeys(y, loss),
-            perturbation=samkeras.SAM(0.1),
+            method=samkeras.SAM(0.1),
             m_sharpness=4,
         )
         history = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0).history
@@ -183,11 +183,11 @@ def main(path: str, *cases: str) -> None:
     divide_processor()
     numbers = {}
     for case in cases or CASES:
-        with split_batches(keras.distribution.list_devices()):
+        with backend.split_batches(keras.distribution.list_devices()):
             numbers |= {f"{case}/{name}": v for name, v in train(case).items()}
     if keras.backend.backend() == "jax" and not cases:
         numbers |= {f"mesh/{name}": v for name, v in train_on_mesh().items()}
-    if find_process()[0] == 0:
+    if backend.find_process()[0] == 0:
         np.savez(path, **numbers)
 
 

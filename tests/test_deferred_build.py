@@ -58,7 +58,7 @@ def train(model_class, run_eagerly, by_batch, **kwargs) -> list[np.ndarray]:
 def test_the_first_step_trains_what_it_builds(run_eagerly, by_batch):
     """At a rho of zero every step is that of keras.Model, the first one included."""
     expected = train(PlainNetwork, run_eagerly, by_batch)
-    sam = {"perturbation": samkeras.SAM(0.0)}
+    sam = {"method": samkeras.SAM(0.0)}
     for kwargs in (sam, {"l2": 1e-30}, {**sam, "m_sharpness": 8}):
         actual = train(OurNetwork, run_eagerly, by_batch, **kwargs)
         for weight, plain in zip(actual, expected, strict=True):

@@ -70,8 +70,8 @@ def assert_same_training(run: Run, expected: Run) -> None:
 
 
 def test_without_perturbation_training_is_plain_keras_to_the_bit(plain_run):
-    """perturbation=None and l2=0 give keras.Model's weights, with dropout and norm."""
-    run = train_twin(perturbation=None, l2=0)
+    """method=None and l2=0 give keras.Model's weights, with dropout and norm."""
+    run = train_twin(method=None, l2=0)
     weights = zip(run.model.get_weights(), plain_run.model.get_weights(), strict=True)
     for actual, expected in weights:
         np.testing.assert_array_equal(actual, expected)
@@ -82,7 +82,7 @@ def test_without_perturbation_training_is_plain_keras_to_the_bit(plain_run):
 def test_rho_of_zero_is_plain_keras(plain_run):
     """rho = 0 perturbs by nothing: the same dropout draws in both passes, and the same
     in all steps as plain training's."""
-    run = train_twin(perturbation=samkeras.SAM(0.0))
+    run = train_twin(method=samkeras.SAM(0.0))
     # 1e-7: a compiler may order the second pass' sums differently from the first's.
     weights = plain_run.model.get_weights()
     assert relative_error(run.model.get_weights(), weights) < 1e-7
@@ -94,7 +94,7 @@ def test_fused_sam_steps_give_the_same_weights_and_logs():
     """Calls of 3 steps train as single ones do: with dropout, norm, an uneven rest and
     a last batch that is smaller."""
     single, fused = (
-        train_twin(perturbation=samkeras.SAM(0.5), steps_per_execution=steps)
+        train_twin(method=samkeras.SAM(0.5), steps_per_execution=steps)
         for steps in (1, 3)
     )
     assert_same_training(fused, single)
@@ -112,7 +112,7 @@ def train_perceptron(x, y=None, *, model_class=samkeras.SAMModel, steps=1, **kwa
     compile_classifier(
         model,
         optimizer=samkeras.SGD(0.2),
-        perturbation=samkeras.SAM(0.5),
+        method=samkeras.SAM(0.5),
         l2=0.1,
         steps_per_execution=steps,
     )
@@ -178,7 +178,7 @@ def test_batches_of_different_shapes_are_not_fused():
         inputs = keras.Input((None, 2))
         pooled = keras.layers.GlobalAveragePooling1D()(inputs)
         model = samkeras.SAMModel(inputs, keras.layers.Dense(CLASSES)(pooled))
-        compile_classifier(model, perturbation=samkeras.SAM(0.5), **kwargs)
+        compile_classifier(model, method=samkeras.SAM(0.5), **kwargs)
         feed = (batch for batch in batches)
         model.fit(feed, steps_per_epoch=3, shuffle=False, verbose=0)
         return model.get_weights()
@@ -196,7 +196,7 @@ def test_changed_hyperparameters_act_without_retracing():
     x, y = random_examples(100)
     model = train_perceptron(x, y, model_class=CountingModel, steps=4)
     num_traces, before = model.num_traces, model.get_weights()
-    model.perturbation.rho = 0.05
+    model.method.rho = 0.05
     model.l2 = 0.01
     model.optimizer.learning_rate = 0.02
     train(model, x, y)
@@ -205,7 +205,7 @@ def test_changed_hyperparameters_act_without_retracing():
     fresh = build_classifier()
     fresh.set_weights(before)
     perturbation, optimizer = samkeras.SAM(0.05), samkeras.SGD(0.02)
-    compile_classifier(fresh, optimizer=optimizer, perturbation=perturbation, l2=0.01)
+    compile_classifier(fresh, optimizer=optimizer, method=perturbation, l2=0.01)
     train(fresh, x, y)
     assert relative_error(model.get_weights(), fresh.get_weights()) < 1e-6  # float32
 
@@ -217,10 +217,10 @@ def test_changed_hyperparameters_compile_nothing(caplog):
 
     x, y = random_examples(64)
     model = train_perceptron(x, y, steps=2)
-    model.perturbation.rho = 0.05  # an assignment may compile a conversion, once
+    model.method.rho = 0.05  # an assignment may compile a conversion, once
     with jax.log_compiles():
         train(model, x, y)
-        model.perturbation.rho = 0.25
+        model.method.rho = 0.25
         model.l2 = 0.01
         model.optimizer.learning_rate = 0.02
         train(model, x, y)
@@ -235,18 +235,16 @@ def test_schedules_follow_the_optimizer_s_steps():
     radii, decays = [0.5, 0.5, 0.1, 0.1, 0.9], [0.2, 0.2, 0.4, 0.4, 0.1]
     scheduled = compile_classifier(
         build_classifier(),
-        perturbation=samkeras.SAM(PiecewiseConstantDecay(boundaries, [0.5, 0.1, 0.9])),
+        method=samkeras.SAM(PiecewiseConstantDecay(boundaries, [0.5, 0.1, 0.9])),
         l2=PiecewiseConstantDecay(boundaries, [0.2, 0.4, 0.1]),
         steps_per_execution=5,
     )
-    assigned = compile_classifier(
-        build_classifier(), perturbation=samkeras.SAM(0.0), l2=1.0
-    )
+    assigned = compile_classifier(build_classifier(), method=samkeras.SAM(0.0), l2=1.0)
     assigned.set_weights(scheduled.get_weights())
     x, y = random_examples(80)
     train(scheduled, x, y)
     for rho, l2, batch in zip(radii, decays, batches_of(x, y), strict=True):
-        assigned.perturbation.rho, assigned.l2 = rho, l2
+        assigned.method.rho, assigned.l2 = rho, l2
         assigned.train_on_batch(*batch)
     # 1e-6: another program may round differently.
     assert relative_error(scheduled.get_weights(), assigned.get_weights()) < 1e-6
@@ -292,9 +290,7 @@ def test_convolutions_on_cpu_step_aside(scans):
         inputs = keras.Input((4, 4, 1))
         features = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(inputs))
         model = samkeras.SAMModel(inputs, keras.layers.Dense(CLASSES)(features))
-        compile_classifier(
-            model, perturbation=samkeras.SAM(), steps_per_execution=steps
-        )
+        compile_classifier(model, method=samkeras.SAM(), steps_per_execution=steps)
         train(model, images, labels, batch_size=8)
         return model.get_weights()
 

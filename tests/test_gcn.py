@@ -122,7 +122,7 @@ def test_sam_trains_on_graphs(tmp_path):
     model.compile(
         keras.optimizers.Adam(1e-3),
         PresentBinaryCrossentropy(),
-        perturbation=samkeras.SAM(0.05),
+        method=samkeras.SAM(0.05),
         m_sharpness=2,
     )
     before = np.asarray(model.get_layer("block1_mlp1").kernel)

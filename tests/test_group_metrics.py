@@ -38,7 +38,7 @@ def test_metrics_take_one_group_after_another(m):
         model.compile(
             optimizer=keras.optimizers.SGD(0.0),
             loss={"a": "mse", "b": "mse"},
-            perturbation=samkeras.SAM(0.1),
+            method=samkeras.SAM(0.1),
             m_sharpness=size,
         )
         logs[size] = train(model, x, y, batch_size=8)

@@ -145,7 +145,7 @@ def test_model_trains_saves_and_loads(tmp_path):
     model.compile(
         optimizer=samkeras.SGD(0.5, momentum=0.9),
         loss=loss,
-        perturbation=samkeras.SAM(0.05),
+        method=samkeras.SAM(0.05),
     )
     losses = model.fit(x, y, batch_size=32, epochs=8, verbose=0).history["loss"]
     assert losses[-1] < 0.8 * losses[0]

@@ -30,7 +30,7 @@ def test_a_step_equals_the_groups_by_hand(m):
     model = compile_classifier(
         build_classifier(),
         optimizer=samkeras.SGD(RATE),
-        perturbation=samkeras.SAM(RHO),
+        method=samkeras.SAM(RHO),
         m_sharpness=m,
     )
     before = helpers.weights_float64(model)
@@ -50,7 +50,7 @@ def test_groups_normalize_by_themselves():
     mean over the groups, as the authors' devices do."""
     x, y = helpers.random_examples(16)
     model = compile_classifier(
-        build_classifier(norm=True), perturbation=samkeras.SAM(RHO), m_sharpness=4
+        build_classifier(norm=True), method=samkeras.SAM(RHO), m_sharpness=4
     )
     kernel, bias = (np.asarray(w) for w in model.get_layer("hidden").weights)
     hidden = (x @ kernel + bias).reshape(4, 4, -1)
@@ -69,7 +69,7 @@ def test_groups_of_the_whole_batch_change_nothing():
         keras.utils.set_random_seed(0)
         model = compile_classifier(
             build_classifier(dropout=0.5),
-            perturbation=samkeras.SAM(RHO),
+            method=samkeras.SAM(RHO),
             m_sharpness=m,
             metrics=["accuracy"],
         )
@@ -87,7 +87,7 @@ def test_groups_train_in_float64():
     model = compile_classifier(
         build_classifier(),
         optimizer=samkeras.SGD(RATE),
-        perturbation=samkeras.SAM(RHO),
+        method=samkeras.SAM(RHO),
         m_sharpness=5,
     )
     before = helpers.weights_float64(model)
@@ -104,7 +104,7 @@ def test_each_group_draws_its_own_dropout():
     for copies in (1, 2):
         keras.utils.set_random_seed(0)
         model = compile_classifier(
-            build_classifier(dropout=0.5), perturbation=samkeras.SAM(RHO), m_sharpness=8
+            build_classifier(dropout=0.5), method=samkeras.SAM(RHO), m_sharpness=8
         )
         helpers.train(model, np.tile(x, (copies, 1)), np.tile(y, copies))
         ends.append(helpers.flat(model.trainable_variables))
@@ -116,8 +116,6 @@ def test_each_group_draws_its_own_dropout():
 )
 def test_groups_need_a_number_of_examples(arguments):
     with pytest.raises(ValueError, match="m_sharpness must be None, or an integer"):
-        compile_classifier(
-            build_classifier(), perturbation=samkeras.SAM(RHO), **arguments
-        )
-    with pytest.raises(ValueError, match="with a perturbation"):
+        compile_classifier(build_classifier(), method=samkeras.SAM(RHO), **arguments)
+    with pytest.raises(ValueError, match="with a method"):
         compile_classifier(build_classifier(), m_sharpness=4)

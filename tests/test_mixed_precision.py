@@ -23,7 +23,7 @@ def test_mixed_bfloat16_trains_as_float32_does():
     for policy in ("float32", "mixed_bfloat16"):
         keras.config.set_dtype_policy(policy)
         keras.utils.set_random_seed(3)
-        model = compile_classifier(build_classifier(), perturbation=samkeras.SAM(0.5))
+        model = compile_classifier(build_classifier(), method=samkeras.SAM(0.5))
         start = model.get_weights()
         history = train(model, *random_examples())
         assert np.isfinite(history["loss"][0])
@@ -41,7 +41,7 @@ def test_l2_is_not_divided_by_the_loss_scale():
     compile_classifier(
         model,
         optimizer=samkeras.SGD(0.5),
-        perturbation=samkeras.SAM(0.5),
+        method=samkeras.SAM(0.5),
         l2=0.25,
     )
     assert isinstance(model.optimizer, LossScaleOptimizer)
@@ -65,7 +65,7 @@ def test_epsilon_is_made_from_unscaled_gradients():
         model = compile_classifier(
             build_classifier(),
             optimizer=optimizer,
-            perturbation=samkeras.UnnormalizedSAM(0.5),
+            method=samkeras.UnnormalizedSAM(0.5),
             l2=0.1,
             steps_per_execution=2,
         )
@@ -85,7 +85,7 @@ def test_scale_factor_of_the_optimizer_itself_is_undone():
         model = compile_classifier(
             build_classifier(),
             optimizer=samkeras.SGD(0.2, loss_scale_factor=factor),
-            perturbation=samkeras.UnnormalizedSAM(0.5),
+            method=samkeras.UnnormalizedSAM(0.5),
             l2=0.1,
             run_eagerly=True,
         )
@@ -108,7 +108,7 @@ class OneWeight(keras.layers.Layer):
 
 
 @pytest.mark.parametrize(
-    "build_perturbation",
+    "build_method",
     [
         lambda: samkeras.SAM(1.0),
         lambda: samkeras.SAM(1.0, p=math.inf),
@@ -116,7 +116,7 @@ class OneWeight(keras.layers.Layer):
     ],
     ids=["p_2", "p_inf", "unnormalized"],
 )
-def test_step_whose_first_pass_overflows_is_skipped_whole(build_perturbation):
+def test_step_whose_first_pass_overflows_is_skipped_whole(build_method):
     """Weights, momentum and step stay, and the scale halves, although with p = inf the
     second pass, at w + rho, is finite."""
     inputs = keras.Input((1,))
@@ -128,7 +128,7 @@ def test_step_whose_first_pass_overflows_is_skipped_whole(build_perturbation):
             samkeras.SGD(0.125, momentum=0.5), initial_scale=largest
         ),
         loss=lambda y, y_pred: keras.ops.mean(y_pred, axis=-1),
-        perturbation=build_perturbation(),
+        method=build_method(),
         l2=0.1,
         run_eagerly=True,
     )

@@ -38,7 +38,7 @@ def compute_sam_gradients(weights, x, y):
 def sam_classifier(**kwargs) -> keras.Model:
     kwargs.setdefault("run_eagerly", True)
     kwargs.setdefault("optimizer", keras.optimizers.SGD(0.1))
-    kwargs.setdefault("perturbation", samkeras.SAM(RHO))
+    kwargs.setdefault("method", samkeras.SAM(RHO))
     return compile_classifier(build_classifier(), **kwargs)
 
 
@@ -46,7 +46,7 @@ def test_batch_statistics_are_the_first_pass_s():
     """BatchNorm's averages move once a step, towards the unperturbed weights' batch."""
     x, y = random_examples(16)
     model = build_classifier(norm=True)
-    compile_classifier(model, perturbation=samkeras.SAM(5.0, steps=2))
+    compile_classifier(model, method=samkeras.SAM(5.0, steps=2))
     kernel, bias = (np.asarray(w) for w in model.get_layer("hidden").get_weights())
     features = x @ kernel + bias
     train(model, x, y)
@@ -59,7 +59,7 @@ def test_batch_statistics_are_the_first_pass_s():
 def test_dropout_draws_once_a_step():
     """After three steps of three passes the seed has moved on by three."""
     model = build_classifier(dropout=0.5)
-    compile_classifier(model, perturbation=samkeras.SAM(RHO, steps=2))
+    compile_classifier(model, method=samkeras.SAM(RHO, steps=2))
     state = model.get_layer("dropout").seed_generator.state
     before = keras.ops.convert_to_numpy(state.value).copy()
     train(model, *random_examples(48))
@@ -68,23 +68,21 @@ def test_dropout_draws_once_a_step():
 
 
 @pytest.mark.parametrize(
-    ("build_perturbation", "layers"),
+    ("build_method", "layers"),
     [
         (lambda: samkeras.UnnormalizedSAM(RHO), {"dropout": 0.3}),
         (lambda: samkeras.RandomPerturbation(RHO), {"norm": True}),
     ],
     ids=["dropout", "norm"],
 )
-def test_eager_training_equals_compiled(build_perturbation, layers):
+def test_eager_training_equals_compiled(build_method, layers):
     """run_eagerly=True, for debugging, takes the same steps."""
     weights = []
     for run_eagerly in (True, False):
         keras.utils.set_random_seed(3)
         model = build_classifier(**layers)
-        perturbation = build_perturbation()
-        compile_classifier(
-            model, perturbation=perturbation, l2=0.1, run_eagerly=run_eagerly
-        )
+        method = build_method()
+        compile_classifier(model, method=method, l2=0.1, run_eagerly=run_eagerly)
         train(model, *random_examples(40))
         weights.append(model.get_weights())
     assert relative_error(*weights) < 1e-6  # fused operations round differently
@@ -156,7 +154,7 @@ def test_weighted_training_with_rho_of_zero_is_plain_keras(weighting):
         keras.utils.set_random_seed(3)
         model = build_classifier(model_class)
         is_ours = model_class is samkeras.SAMModel
-        kwargs = {"perturbation": samkeras.SAM(0.0)} if is_ours else {}
+        kwargs = {"method": samkeras.SAM(0.0)} if is_ours else {}
         compile_classifier(model, run_eagerly=True, **kwargs)
         train(model, *random_examples(48), **weighting)
         weights.append(model.get_weights())
@@ -169,7 +167,7 @@ def test_frozen_layers_are_neither_perturbed_nor_moved():
     model = build_classifier()
     model.get_layer("hidden").trainable = False
     compile_classifier(
-        model, optimizer=keras.optimizers.SGD(0.1), perturbation=samkeras.SAM(RHO)
+        model, optimizer=keras.optimizers.SGD(0.1), method=samkeras.SAM(RHO)
     )
     kernel, bias, *weights = weights_float64(model)
     gradients = perceptron_gradients([kernel, bias, *weights], x, y)[2:]
@@ -200,7 +198,7 @@ def test_weights_that_the_loss_does_not_reach_are_only_decayed():
     compile_classifier(
         model,
         optimizer=keras.optimizers.SGD(0.5),
-        perturbation=samkeras.SAM(RHO),
+        method=samkeras.SAM(RHO),
         l2=0.25,
         run_eagerly=True,
     )
@@ -229,7 +227,7 @@ def test_losses_of_several_outputs_are_weighted_in_both_passes():
         weights = keras.ops.convert_to_tensor([1.0, 1.0, 0.25, 0.25])
         return keras.ops.sum(squares * weights, axis=-1) / 2
 
-    args = {"optimizer": "sgd", "perturbation": samkeras.SAM(RHO)}
+    args = {"optimizer": "sgd", "method": samkeras.SAM(RHO)}
     several, one = build(joined=False), build(joined=True)
     losses, loss_weights = {"a": "mse", "b": "mse"}, {"a": 1.0, "b": 0.25}
     several.compile(loss=losses, loss_weights=loss_weights, **args)
@@ -273,7 +271,7 @@ def test_a_layer_of_another_type_trains():
     inputs = keras.Input((FEATURES,))
     hidden = keras.layers.Dense(4, "tanh", dtype="bfloat16")(inputs)
     model = samkeras.SAMModel(inputs, keras.layers.Dense(CLASSES)(hidden))
-    compile_classifier(model, perturbation=samkeras.SAM(RHO, p=3), l2=0.01)
+    compile_classifier(model, method=samkeras.SAM(RHO, p=3), l2=0.01)
     before = model.get_weights()
     history = train(model, *random_examples())
     assert np.isfinite(history["sam_grad_norm"][0])
@@ -283,35 +281,35 @@ def test_a_layer_of_another_type_trains():
 
 
 def test_compiling_again_starts_afresh():
-    """A second compile replaces the first's perturbation, l2 and metrics."""
+    """A second compile replaces the first's method, l2 and metrics."""
     x, y = random_examples(16)
     model = sam_classifier(l2=0.5)
     num_metrics = len(model.metrics)
     train(model, x, y)
-    compile_classifier(model, perturbation=samkeras.SAM(0.25), run_eagerly=True)
+    compile_classifier(model, method=samkeras.SAM(0.25), run_eagerly=True)
     assert len(model.metrics) == num_metrics
-    assert (model.perturbation.rho, model.l2) == (0.25, 0)
+    assert (model.method.rho, model.l2) == (0.25, 0)
     assert "grad_norm" in train(model, x, y)
 
 
-def test_an_assigned_perturbation_is_the_next_step_s():
+def test_an_assigned_method_is_the_next_step_s():
     """Another rule or other groups take effect in the compiled step, on a model that
     had none before too; a callback may assign them."""
     x, y = random_examples(16)
     assigned = sam_classifier(run_eagerly=False)
     assigned.m_sharpness = np.int64(16)
-    plain = sam_classifier(run_eagerly=False, perturbation=None)
+    plain = sam_classifier(run_eagerly=False, method=None)
     train(assigned, x, y)
     train(plain, x, y)
 
     def assign(*_, **__):
-        assigned.perturbation = samkeras.SAM(5.0, p=3)
+        assigned.method = samkeras.SAM(5.0, p=3)
 
     assigned.m_sharpness = None
     assign()
-    plain.perturbation = samkeras.SAM(5.0, p=3)
+    plain.method = samkeras.SAM(5.0, p=3)
     for model in (assigned, plain):
-        fresh = sam_classifier(perturbation=samkeras.SAM(5.0, p=3))
+        fresh = sam_classifier(method=samkeras.SAM(5.0, p=3))
         fresh.set_weights(model.get_weights())
         model.optimizer.iterations.assign(0)
         history = train(model, x, y)
@@ -323,13 +321,13 @@ def test_an_assigned_perturbation_is_the_next_step_s():
     assert assigned.train_function is not function
 
 
-def test_an_assigned_perturbation_is_checked_as_a_compiled_one_is():
+def test_an_assigned_method_is_checked_as_a_compiled_one_is():
     model = sam_classifier(m_sharpness=4)
     assert model.get_compile_config()["m_sharpness"] == 4
-    with pytest.raises(TypeError, match=r"^perturbation must .*Received"):
-        model.perturbation = 0.05
+    with pytest.raises(TypeError, match=r"^method must .*Received"):
+        model.method = 0.05
     with pytest.raises(ValueError, match=r"^m_sharpness must .*Received"):
-        model.perturbation = None
+        model.method = None
     with pytest.raises(ValueError, match=r"^m_sharpness must .*Received"):
         model.m_sharpness = False
     assert model.m_sharpness == 4
@@ -345,8 +343,8 @@ def test_sparse_inputs_train_as_dense_ones_do():
         keras.utils.set_random_seed(0)
         inputs = keras.Input((FEATURES,), sparse=data is not x)
         model = samkeras.SAMModel(inputs, keras.layers.Dense(CLASSES)(inputs))
-        perturbation = samkeras.SAM(RHO)
-        compile_classifier(model, perturbation=perturbation, steps_per_execution=2)
+        method = samkeras.SAM(RHO)
+        compile_classifier(model, method=method, steps_per_execution=2)
         train(model, data, y)
         weights.append(model.get_weights())
     assert relative_error(*weights) < 1e-6  # float32 sums in another order
@@ -367,7 +365,7 @@ def test_hyperparameters_are_no_weights_of_the_model():
 @pytest.mark.parametrize(
     ("kwargs", "error", "argument"),
     [
-        ({"perturbation": "sam"}, TypeError, "perturbation"),
+        ({"method": "sam"}, TypeError, "method"),
         ({"l2": -1}, ValueError, "l2"),
         ({"l2": float("nan")}, ValueError, "l2"),
         ({"l2": "1e-4"}, TypeError, "l2"),

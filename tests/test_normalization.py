@@ -71,7 +71,7 @@ def test_training_is_that_of_keras(images, jit_compile):
         compile_classifier(
             model,
             optimizer=samkeras.SGD(0.05, momentum=0.9),
-            perturbation=samkeras.SAM(0.1),
+            method=samkeras.SAM(0.1),
             l2=1e-3,
             jit_compile=jit_compile,
         )

@@ -147,7 +147,7 @@ def test_loss_and_gradient_are_those_by_hand(batch):
 def test_a_sam_step_is_that_by_hand(batch):
     """w - lr * g(w + rho * g / |g|), the gradient clipped after the perturbation."""
     x, target = batch
-    model = build_linear(PPOLoss(), perturbation=samkeras.SAM(0.5))
+    model = build_linear(PPOLoss(), method=samkeras.SAM(0.5))
     model.optimizer.global_clipnorm = 0.01
     w = model.get_weights()[0].astype("float64")
 
@@ -165,7 +165,7 @@ def test_a_sam_step_is_that_by_hand(batch):
 def test_steps_on_batches_are_those_of_fit(batch):
     """More batches than one compiled call takes, and their metrics' means."""
     x, target = batch
-    kwargs = {"perturbation": samkeras.SAM(0.1), "steps_per_execution": 2}
+    kwargs = {"method": samkeras.SAM(0.1), "steps_per_execution": 2}
     fitted, stepped = (build_linear(PPOLoss(), **kwargs) for _ in range(2))
     history = fitted.fit(x, target, batch_size=8, shuffle=False, verbose=0).history
     batches = [(x[i : i + 8], target[i : i + 8]) for i in range(0, 32, 8)]

@@ -147,7 +147,7 @@ def test_frozen_layers_are_not_pruned():
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize(
-    "perturbation",
+    "method",
     [
         samkeras.SAM(0.1),
         samkeras.SAM(0.1, p=float("inf"), steps=2),
@@ -156,15 +156,13 @@ def test_frozen_layers_are_not_pruned():
     ],
     ids=["sam", "sam_inf", "random", "none"],
 )
-def test_pruned_weights_stay_zero(perturbation, policy, tmp_path):
+def test_pruned_weights_stay_zero(method, policy, tmp_path):
     """Over 200 steps with momentum and l2, and through saving and loading."""
     x, y = helpers.random_examples(1600)
     keras.config.set_dtype_policy(policy)
     try:
         model = helpers.build_classifier(norm=True, dropout=0.1)
-        helpers.compile_classifier(
-            model, perturbation=perturbation, l2=1e-3, steps_per_execution=4
-        )
+        helpers.compile_classifier(model, method=method, l2=1e-3, steps_per_execution=4)
         samkeras.prune_at_init(model, "snip", 0.7, data=(x[:80], y[:80]))
         before = kernels_of(model)
         helpers.train(model, x, y)
@@ -209,7 +207,7 @@ def test_training_with_masks_equals_the_formula():
     model = compiled_classifier()
     x, y = helpers.random_examples(64)
     rho, rate, momentum, l2 = 0.1, 0.2, 0.9, 1e-2
-    helpers.compile_classifier(model, perturbation=samkeras.SAM(rho), l2=l2)
+    helpers.compile_classifier(model, method=samkeras.SAM(rho), l2=l2)
     samkeras.prune_at_init(model, "random", 0.5)
     first, second = masks_of(model)
     masks = [first, np.ones(helpers.HIDDEN), second, np.ones(helpers.CLASSES)]
@@ -239,7 +237,7 @@ def test_a_random_perturbation_keeps_its_norm_on_the_kept_weights():
     def drop(tensors):
         return [ops.where(mask, tensors[0], 0.0), tensors[1]]
 
-    epsilon = perturbation(gradients, None, ops.convert_to_tensor(7), drop)
+    epsilon = helpers.find_epsilon(perturbation, gradients, step=7, mask=drop)
     assert helpers.norm(epsilon) == pytest.approx(0.3, rel=1e-5)
     assert np.count_nonzero(ops.convert_to_numpy(epsilon[0])[~mask]) == 0
 
@@ -433,7 +431,7 @@ def test_a_pruned_model_within_another_stays_pruned(outer_class, tmp_path):
     outputs = keras.layers.Dense(helpers.CLASSES)(backbone(inputs))
     outer = outer_class(inputs, outputs)
     is_ours = outer_class is samkeras.SAMModel
-    kwargs = {"perturbation": samkeras.SAM(0.1)} if is_ours else {}
+    kwargs = {"method": samkeras.SAM(0.1)} if is_ours else {}
     helpers.compile_classifier(outer, **kwargs)
     helpers.train(outer, x, y)
     assert_half_pruned(backbone)
@@ -449,7 +447,7 @@ def test_masks_set_later_within_another_model_take_effect():
     backbone = helpers.build_classifier()
     inputs = keras.Input((helpers.FEATURES,))
     outer = samkeras.SAMModel(inputs, backbone(inputs))
-    helpers.compile_classifier(outer, perturbation=samkeras.SAM(0.1))
+    helpers.compile_classifier(outer, method=samkeras.SAM(0.1))
     helpers.train(outer, x, y)
     prune_half(backbone)
     helpers.train(outer, x, y)
@@ -489,7 +487,7 @@ def test_a_weight_keeps_its_own_constraint_beside_its_mask():
     inputs = keras.Input((helpers.FEATURES,))
     layer = keras.layers.Dense(helpers.CLASSES, kernel_constraint="non_neg")
     model = samkeras.SAMModel(inputs, layer(inputs))
-    helpers.compile_classifier(model, perturbation=samkeras.SAM(0.1))
+    helpers.compile_classifier(model, method=samkeras.SAM(0.1))
     own = layer.kernel.constraint
     model.set_masks([(layer.kernel, half_of(layer.kernel))])
     helpers.train(model, *helpers.random_examples(32))

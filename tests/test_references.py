@@ -7,7 +7,7 @@ from keras import ops
 from keras.src.backend.common import dtypes
 
 import samkeras
-from samkeras.backend import compile_function
+from samkeras.backend import backend
 from samkeras.data.atari import FRAMES
 from samkeras.data.graphs import Graph, GraphCollate, as_array
 from samkeras.models.actor_critic import build_actor_critic
@@ -74,7 +74,7 @@ def test_resnet50():
     expected, _ = resnet50.logits(weights, x, num_blocks)
     assert_close(model.predict_on_batch(x), expected)
     expected, statistics = resnet50.logits(weights, x, num_blocks, is_training=True)
-    train = compile_function(
+    train = backend.compile_function(
         lambda x: model.stateless_call(
             [v.value for v in model.trainable_variables],
             [v.value for v in model.non_trainable_variables],
@@ -168,7 +168,7 @@ def test_resnet18_takes_the_authors_steps(float64, depth):
     model.compile(
         samkeras.SGD(0.1, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        perturbation=samkeras.SAM(0.05),
+        method=samkeras.SAM(0.05),
         l2=5e-4,
     )
     start = weights_of(model)

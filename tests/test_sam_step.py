@@ -63,7 +63,7 @@ CASES = {
         lambda: samkeras.SAM(RHO, steps=2),
         ascend(lambda g: scale(g, RHO / 2 / norm(g)), steps=2),
     ),
-    "no_perturbation": (lambda: None, ascend(lambda g: scale(g, 0))),
+    "no_method": (lambda: None, ascend(lambda g: scale(g, 0))),
 }
 
 
@@ -77,18 +77,18 @@ def descend(weights, batches, compute_gradients, l2=0.0) -> Iterator[list]:
         yield weights
 
 
-def compiled_classifier(perturbation, **kwargs) -> keras.Model:
+def compiled_classifier(method, **kwargs) -> keras.Model:
     optimizer = samkeras.SGD(LEARNING_RATE, momentum=MOMENTUM)
     return compile_classifier(
-        build_classifier(), optimizer=optimizer, perturbation=perturbation, **kwargs
+        build_classifier(), optimizer=optimizer, method=method, **kwargs
     )
 
 
 @pytest.mark.parametrize("case", [*CASES])
 def test_steps_equal_the_formula(case):
     """w <- base(w, grad L(w + eps) + l2 w), for each epsilon, at each of 4 steps."""
-    build_perturbation, compute_gradients = CASES[case]
-    model = compiled_classifier(build_perturbation(), l2=0.1)
+    build_method, compute_gradients = CASES[case]
+    model = compiled_classifier(build_method(), l2=0.1)
     before = weights_float64(model)
     batches = batches_of(*random_examples(64))
     for batch, expected in zip(
@@ -98,7 +98,7 @@ def test_steps_equal_the_formula(case):
         assert relative_error(model.get_weights(), expected) < 1e-6  # float32
     # The checks above have teeth only if rho moves the weights by more than that.
     *_, without_rho = descend(before, batches, perceptron_gradients, l2=0.1)
-    is_base = case == "no_perturbation"
+    is_base = case == "no_method"
     assert (relative_error(without_rho, expected) > 1e-2) != is_base
 
 
@@ -114,7 +114,7 @@ def float64():
 
 
 @pytest.mark.parametrize(
-    ("perturbation", "direction"),
+    ("options", "direction"),
     [
         ({}, lambda g: scale(g, 0.3 / norm(g))),
         ({"p": math.inf}, lambda g: [0.3 * np.sign(t) for t in g]),
@@ -123,14 +123,14 @@ def float64():
     ],
     ids=["p_2", "p_inf", "p_3", "three_ascent_steps"],
 )
-def test_steps_in_float64_are_exact(perturbation, direction, float64):
+def test_steps_in_float64_are_exact(options, direction, float64):
     """Neither rho, l2 nor norms pass through float32, in which 0.3 and 0.1 are off by
     1e-8."""
-    steps = perturbation.get("steps", 1)
+    steps = options.get("steps", 1)
     model = compile_classifier(
         build_classifier(),
         optimizer=samkeras.SGD(0.25),
-        perturbation=samkeras.SAM(0.3, **perturbation),
+        method=samkeras.SAM(0.3, **options),
         l2=0.1,
         run_eagerly=True,
     )
@@ -234,7 +234,7 @@ def test_each_epoch_starts_its_statistics_anew():
     model = build_classifier()
     optimizer = keras.optimizers.SGD(0.0)
     compile_classifier(
-        model, optimizer=optimizer, perturbation=samkeras.SAM(), run_eagerly=True
+        model, optimizer=optimizer, method=samkeras.SAM(), run_eagerly=True
     )
     history = train(model, *random_examples(48), epochs=2)
     for name in ("grad_norm", "sam_grad_norm", "grad_cosine"):

@@ -37,12 +37,10 @@ def test_training_goes_on_after_loading(kind, tmp_path):
     the optimizer's slots and its step all come back."""
     x, y = random_examples(64)
     model = build_classifier()
-    compile_classifier(
-        model, perturbation=PERTURBATIONS[kind](), l2=0.1, run_eagerly=True
-    )
+    compile_classifier(model, method=PERTURBATIONS[kind](), l2=0.1, run_eagerly=True)
     train(model, x, y)
     if kind == "largest_ball":
-        model.perturbation.rho = 0.125
+        model.method.rho = 0.125
         model.l2 = 0.25
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -50,9 +48,9 @@ def test_training_goes_on_after_loading(kind, tmp_path):
     assert isinstance(loaded, samkeras.SAMModel)
     assert type(loaded) is type(model)
     assert loaded.l2 == model.l2
-    assert type(loaded.perturbation) is type(model.perturbation)
-    if model.perturbation is not None:
-        assert loaded.perturbation.get_config() == model.perturbation.get_config()
+    assert type(loaded.method) is type(model.method)
+    if model.method is not None:
+        assert loaded.method.get_config() == model.method.get_config()
     assert_same_weights(loaded, model)
     train(model, x, y)
     train(loaded, x, y)
@@ -68,14 +66,12 @@ def test_a_loaded_model_keeps_its_scale_and_open_hyperparameters(tmp_path):
     optimizer = keras.optimizers.LossScaleOptimizer(
         samkeras.SGD(0.2, momentum=0.9), initial_scale=4.0, dynamic_growth_steps=3
     )
-    compile_classifier(
-        model, optimizer=optimizer, perturbation=samkeras.SAM(0.5), l2=0.5
-    )
+    compile_classifier(model, optimizer=optimizer, method=samkeras.SAM(0.5), l2=0.5)
     train(model, x, y)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for each in (model, loaded):
-        each.perturbation.rho = 0.25
+        each.method.rho = 0.25
         each.l2 = 0.125
         train(each, x, y)
         assert float(each.optimizer.dynamic_scale) == 16
@@ -86,9 +82,9 @@ def test_a_loaded_model_keeps_its_scale_and_open_hyperparameters(tmp_path):
 def test_hdf5_files_are_refused_where_they_would_lose_something(save, tmp_path):
     """By name; a model without anything of ours is saved as ever."""
     model = build_classifier()
-    compile_classifier(model, perturbation=samkeras.SAM(0.5), l2=0.1)
+    compile_classifier(model, method=samkeras.SAM(0.5), l2=0.1)
     for name in ("model.h5", "model.hdf5"):
-        with pytest.raises(ValueError, match="keep a model's perturbation, l2; save"):
+        with pytest.raises(ValueError, match="keep a model's method, l2; save"):
             save(model, tmp_path / name)
     compile_classifier(model)
     save(model, tmp_path / "plain.h5")
@@ -106,7 +102,7 @@ def test_weight_files_are_those_of_plain_keras(source_class, target_class, tmp_p
     """A file of keras.Model's weights loads into SAMModel, and the other way."""
     source = build_classifier(source_class, norm=True, dropout=0.3)
     is_ours = source_class is samkeras.SAMModel
-    kwargs = {"perturbation": samkeras.SAM(), "l2": 0.1} if is_ours else {}
+    kwargs = {"method": samkeras.SAM(), "l2": 0.1} if is_ours else {}
     compile_classifier(source, run_eagerly=True, **kwargs)
     train(source, *random_examples(16))
     source.save_weights(tmp_path / "model.weights.h5")
@@ -118,8 +114,8 @@ def test_weight_files_are_those_of_plain_keras(source_class, target_class, tmp_p
 
 
 def test_a_functional_model_is_pickled():
-    model = compile_classifier(build_classifier(), perturbation=samkeras.SAM(0.1))
+    model = compile_classifier(build_classifier(), method=samkeras.SAM(0.1))
     loaded = pickle.loads(pickle.dumps(model))
     assert type(loaded) is type(model)
-    assert loaded.perturbation.rho == model.perturbation.rho
+    assert loaded.method.rho == model.method.rho
     assert_same_weights(loaded, model)

@@ -14,7 +14,7 @@ IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 BATCH, LENGTH, FEATURES = 8, 3, 4
 # Every one takes the path of our own step and leaves the gradient as it is.
 MODES = {
-    "sam": {"perturbation": samkeras.SAM(0.0)},
+    "sam": {"method": samkeras.SAM(0.0)},
     "l2": {"l2": 1e-30},
     "masks": {},
 }
@@ -178,7 +178,7 @@ def test_a_weight_that_the_loss_does_not_reach_is_left_as_plain_keras_leaves_it(
 
     expected = train_unused(keras.Model, build_optimizer())
     sam = samkeras.SAM(0.0)
-    actual = train_unused(samkeras.SAMModel, build_optimizer(), perturbation=sam)
+    actual = train_unused(samkeras.SAMModel, build_optimizer(), method=sam)
     for weight, plain in zip(actual, expected, strict=True):
         np.testing.assert_allclose(weight, plain, rtol=1e-5)
     spare, *_ = train_unused(samkeras.SAMModel, keras.optimizers.SGD(0.5), l2=0.2)
@@ -203,7 +203,7 @@ def test_weights_of_a_saved_model_train(tmp_path):
         inputs = keras.Input((FEATURES,))
         outputs = layers.Dense(2, kernel_initializer="ones")(layer(inputs))
         model = samkeras.SAMModel(inputs, outputs)
-        model.compile("sgd", "mse", perturbation=samkeras.SAM(0.5), l2=0.1, **kwargs)
+        model.compile("sgd", "mse", method=samkeras.SAM(0.5), l2=0.1, **kwargs)
         x, y = random_sequences()
         model.fit(x[:, 0], y, batch_size=BATCH, shuffle=False, verbose=0)
         # The layer's weights come in the order in which its functions have them.
@@ -224,12 +224,12 @@ def test_weights_of_a_saved_model_train(tmp_path):
 @pytest.mark.skipif(not IS_TENSORFLOW, reason="SavedModels are TensorFlow's")
 def test_an_interrupted_second_pass_leaves_the_weights():
     """Those that are read past keras hold w + epsilon only while it runs."""
-    from samkeras.backend.tensorflow import _assigned
+    from samkeras.backend.tensorflow import _held
 
     weight = keras.Variable([1.0, 2.0])
 
     def interrupted_pass():
-        with _assigned([(weight, [5.0, 5.0])]):
+        with _held([(weight, [5.0, 5.0])]):
             np.testing.assert_array_equal(weight, [5.0, 5.0])
             raise KeyboardInterrupt
 

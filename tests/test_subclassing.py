@@ -53,7 +53,7 @@ def assert_works(model: keras.Model, tmp_path) -> None:
     """All that a keras.Model does: layers, summary, training, saving, copies."""
     x, y = random_examples(16)
     model(x)
-    compile_classifier(model, perturbation=samkeras.SAM(0.1), run_eagerly=True)
+    compile_classifier(model, method=samkeras.SAM(0.1), run_eagerly=True)
     train(model, x, y)
     assert isinstance(model, samkeras.SAMModel)
     assert {type(layer) for layer in model.layers} >= {keras.layers.Dense}
@@ -64,7 +64,7 @@ def assert_works(model: keras.Model, tmp_path) -> None:
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for other in (loaded, copy.deepcopy(model)):
         assert type(other) is type(model)
-        assert other.perturbation.rho == model.perturbation.rho
+        assert other.method.rho == model.method.rho
         np.testing.assert_array_equal(other(x), model(x))
 
 
@@ -92,7 +92,7 @@ def test_a_clone_trains_as_its_original_does(tmp_path):
     and l2; so does a clone of a clone."""
     x, y = random_examples(32)
     model = build_classifier()
-    compile_classifier(model, perturbation=samkeras.SAM(0.5), l2=0.1, run_eagerly=True)
+    compile_classifier(model, method=samkeras.SAM(0.5), l2=0.1, run_eagerly=True)
     clone = keras.models.clone_model(keras.models.clone_model(model))
     assert type(clone) is type(model)
     clone.set_weights(model.get_weights())

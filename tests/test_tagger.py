@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import samkeras
-from samkeras.backend import make_input
+from samkeras.backend import backend
 from samkeras.data import treebank
 from samkeras.data.batches import EpochBatches, bucket
 from samkeras.data.sequences import (
@@ -94,7 +94,7 @@ def test_padding_changes_nothing():
             samkeras.SGD(0.1),
             TokenCrossentropy(),
             weighted_metrics=[TokenAccuracy()],
-            perturbation=samkeras.SAM(0.1),
+            method=samkeras.SAM(0.1),
         )
         x, y, weights = batch(length)
         assert x.shape == (3, length)
@@ -190,7 +190,7 @@ def test_losses_and_gradients_of_batches_are_means_over_words(seed):
 
     batches = EpochBatches(examples, 2, seed, collate=collate)
     assert len({batches[i][0].shape for i in range(4)}) > 1
-    logs = model.evaluate(make_input(batches), verbose=0, return_dict=True)
+    logs = model.evaluate(backend.make_input(batches), verbose=0, return_dict=True)
     assert logs["loss"] == pytest.approx(expected, rel=1e-5)
     whole = EpochBatches(examples, 8, seed, collate=collate)
     for one, other in zip(mean_gradients(batches), mean_gradients(whole), strict=True):

@@ -116,7 +116,7 @@ def test_resnet18_equals_its_rendering():
     model.compile(
         samkeras.SGD(LEARNING_RATE, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        perturbation=samkeras.SAM(RHO),
+        method=samkeras.SAM(RHO),
         l2=L2,
     )
     # With the batch's statistics as its own, the model predicts as it trains.

@@ -150,7 +150,7 @@ def test_every_workload_trains_in_groups(workload):
     model.compile(
         samkeras.SGD(RATE),
         build_loss(),
-        perturbation=samkeras.SAM(RHO),
+        method=samkeras.SAM(RHO),
         m_sharpness=2,
         jit_compile=_choose_jit_compile(model),
     )

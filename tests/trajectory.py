@@ -93,19 +93,19 @@ def train_norm_model(dropout: float = 0.0) -> dict:
         model,
         x.astype("float32"),
         optimizer=samkeras.SGD(0.1, momentum=0.9),
-        perturbation=samkeras.SAM(0.3),
+        method=samkeras.SAM(0.3),
         l2=0.01,
     )
 
 
-def train_token_model(perturbation: samkeras.SAM | None) -> dict:
+def train_token_model(method: samkeras.SAM | None) -> dict:
     """A model with an Embedding and regularizers, built before it is compiled."""
     model = TokenModel()
     x = np.random.default_rng(1).integers(0, WORDS, (NUM_STEPS * BATCH, LENGTH))
     model(x[:1])
     set_numpy_weights(model)
     optimizer = samkeras.SGD(0.1, momentum=0.9, nesterov=True)
-    return record_steps(model, x, optimizer=optimizer, perturbation=perturbation)
+    return record_steps(model, x, optimizer=optimizer, method=method)
 
 
 def train_task(build, make_batch, loss, scale: float = 0.3) -> dict:
@@ -118,7 +118,7 @@ def train_task(build, make_batch, loss, scale: float = 0.3) -> dict:
     set_numpy_weights(model)
     for weight in model.trainable_variables:
         weight.assign(scale * keras.ops.convert_to_numpy(weight))
-    model.compile(samkeras.SGD(0.05), loss, perturbation=samkeras.SAM(0.1))
+    model.compile(samkeras.SGD(0.05), loss, method=samkeras.SAM(0.1))
     rng = np.random.default_rng(4)
     rows, losses = [], []
     for _ in range(NUM_TASK_STEPS):

@@ -1,45 +1,20 @@
-"""The backend that keras runs on: its train step and its devices, under one name."""
+"""The primitives of the backend that keras runs on."""
+
+from importlib import import_module
+from typing import cast
 
 import keras
 
-if keras.backend.backend() == "jax":
-    from samkeras.backend.jax import (
-        Trainer,
-        broadcast,
-        cache_programs,
-        compile_function,
-        find_process,
-        isolate,
-        make_input,
-        split_batches,
-        use_cpu_only,
-    )
-elif keras.backend.backend() == "tensorflow":
-    from samkeras.backend.tensorflow import (
-        Trainer,
-        broadcast,
-        cache_programs,
-        compile_function,
-        find_process,
-        isolate,
-        make_input,
-        split_batches,
-        use_cpu_only,
-    )
-else:
+from samkeras.backend.interface import Interface
+
+BACKENDS = ("jax", "tensorflow")
+
+if keras.backend.backend() not in BACKENDS:
     raise ImportError(
-        "samkeras runs on the keras backends jax and tensorflow. "
+        f"samkeras runs on the keras backends {' and '.join(BACKENDS)}. "
         f"Received: KERAS_BACKEND={keras.backend.backend()}"
     )
 
-__all__ = [
-    "Trainer",
-    "broadcast",
-    "cache_programs",
-    "compile_function",
-    "find_process",
-    "isolate",
-    "make_input",
-    "split_batches",
-    "use_cpu_only",
-]
+backend = cast(Interface, import_module(f"{__name__}.{keras.backend.backend()}"))
+
+__all__ = ["BACKENDS", "Interface", "backend"]

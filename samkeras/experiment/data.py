@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from samkeras.backend import find_process
+from samkeras.backend import backend
 from samkeras.data.atari import Game
 from samkeras.data.batches import EpochBatches, PaddedBatches, count_in_pass
 from samkeras.data.image_stream import ImageStream
@@ -147,7 +147,7 @@ def make_batches(
         return examples if seed is None else Rollouts(examples, config, seed)
     augment = config.augment and stream == "order"
     multiple = batch_multiple(config)
-    number, num_processes = process or find_process()
+    number, num_processes = process or backend.find_process()
     if not isinstance(examples, ImageStream):
         return EpochBatches(
             examples,

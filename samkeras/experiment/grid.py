@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from samkeras.backend import broadcast, find_process
+from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment import cluster, data, picture, run, tables
 from samkeras.experiment.config import (
@@ -40,7 +40,7 @@ def run_grid(configs: list[Config], figure: Figure | None = None) -> int:
     Raises:
         InputError: something is wrong that can be known before training.
     """
-    if find_process()[0] > 0:
+    if backend.find_process()[0] > 0:
         return _follow(configs)
     return _run_grid(configs, figure)
 
@@ -81,7 +81,7 @@ def _run_grid(configs: list[Config], figure: Figure | None = None) -> int:
     tracker.save_view(session.workload, workload.monitor, workload.mode)
     marks = [run.mark_of(*pair) for pair in zip(configs, splits, strict=True)]
     results = {} if session.rerun else _find_finished(tracker, configs, marks)
-    results = broadcast(results)
+    results = backend.broadcast(results)
     signal.signal(signal.SIGTERM, raise_interrupt)
     remaining = [i for i in range(len(configs)) if i not in results]
     # A grid that was killed in its last run is ended too.
@@ -127,7 +127,7 @@ def _check(configs: list[Config], splits: list[Splits], workload: Workload) -> N
         if config.match_width is not None or config.alpha is not None:
             run.measure_size(config, loaded.info)  # which says what cannot be built
         data.batch_multiple(config)
-    num_processes = find_process()[1]
+    num_processes = backend.find_process()[1]
     if num_processes > 1 and (session.workers > 1 or session.ray is not None):
         raise InputError(
             "--workers and --ray train many runs at once, several processes train one "
@@ -166,7 +166,7 @@ def _train_all(
                 results[job.number] = result
                 if result.failure:
                     progress.say(f"FAILED {result.failure}")
-                    if find_process()[1] > 1:
+                    if backend.find_process()[1] > 1:
                         break  # The other processes may still be in this run.
                 progress.end_run(job.number, _describe_best(results, workload))
         except KeyboardInterrupt:

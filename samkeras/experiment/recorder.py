@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from samkeras.backend import broadcast, find_process, make_input
+from samkeras.backend import backend
 from samkeras.data.batches import EpochBatches
 from samkeras.data.image_stream import StreamBatches
 from samkeras.experiment import checkpoint
@@ -59,7 +59,7 @@ class Recorder(keras.callbacks.Callback):
         self._config, self._logger, self._progress = config, logger, progress
         self._checkpoints, self._stop = checkpoints, stop
         self._finite_logs, self._restored = {}, None
-        process, self._num_processes = find_process()
+        process, self._num_processes = backend.find_process()
         self._is_first = process == 0
 
     def fit(
@@ -93,7 +93,7 @@ class Recorder(keras.callbacks.Callback):
 
     def _fit(self, first_epoch: int, end_epoch: int) -> None:
         self.model.fit(
-            make_input(self._batches),
+            backend.make_input(self._batches),
             initial_epoch=first_epoch,
             epochs=end_epoch,
             validation_data=self._validation_input,
@@ -112,7 +112,7 @@ class Recorder(keras.callbacks.Callback):
 
     @cached_property
     def _validation_input(self) -> Any:
-        return make_input(self._validation)
+        return backend.make_input(self._validation)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._restored is not None:
@@ -221,7 +221,7 @@ class Recorder(keras.callbacks.Callback):
     def _resume(self) -> tuple[int, int]:
         """Goes back to the checkpoint: the epoch to go on with, and its steps done."""
         found = self._checkpoints.load(self._check) if self._is_first else None
-        found = broadcast(found)
+        found = backend.broadcast(found)
         if found is None:
             return 0, 0
         arrays, values = found
@@ -289,7 +289,7 @@ class Recorder(keras.callbacks.Callback):
         return epoch
 
     def _stop_if_requested(self) -> None:
-        if broadcast(self._stop.requested):
+        if backend.broadcast(self._stop.requested):
             raise KeyboardInterrupt
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from samkeras.backend import compile_function
+from samkeras.backend import backend
 from samkeras.data.atari import Game, Games, Step
 from samkeras.experiment.config import PPOConfig
 from samkeras.ppo import Target, estimate_advantages
@@ -42,7 +42,7 @@ class Rollouts:
         self._config, self._seed = config, seed
         self._games = Games(game, config.num_actors)
         self.num_batches_in_all = config.rollouts_per_epoch * config.batches_per_rollout
-        self._estimate = compile_function(
+        self._estimate = backend.compile_function(
             lambda *arrays: estimate_advantages(
                 *arrays, config.discount, config.gae_lambda
             )

@@ -314,9 +314,7 @@ def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
         loss=ScaledSquaredError(config.alpha) if config.alpha else loss,
         # Weighted, because several devices share batches that are filled up.
         weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
-        perturbation=PERTURBATIONS[config.perturbation](config.rho)
-        if config.sam
-        else None,
+        method=PERTURBATIONS[config.perturbation](config.rho) if config.sam else None,
         m_sharpness=config.m_sharpness if config.sam else None,
         l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
         # Keras fuses no steps of several TensorFlow devices, nor compiles them.

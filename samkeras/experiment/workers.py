@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from samkeras.backend import cache_programs, split_batches
+from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment import data, run
 from samkeras.experiment.config import Config
@@ -58,7 +58,7 @@ def train_here(
     """Trains runs one after the other in this process."""
     for job in jobs:
         told = progress.start_run(job.number)
-        with split_batches(data.run_devices(job.config)):
+        with backend.split_batches(data.run_devices(job.config)):
             result = run.train(job.config, job.splits, tracker, job.parent_id, told)
         yield job, result
 
@@ -223,7 +223,7 @@ def train_alone(
         shared: data that this process has read already, see load_shared.
         tell: takes the run's progress, see RunProgress.
     """
-    cache_programs()
+    backend.cache_programs()
     # A process that died, or its node, may not have let go of the run yet.
     experiment = config.experiment or config.workload
     tracker = Tracker(config.tracking_uri, experiment, patience=PATIENCE_SEC)
@@ -231,7 +231,7 @@ def train_alone(
         if parent is not None:
             tracker.know(parent)
         splits = data.load_shared(config, shared)
-        with split_batches(data.run_devices(config)):
+        with backend.split_batches(data.run_devices(config)):
             return run.train(config, splits, tracker, parent_id, RunProgress(tell))
     finally:
         tracker.close()

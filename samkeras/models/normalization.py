@@ -2,11 +2,11 @@
 
 import keras
 
-from samkeras.backend import isolate
+from samkeras.backend import backend
 
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
 if IS_TENSORFLOW:
-    from samkeras.backend.tensorflow import normalize_batch, num_replicas
+    from samkeras.backend.tensorflow import normalize_batch
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -55,7 +55,7 @@ class BatchNorm(keras.layers.BatchNormalization):
             and mask is None
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
-            and not (self.synchronized and num_replicas() > 1)
+            and not (self.synchronized and backend.count_parts() > 1)
             and self.compute_dtype != "float64"
         )
 
@@ -81,4 +81,4 @@ class LayerNorm(keras.layers.LayerNormalization):
         super().__init__(epsilon=epsilon, **kwargs)
 
     def call(self, inputs):
-        return super().call(isolate(inputs))
+        return super().call(backend.isolate(inputs))

@@ -10,9 +10,9 @@ from keras import ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
 
 import samkeras
-from samkeras.perturbation import global_norm
-from samkeras.step import compare_gradients
-from tests.helpers import flat, relative_error
+from samkeras.statistics import compare_gradients
+from samkeras.tensors import global_norm
+from tests.helpers import find_epsilon, flat, relative_error
 
 NORMS_OF_BALLS = [1.1, 1.5, 2.0, 3.0, 20.0, math.inf]
 
@@ -26,10 +26,6 @@ def gradients_of_size(size: float) -> list:
     ]
 
 
-def compute_epsilon(perturbation, gradients, gradients_at=None, step=0) -> list:
-    return perturbation(gradients, gradients_at, ops.convert_to_tensor(step, "int32"))
-
-
 @pytest.mark.parametrize("size", [1.0, 1e-5])
 @pytest.mark.parametrize("p", NORMS_OF_BALLS)
 def test_epsilon_maximizes_the_linear_loss_in_the_ball(p, size):
@@ -40,7 +36,7 @@ def test_epsilon_maximizes_the_linear_loss_in_the_ball(p, size):
     """
     gradients = gradients_of_size(size)
     rho = 0.3
-    epsilon = flat(compute_epsilon(samkeras.SAM(rho, p=p), gradients))
+    epsilon = flat(find_epsilon(samkeras.SAM(rho, p=p), gradients))
     g = flat(gradients)
     q = 1.0 if math.isinf(p) else p / (p - 1)
     # 1e-5: a few float32 roundings, raised to the power q; the 1e-12 in the divisor
@@ -54,14 +50,14 @@ def test_epsilon_maximizes_the_linear_loss_in_the_ball(p, size):
 def test_zero_gradient_gives_zero_epsilon(p, steps):
     """A zero gradient must not become 0 / 0."""
     zeros = [ops.zeros((2, 3)), ops.zeros((4,))]
-    epsilon = compute_epsilon(samkeras.SAM(0.1, p=p, steps=steps), zeros, lambda e: e)
+    epsilon = find_epsilon(samkeras.SAM(0.1, p=p, steps=steps), zeros, lambda e: e)
     np.testing.assert_array_equal(flat(epsilon), np.zeros(10))
 
 
 def test_unnormalized_epsilon_is_rho_times_the_gradient():
     """UnnormalizedSAM keeps the gradient's length."""
     gradients = gradients_of_size(2.0)
-    epsilon = compute_epsilon(samkeras.UnnormalizedSAM(0.25), gradients)
+    epsilon = find_epsilon(samkeras.UnnormalizedSAM(0.25), gradients)
     np.testing.assert_array_equal(flat(epsilon), 0.25 * flat(gradients))
 
 
@@ -77,7 +73,7 @@ def test_ascent_steps_follow_the_gradient_of_the_point_reached():
         expected = expected + rho / 3 * gradient / np.linalg.norm(gradient)
     sam = samkeras.SAM(rho, steps=3)
     h, w = ops.convert_to_tensor([curvature, w], "float32")
-    epsilon = compute_epsilon(sam, [h * w], lambda e: [h * (w + e[0])])
+    epsilon = find_epsilon(sam, [h * w], lambda e: [h * (w + e[0])])
     assert relative_error(epsilon, [expected]) < 1e-6  # float32 rounding
 
 
@@ -85,7 +81,7 @@ def test_norm_of_half_precision_gradients_does_not_overflow():
     """300^2 exceeds float16's 65504: norms are summed in float32."""
     gradients = [ops.convert_to_tensor(np.full(4, 300, "float16"))]
     assert float(global_norm(gradients)) == 600
-    (epsilon,) = compute_epsilon(samkeras.SAM(1.0), gradients)
+    (epsilon,) = find_epsilon(samkeras.SAM(1.0), gradients)
     np.testing.assert_array_equal(ops.convert_to_numpy(epsilon), np.full(4, 0.5))
     assert epsilon.dtype == gradients[0].dtype
 
@@ -94,7 +90,7 @@ def test_norm_of_half_precision_gradients_does_not_overflow():
 def test_epsilon_keeps_each_gradient_s_type(p):
     """Weights of a bfloat16 layer are perturbed in bfloat16, beside float32 ones."""
     gradients = [ops.ones(3, "bfloat16"), ops.ones(2, "float32")]
-    epsilon = compute_epsilon(samkeras.SAM(0.1, p=p), gradients)
+    epsilon = find_epsilon(samkeras.SAM(0.1, p=p), gradients)
     assert [e.dtype for e in epsilon] == [g.dtype for g in gradients]
 
 
@@ -102,9 +98,9 @@ def test_random_epsilon_has_norm_rho_and_ignores_the_gradient():
     """The control moves as far as SAM, in a direction the gradient has no part in."""
     random = samkeras.RandomPerturbation(0.3, seed=1)
     gradients = gradients_of_size(1.0)
-    epsilon = compute_epsilon(random, gradients)
+    epsilon = find_epsilon(random, gradients)
     assert np.linalg.norm(flat(epsilon)) == pytest.approx(0.3, rel=1e-6)
-    others = compute_epsilon(random, gradients_of_size(9.0))
+    others = find_epsilon(random, gradients_of_size(9.0))
     np.testing.assert_array_equal(flat(others), flat(epsilon))
 
 
@@ -114,7 +110,7 @@ def test_random_epsilon_is_a_function_of_seed_and_step():
 
     def draw(seed, step):
         random = samkeras.RandomPerturbation(0.3, seed=seed)
-        return flat(compute_epsilon(random, gradients, step=step))
+        return flat(find_epsilon(random, gradients, step=step))
 
     np.testing.assert_array_equal(draw(seed=1, step=4), draw(seed=1, step=4))
     directions = np.stack([draw(1, 4), draw(1, 5), draw(2, 4)]) / 0.3
@@ -129,7 +125,7 @@ def test_random_epsilon_repeats_no_draw_between_steps_and_tensors():
     draws = [
         ops.convert_to_numpy(tensor)
         for step in range(3)
-        for tensor in compute_epsilon(random, same_shapes, step=step)
+        for tensor in find_epsilon(random, same_shapes, step=step)
     ]
     cosines = np.corrcoef(np.stack(draws)) - np.eye(6)
     assert np.abs(cosines).max() < 0.6  # over four standard deviations of 50 numbers
@@ -140,21 +136,21 @@ def test_assigned_rho_is_the_next_radius():
     sam = samkeras.UnnormalizedSAM(0.5)
     sam.rho = 0.125
     assert sam.rho == 0.125
-    (epsilon,) = compute_epsilon(sam, [ops.ones(2)])
+    (epsilon,) = find_epsilon(sam, [ops.ones(2)])
     np.testing.assert_array_equal(ops.convert_to_numpy(epsilon), [0.125, 0.125])
 
 
 def test_rho_schedule_is_read_at_the_step():
     """A schedule gives the radius of its step, and refuses to be overwritten."""
     sam = samkeras.UnnormalizedSAM(PiecewiseConstantDecay([2], [0.5, 0.25]))
-    epsilons = [compute_epsilon(sam, [ops.ones(1)], step=step)[0] for step in (2, 3)]
+    epsilons = [find_epsilon(sam, [ops.ones(1)], step=step)[0] for step in (2, 3)]
     assert [float(e[0]) for e in epsilons] == [0.5, 0.25]
     with pytest.raises(ValueError, match=r"rho.*Received"):
         sam.rho = 0.1
 
 
 @pytest.mark.parametrize(
-    "perturbation",
+    "method",
     [
         samkeras.SAM(0.25, p=math.inf, steps=3),
         samkeras.SAM(PiecewiseConstantDecay([2], [0.5, 0.25]), p=3),
@@ -163,16 +159,16 @@ def test_rho_schedule_is_read_at_the_step():
     ],
     ids=["largest_ball", "schedule", "unnormalized", "random"],
 )
-def test_config_survives_strict_json(perturbation):
+def test_config_survives_strict_json(method):
     """Every argument comes back from JSON, which has no infinity, to the same rule."""
-    config = keras.saving.serialize_keras_object(perturbation)
+    config = keras.saving.serialize_keras_object(method)
     text = json.dumps(config, allow_nan=False)
     again = keras.saving.deserialize_keras_object(json.loads(text))
-    assert type(again) is type(perturbation)
-    assert again.get_config() == perturbation.get_config()
+    assert type(again) is type(method)
+    assert again.get_config() == method.get_config()
     gradients = gradients_of_size(1.0)
     before, after = (
-        compute_epsilon(rule, gradients, lambda e: e) for rule in (perturbation, again)
+        find_epsilon(rule, gradients, lambda e: e) for rule in (method, again)
     )
     np.testing.assert_array_equal(flat(after), flat(before))
 
@@ -208,7 +204,7 @@ def test_numbers_of_numpy_are_taken():
     random = samkeras.RandomPerturbation(np.int8(1), seed=np.uint32(2**32 - 1))
     assert json.loads(json.dumps(sam.get_config())) == {"rho": 0.5, "p": 3, "steps": 2}
     assert json.loads(json.dumps(random.get_config())) == {"rho": 1, "seed": 2**32 - 1}
-    assert np.isfinite(flat(compute_epsilon(random, gradients_of_size(1.0)))).all()
+    assert np.isfinite(flat(find_epsilon(random, gradients_of_size(1.0)))).all()
 
 
 def test_assigned_rho_is_checked_as_a_given_one_is():

@@ -1,0 +1,182 @@
+"""What a backend brings: all that the library asks of one beyond keras.ops."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import keras
+
+Tensor = Any
+Tree = Any
+Pairs = Sequence[tuple[keras.Variable, Tensor]]
+
+
+class Interface(Protocol):
+    """The functions of a module samkeras/backend/<name>.py."""
+
+    # ── derivatives and compiled functions ──
+
+    def value_and_grad(
+        self,
+        function: Callable[[list[Tensor]], tuple[Tensor, Tree]],
+        weights: list[Tensor],
+        variables: list[keras.Variable],
+        held: Pairs,
+    ) -> tuple[Tree, list[Tensor | None], keras.Variable | None]:
+        """Differentiates function(weights) -> (scalar, anything else).
+
+        Args:
+            function: reads `weights`, its argument.
+            weights: where to differentiate.
+            variables: the variables that `weights` stand for come first, the model's
+                others after them.
+            held: pairs of a variable and a value that it really holds meanwhile, for
+                what reads variables past keras.
+
+        Returns:
+            What else the function gives; the gradient of each weight, None where the
+            scalar does not depend on it; and one of `variables` that was read past
+            keras, one of the weights' if there is one, or None.
+        """
+        ...
+
+    def compile_function(self, function: Callable[..., Tree]) -> Callable[..., Tree]:
+        """A compiled pure function of tensors."""
+        ...
+
+    def compile_reading(
+        self,
+        function: Callable[..., Tree],
+        find_variables: Callable[[], list[keras.Variable]],
+    ) -> Callable[..., Tree]:
+        """A compiled function that reads some variables, anew at each call, and assigns
+        none."""
+        ...
+
+    def trace(self, function: Callable[..., Tree], *arguments: Tree) -> Tree:
+        """What a function would return, known by shapes and types alone."""
+        ...
+
+    def loop_over_groups(
+        self,
+        body: Callable[[Tree, Tensor, Tree], tuple[Tree, Tree]],
+        carry: Tree,
+        batch: Tree,
+        size: int,
+        count: Tensor,
+        like: Tree,
+    ) -> tuple[Tree, Tree]:
+        """Goes through groups of a batch in a compiled loop.
+
+        Args:
+            body: (carry, number, group) -> (carry, outputs of the group's examples).
+            carry: what goes from group to group.
+            batch: arrays whose first axis is the example.
+            size: examples of a group.
+            count: number of groups, counted from the batch's first example.
+            like: outputs of one group, as `trace` gives them.
+
+        Returns:
+            The last carry, and the outputs of all examples.
+        """
+        ...
+
+    def take_examples(self, batch: Tree, start: Tensor, size: int | None) -> Tree:
+        """Examples from `start` on, at most `size`, or all of them with None."""
+        ...
+
+    def isolate(self, x: Tensor) -> Tensor:
+        """The same, and its gradient the same, computed once even where several
+        operations take it."""
+        ...
+
+    def is_sparse(self, batch: Tree) -> bool:
+        """Whether a batch has a sparse array."""
+        ...
+
+    # ── variables ──
+
+    def values_of(self, variables: Iterable[keras.Variable]) -> list[Tensor]:
+        """The tensors that variables hold here and now."""
+        ...
+
+    def make_state(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        name: str,
+        like: keras.Variable | None = None,
+    ) -> keras.Variable:
+        """A variable of zeros that belongs to no layer and is the same on all devices,
+        or laid out as `like` is."""
+        ...
+
+    # ── several devices ──
+
+    def split_batches(self, devices: list[str]) -> AbstractContextManager[None]:
+        """Has models that are built and trained in it split every batch over the
+        devices, of all processes; a batch is a multiple of their number."""
+        ...
+
+    def count_parts(self) -> int:
+        """Parts of a batch that are in the hands of separate copies of a step, which
+        has to sum over them itself."""
+        ...
+
+    def share_of(self, amount: Tensor) -> Tensor | None:
+        """This copy's part of an amount's sum over all copies; None where there is
+        one."""
+        ...
+
+    def sum_over_copies(
+        self, tensors: list[Tensor], share: Tensor | None
+    ) -> list[Tensor]:
+        """Sums tensors over the copies, each weighted with its share; as they are where
+        that is None."""
+        ...
+
+    def split_groups(
+        self,
+        function: Callable[[list[Tensor], Tree, Tensor], tuple[Tree, list, Tree]],
+        values: list[Tensor],
+        batch: Tree,
+        size: int,
+    ) -> tuple[Tree, list[Tensor], Tree]:
+        """Calls a function on each device's part of a batch, where the parts are whole
+        groups, or on the whole batch.
+
+        Args:
+            function: (values, part of the batch, its number) -> (means over the part's
+                examples, new values, outputs of its examples).
+            values: sums of what metrics were updated with.
+            batch: arrays whose first axis is the example.
+            size: examples of a group.
+
+        Returns:
+            The floating point means over the batch's examples, the new values, and the
+            outputs.
+        """
+        ...
+
+    # ── processes ──
+
+    def find_process(self) -> tuple[int, int]:
+        """The number of this process, counted from 0, and how many there are."""
+        ...
+
+    def broadcast(self, value: Any) -> Any:
+        """The value, anything that pickles, that the first process has."""
+        ...
+
+    def cache_programs(self) -> None:
+        """Keeps compiled programs on disk where the backend can; before it starts."""
+        ...
+
+    def use_cpu_only(self) -> None:
+        """Leaves GPUs and TPUs to other processes; before the backend starts."""
+        ...
+
+    def make_input(self, batches: Any) -> Iterable[Any]:
+        """What to give to `fit(shuffle=False)` and `evaluate` for a PyDataset of
+        batches."""
+        ...

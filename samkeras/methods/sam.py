@@ -1,0 +1,151 @@
+"""SAM itself, and two perturbations that it is compared with."""
+
+import math
+from numbers import Real
+from typing import Any, Self
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from samkeras.hyperparameter import is_integer
+from samkeras.methods.method import NORM_EPSILON, Context, Perturbation
+from samkeras.tensors import add, global_norm, scale, widest
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class SAM(Perturbation):
+    """Sharpness-aware minimization (Foret et al. 2021, equation 2).
+
+    With 1/p + 1/q = 1 and g the gradient over all trainable weights as one vector,
+
+        epsilon = rho * sign(g) |g|^(q-1) / (||g||_q^(q/p) + 1e-12)
+
+    which is rho * g / (||g||_2 + 1e-12) for p = 2 and rho * sign(g) for p = inf.
+    With k > 1 ascent steps, each moves by rho / k along the gradient of the point
+    reached, so that epsilon never leaves the ball of radius rho.
+
+    Args:
+        rho: radius of the ball, a number >= 0 or a schedule. Default 0.05.
+        p: norm of the ball, 1 < p <= inf. Default 2.
+        steps: number k >= 1 of ascent steps, each costs one pass. Default 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        rho: float | LearningRateSchedule = 0.05,
+        p: float = 2.0,
+        steps: int = 1,
+    ):
+        super().__init__(rho)
+        if not isinstance(p, Real) or not p > 1:
+            raise ValueError(f"p must be a number > 1, or inf. Received: p={p!r}")
+        if not is_integer(steps) or steps < 1:
+            raise ValueError(
+                f"steps must be an integer >= 1. Received: steps={steps!r}"
+            )
+        self.p = float(p)
+        self.steps = int(steps)
+
+    @property
+    def passes(self) -> float:
+        """Forward-backward passes of a step: one at w, one after each ascent step."""
+        return 1.0 + self.steps
+
+    def epsilon(self, context: Context) -> list[Tensor]:
+        gradient = context.gradient
+        radius = self._rho.at(context.step, widest(gradient)) / self.steps
+        epsilon = self._ascend(gradient, radius)
+        for _ in range(self.steps - 1):
+            further = self._ascend(context.gradients_at(epsilon), radius)
+            epsilon = add(epsilon, further)
+        return epsilon
+
+    def _ascend(self, gradients: list[Tensor], radius: Tensor) -> list[Tensor]:
+        if self.p == 2:
+            return scale(gradients, radius / (global_norm(gradients) + NORM_EPSILON))
+        if math.isinf(self.p):
+            return scale([ops.sign(g) for g in gradients], radius)
+        q = self.p / (self.p - 1)
+        # Epsilon does not change with the length of g. Entries relative to the largest
+        # keep their powers from underflowing: p = 1.1 means q = 11.
+        wide = [ops.cast(g, widest(gradients)) for g in gradients]
+        largest = ops.max(ops.stack([ops.max(ops.abs(g)) for g in wide]))
+        ratios = [g / (largest + NORM_EPSILON) for g in wide]
+        norm_q_to_q = sum(ops.sum(ops.power(ops.abs(r), q)) for r in ratios)
+        factor = radius / (ops.power(norm_q_to_q, 1 / self.p) + NORM_EPSILON)
+        return [
+            ops.cast(factor * ops.sign(r) * ops.power(ops.abs(r), q - 1), g.dtype)
+            for r, g in zip(ratios, gradients, strict=True)
+        ]
+
+    def get_config(self) -> dict[str, Any]:
+        # Strict JSON has no infinity, so the p of the largest ball travels as a word.
+        p = "inf" if math.isinf(self.p) else self.p
+        return {**super().get_config(), "p": p, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return super().from_config({**config, "p": float(config["p"])})
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class UnnormalizedSAM(Perturbation):
+    """SAM without normalization, epsilon = rho * g, as the theory analyses it
+    (Andriushchenko and Flammarion 2022).
+
+    Args:
+        rho: factor of the gradient, a number >= 0 or a schedule. Default 0.05.
+    """
+
+    def epsilon(self, context: Context) -> list[Tensor]:
+        gradient = context.gradient
+        return scale(gradient, self._rho.at(context.step, widest(gradient)))
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class RandomPerturbation(Perturbation):
+    """A control for SAM: epsilon of norm rho in a uniformly random direction.
+
+    The direction is a function of (seed, step) alone, so that it repeats on the same
+    backend and needs nothing saved.
+
+    Args:
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        seed: seed of the directions, 0 <= seed < 2**32. Default 0.
+
+    Raises:
+        ValueError: `seed` is not such an integer.
+    """
+
+    def __init__(self, rho: float | LearningRateSchedule = 0.05, seed: int = 0):
+        super().__init__(rho)
+        if not is_integer(seed) or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"seed must be an integer >= 0 and < 2**32. Received: seed={seed!r}"
+            )
+        self.seed = int(seed)
+        self._generator = keras.random.SeedGenerator(self.seed)
+
+    def epsilon(self, context: Context) -> list[Tensor]:
+        gradient = context.gradient
+        # The generator counts its draws in the second word, so a stride of the number
+        # of tensors keeps every (step, tensor) apart.
+        seed = ops.convert_to_tensor(self.seed, "uint32")
+        state = ops.stack([seed, ops.cast(context.step * len(gradient), "uint32")])
+        with keras.StatelessScope(state_mapping=[(self._generator.state, state)]):
+            normals = [
+                keras.random.normal(ops.shape(g), dtype=g.dtype, seed=self._generator)
+                for g in gradient
+            ]
+        normals = context.mask(normals)
+        radius = self._rho.at(context.step, widest(normals))
+        return scale(normals, radius / (global_norm(normals) + NORM_EPSILON))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "seed": self.seed}

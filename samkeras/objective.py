@@ -1,0 +1,147 @@
+"""The training loss as a pure function of weights, state and batch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from samkeras.backend import backend
+from samkeras.masks import Masks
+from samkeras.scope import Scope
+from samkeras.tensors import Tensor
+
+Batch = Any
+Pairs = list[tuple[keras.Variable, Tensor]]
+
+
+def pairs_of(variables: list[keras.Variable]) -> Pairs:
+    """Variables, each with its value as it is here."""
+    return [*zip(variables, backend.values_of(variables), strict=True)]
+
+
+class Pass(NamedTuple):
+    """What a forward-backward pass over a batch gives.
+
+    Attributes:
+        loss: its mean over the examples, scalar.
+        y_pred: predictions.
+        updates: pairs of a variable that was assigned and its new value.
+        gradients: of the loss, one per trainable weight, unscaled, zero where weights
+            are pruned.
+        reached: which of the weights the loss depends on.
+        raw: a variable that is read past keras, a trainable weight if there is one; or
+            None.
+    """
+
+    loss: Tensor
+    y_pred: Any
+    updates: Pairs
+    gradients: list[Tensor]
+    reached: list[bool]
+    raw: keras.Variable | None
+
+
+class Objective:
+    """The training loss of a model.
+
+    Args:
+        forward: batch -> (predictions, mean loss), as a keras model computes them in
+            training: it reads and assigns variables.
+        weights: the trainable variables.
+        state: all other variables of the model.
+        assigns_weights: whether a trainable weight that a layer assigns stays so, as
+            where keras assigns variables at once: no gradient goes through the new
+            value to what it was made of, and the weight's gradient is that of all
+            values that it had. Otherwise it holds for the pass alone.
+        scale: the factor by which an optimizer wants the loss scaled, scalar.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Batch], tuple[Any, Tensor]],
+        weights: list[keras.Variable],
+        state: list[keras.Variable],
+        assigns_weights: bool,
+        scale: Tensor,
+    ):
+        self.weights, self.state = weights, state
+        self.scale = scale
+        self._forward = forward
+        self._assigns_weights = assigns_weights
+        self._masks = Masks(weights)
+
+    def mask(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Zero in place of the entries whose weights are pruned."""
+        return self._masks.apply(self.weights, tensors) if self._masks else tensors
+
+    def evaluate(
+        self, weights: list[Tensor], state: Pairs, batch: Batch
+    ) -> tuple[Tensor, Any, Pairs]:
+        """The loss, the predictions and what is assigned, in training.
+
+        Args:
+            weights: values of the trainable variables.
+            state: pairs of another variable and the value at which it is found.
+            batch: x, or (x, y[, sample_weight]).
+        """
+        pairs = [*zip(self.weights, weights, strict=True), *state]
+        assigned = self.weights if self._assigns_weights else []
+        with _PassScope(pairs, assigned) as scope:
+            y_pred, loss = self._forward(batch)
+        updates = scope.updates
+        if not self._assigns_weights:
+            own = set(map(id, self.weights))
+            updates = [(v, value) for v, value in updates if id(v) not in own]
+        return loss, y_pred, updates
+
+    def differentiate(
+        self, weights: list[Tensor], state: Pairs, batch: Batch, held: Pairs
+    ) -> Pass:
+        """A pass at `weights`, in place of the model's; see `evaluate`.
+
+        Args:
+            held: what variables really hold meanwhile, for what reads them past keras.
+        """
+        assigned: list[keras.Variable] = []
+
+        def scaled(weights: list[Tensor]) -> tuple[Tensor, Any]:
+            loss, y_pred, updates = self.evaluate(weights, state, batch)
+            assigned[:] = [variable for variable, _ in updates]
+            values = [value for _, value in updates]
+            return loss * ops.cast(self.scale, loss.dtype), (loss, y_pred, values)
+
+        others, found, raw = backend.value_and_grad(
+            scaled, weights, [*self.weights, *self.state], held
+        )
+        loss, y_pred, values = others
+        gradients = [
+            ops.zeros_like(w) if g is None else g / ops.cast(self.scale, g.dtype)
+            for g, w in zip(found, weights, strict=True)
+        ]
+        return Pass(
+            loss,
+            y_pred,
+            [*zip(assigned, values, strict=True)],
+            self.mask(gradients),
+            [g is not None for g in found],
+            raw,
+        )
+
+
+class _PassScope(Scope):
+    """A pass over a model, in which some weights may be assigned as if at once."""
+
+    def __init__(self, pairs: Pairs, assigned: list[keras.Variable]):
+        super().__init__(pairs, collect_losses=True)
+        self._weights = {id(weight) for weight in assigned}
+
+    def add_update(self, update: tuple[keras.Variable, Tensor]) -> None:
+        variable, value = update
+        if self._weights:
+            value = ops.stop_gradient(value)
+        if id(variable) in self._weights:
+            before = self.get_current_value(variable)
+            # A zero whose gradient is that of the value.
+            value = value + (before - ops.stop_gradient(before))
+        super().add_update((variable, value))

@@ -1,0 +1,293 @@
+"""What keras' trainers do in a sharpness-aware step, on every backend."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.models.functional import Functional
+
+from samkeras.backend import backend
+from samkeras.groups import take_in_groups
+from samkeras.hyperparameter import Hyperparameter
+from samkeras.masks import Masks, copy_masks
+from samkeras.methods.method import Method, Role
+from samkeras.objective import Batch, Objective, pairs_of
+from samkeras.statistics import GradientMetrics
+from samkeras.step import Gradients, Step, finish, keep_unless_finite
+from samkeras.tensors import Tensor, scale
+
+NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a training step does beside the gradient and the optimizer.
+
+    Attributes:
+        method: how the gradient is found; None: at the weights.
+        m_sharpness: examples of a group; None: the whole batch.
+        l2: coupled weight decay; None: 0.
+        metrics: what is said of the gradients; None without a method.
+    """
+
+    method: Method | None = None
+    m_sharpness: int | None = None
+    l2: Hyperparameter | None = None
+    metrics: GradientMetrics | None = None
+
+
+class BaseTrainer(keras.Model):
+    """A keras.Model with the sharpness-aware step. A backend's trainer has it called,
+    and says how gradients are applied and losses tracked."""
+
+    _rule = Rule()
+    # Whether keras assigns variables at once, see `Objective`.
+    _assigns_weights = True
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        if len(args) == 2 or "outputs" in kwargs:
+            # keras.Model puts Functional among the bases of its subclasses themselves,
+            # where all other models of the process would have it too.
+            self.__class__ = _make_functional(type(self))
+        super().__init__(*args, **kwargs)
+
+    @property
+    def masks(self) -> Masks | None:
+        """Which weights are kept in training, also those of models within this one;
+        None: all of them."""
+        return Masks(self.weights) or None
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        """All state that is not trained by gradients, the method's included, which is
+        not among the weights."""
+        method = self._rule.method
+        return super().non_trainable_variables + (method.state if method else [])
+
+    def build_for(self, batch: Batch) -> None:
+        """Makes all variables of training: the model's, the optimizer's, the metrics'
+        and the method's. Nothing is trained.
+
+        Args:
+            batch: x, or (x, y[, sample_weight]), as training will have them.
+
+        Raises:
+            ValueError: the model is not compiled.
+        """
+        if not self.compiled:
+            raise ValueError("compile the model before build_for, which builds all")
+        self._symbolic_build(data_batch=batch)
+
+    def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+        self._build_method()
+
+    def _build_method(self) -> None:
+        """Builds the method for the weights that are."""
+        if self._rule.method is not None:
+            self._rule.method.build_for(self.trainable_variables, self._find_roles())
+
+    def _find_roles(self) -> list[Role]:
+        """What each trainable weight does."""
+        roles = {}
+        for layer in self._flatten_layers():
+            kind = "kernel"
+            if isinstance(layer, NORMALIZATIONS):
+                kind = "normalization"
+            elif isinstance(layer, keras.layers.Embedding):
+                kind = "embedding"
+            offsets = (getattr(layer, "bias", None), getattr(layer, "beta", None))
+            for weight in layer._trainable_variables:
+                is_offset = any(weight is offset for offset in offsets)
+                is_bias = is_offset and kind == "kernel"
+                roles[id(weight)] = Role("bias" if is_bias else kind, is_offset)
+        return [roles.get(id(v), Role("kernel")) for v in self.trainable_variables]
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether a step is keras' own."""
+        rule = self._rule
+        return rule.method is None and rule.l2 is None and self.masks is None
+
+    def _objective(self) -> Objective:
+        """The training loss."""
+        factor = 1.0 if self.optimizer is None else self.optimizer.scale_loss(1.0)
+        return Objective(
+            self._forward,
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self._assigns_weights,
+            ops.convert_to_tensor(factor, "float32"),
+        )
+
+    def _forward(self, batch: Batch) -> tuple[Any, Tensor]:
+        """Predictions and mean loss of a batch in training."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        training = {"training": True} if self._call_has_training_arg else {}
+        y_pred = self(x, **training)
+        loss = self._compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+        )
+        return y_pred, loss
+
+    def _take_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Takes a step, on this copy's part of a batch where there are several, and
+        returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        rule, optimizer = self._rule, self.optimizer
+        number = ops.convert_to_tensor(optimizer.iterations)
+        objective = self._objective()
+        step = Step(
+            objective,
+            rule.method,
+            backend.values_of(objective.weights),
+            self._find_roles(),
+            number,
+        )
+        share = self._share(batch)
+        gradients = self._take_passes(step, batch, share)
+        # Not before all passes are done: each starts from the state before the first.
+        for variable, value in gradients.updates:
+            variable.assign(value)
+        self._track_loss(gradients.loss, share, batch)
+        is_due = rule.metrics.is_due(number) if rule.metrics else None
+        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        # The weights as they are now: a layer may have assigned its own.
+        final, statistics = finish(
+            gradients,
+            backend.values_of(objective.weights),
+            rule.l2,
+            number,
+            is_due,
+            is_scaled,
+        )
+        scaled = scale(final, objective.scale)
+        state = step.update_method(gradients)
+        if is_scaled:
+            state = keep_unless_finite(state, scaled)
+        self._apply(scaled, gradients.reached)
+        for variable, value in state:
+            variable.assign(value)
+        logs = self.compute_metrics(x, y, gradients.y_pred, sample_weight=sample_weight)
+        if statistics:
+            logs = {**logs, **rule.metrics.update(statistics)}
+        return logs
+
+    def _take_passes(self, step: Step, batch: Batch, share: Tensor | None) -> Gradients:
+        state = step.objective.state
+        if self._rule.m_sharpness is None:
+            return step.take(pairs_of(state), batch, share)
+        return take_in_groups(
+            functools.partial(step.take, is_part=True),
+            state,
+            self._find_averaged,
+            self._flatten_layers(),
+            batch,
+            self._rule.m_sharpness,
+        )
+
+    def _find_averaged(self) -> list[keras.Variable]:
+        """The variables whose new values are averaged over groups of examples."""
+        return self.variables
+
+    def _share(self, batch: Batch) -> Tensor | None:
+        """This copy's share of a batch's loss; None where it has it all."""
+        return None
+
+    def _track_loss(self, loss: Tensor, share: Tensor | None, batch: Batch) -> None:
+        """Adds a step's loss to the mean of the epoch."""
+        raise NotImplementedError
+
+    def _apply(self, gradients: list[Tensor], reached: Sequence[bool]) -> None:
+        """Has the optimizer take gradients, scaled as it wants them and the same on all
+        copies."""
+        raise NotImplementedError
+
+    def make_gradient_function(self) -> Callable[[Batch], list[Tensor]]:
+        """A compiled function from a batch (x, y[, sample_weight]) to the gradients of
+        the training loss at the weights. Nothing of the model changes."""
+
+        def compute(batch: Batch) -> list[Tensor]:
+            objective = self._objective()
+            weights, state = (
+                backend.values_of(objective.weights),
+                pairs_of(objective.state),
+            )
+            return objective.differentiate(weights, state, batch, []).gradients
+
+        compiled = backend.compile_reading(compute, self._find_variables)
+
+        def gradients_of(batch: Batch) -> list[Tensor]:
+            self._symbolic_build(data_batch=batch)
+            return compiled(keras.tree.map_structure(_to_tensor, batch))
+
+        return gradients_of
+
+    def make_call_function(self) -> Callable[[Any], Any]:
+        """A compiled function from inputs to the outputs of inference, at the weights
+        that the model has when it is called."""
+        return backend.compile_reading(
+            functools.partial(self, training=False), lambda: self.variables
+        )
+
+    def _find_variables(self) -> list[keras.Variable]:
+        """All variables of training."""
+        own = [*self.trainable_variables, *self.non_trainable_variables]
+        return [*own, *self.optimizer.variables, *self.metrics_variables]
+
+    def _run_through_graph(
+        self, inputs: Any, operation_fn: Any = lambda op: op, **kwargs: Any
+    ) -> Any:
+        # How keras.models.clone_model makes its layers, the only place to see them in.
+        clones = []
+
+        def note(operation: Any) -> Any:
+            result = operation_fn(operation)
+            if isinstance(result, keras.layers.Layer):
+                clones.append((operation, result))
+            return result
+
+        outputs = super()._run_through_graph(inputs, note, **kwargs)
+        for layer, clone in clones:
+            if clone is not layer:
+                copy_masks(layer, clone)
+        return outputs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickle looks classes up by their names, where a functional model's is not.
+        _, arguments = super().__reduce__()
+        return BaseTrainer._unpickle_model, arguments
+
+
+def is_saving_hdf5() -> bool:
+    """Whether keras asks for a config to write into an HDF5 file."""
+    return bool(get_global_attribute("use_legacy_config", False))
+
+
+def _to_tensor(array: Any) -> Tensor | None:
+    return None if array is None else ops.convert_to_tensor(array)
+
+
+@functools.cache
+def _make_functional(cls: type) -> type:
+    """The class of those models of a class that are given by their inputs and outputs.
+    Saved files know it by the same name."""
+    if issubclass(cls, Functional):
+        return cls
+    names = ("__module__", "__qualname__", "__doc__")
+    namespace = {name: getattr(cls, name) for name in names}
+    functional = type(cls.__name__, (cls, Functional), namespace)
+    registered = keras.saving.get_registered_name(cls)
+    if registered != cls.__name__:
+        keras.saving.register_keras_serializable(*registered.split(">"))(functional)
+        keras.saving.get_custom_objects()[registered] = cls  # the one to load with
+    return functional

@@ -1,0 +1,136 @@
+"""keras' JAX trainer around a sharpness-aware step."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+
+from samkeras.backend.jax import compile_steps, values_of
+from samkeras.masks import Masks
+from samkeras.objective import Batch
+from samkeras.scope import Scope
+from samkeras.tensors import Tensor
+from samkeras.trainer.base import BaseTrainer
+
+PARTS = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
+
+class Trainer(BaseTrainer):
+    """Keras' JAX trainer with fused `steps_per_execution`, and hyperparameters as
+    arguments of the compiled program."""
+
+    _assigns_weights = False
+
+    def train_step(self, state: Any, data: Batch) -> Any:
+        if self._is_plain:
+            return super().train_step(state, data)
+        parts = (
+            self.trainable_variables,
+            self.non_trainable_variables,
+            self.optimizer.variables,
+            self.metrics_variables,
+        )
+        pairs = [
+            pair
+            for variables, values in zip(parts, state, strict=True)
+            for pair in zip(variables, values, strict=True)
+        ]
+        with Scope(pairs) as scope:
+            logs = self._take_step(data)
+        return logs, tuple([scope.get_current_value(v) for v in p] for p in parts)
+
+    def _find_averaged(self) -> list[keras.Variable]:
+        return self.non_trainable_variables
+
+    def _track_loss(self, loss: Tensor, share: Tensor | None, batch: Batch) -> None:
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        first = next(array for array in keras.tree.flatten(x) if array is not None)
+        self._loss_tracker.update_state(loss, sample_weight=first.shape[0])
+
+    def _apply(self, gradients: list[Tensor], reached: Sequence[bool]) -> None:
+        optimizer, weights = self.optimizer, self.trainable_variables
+        masks = Masks(weights)
+        # Within the optimizer's own scope masks would be constants of the program.
+        with masks.lifted():
+            values, state = optimizer.stateless_apply(
+                values_of(optimizer.variables),
+                gradients,
+                values_of(weights),
+            )
+        # An optimizer may move weights whose gradients are zero.
+        values = masks.apply(weights, values)
+        variables = [*weights, *optimizer.variables]
+        for variable, value in zip(variables, [*values, *state], strict=True):
+            variable.assign(value)
+
+    def train_on_batches(self, batches: Sequence[Batch]) -> None:
+        """A training step on each of some batches of one shape, `steps_per_execution`
+        of them in one compiled call where that is faster. Metrics are not reset."""
+        self._symbolic_build(data_batch=batches[0])
+        self.make_train_function()
+        state = self._get_jax_state(
+            **dict.fromkeys(PARTS, True), purge_model_variables=False
+        )
+        self._jax_state_synced = False
+        iterator = iter(batches)
+        for _ in range(0, len(batches), self.steps_per_execution):
+            _, state = self.train_function(state, iterator)
+        self._jax_state = dict(zip(PARTS, state, strict=True))
+        self.jax_state_sync()
+
+    def make_train_function(self, force: bool = False) -> None:
+        if self.train_function is not None and not force:
+            return
+        if self.run_eagerly or not self.jit_compile:
+            super().make_train_function(force)
+            return
+        inputs = self._find_inputs()
+
+        def step(values: list[Tensor], state: Any, data: Batch) -> Any:
+            with Scope(zip(inputs, values, strict=True)):
+                return self.train_step(state, data)
+
+        shardings = None
+        if keras.distribution.distribution() is not None:
+            shardings = self._get_state_sharding_spec()
+        compiled = compile_steps(step, self.steps_per_execution, shardings)
+
+        def train_function(state: Any, iterator: Iterable[Batch]) -> Any:
+            return compiled(values_of(inputs), state, iterator)
+
+        train_function.count_programs = compiled.count_programs
+        self.train_function = train_function
+
+    def make_test_function(self, force: bool = False) -> None:
+        if self.test_function is not None and not force:
+            return
+        if self.run_eagerly or not self.jit_compile:
+            super().make_test_function(force)
+            return
+
+        def step(values: list[Tensor], state: Any, data: Batch) -> Any:
+            return self.test_step(state, data)
+
+        shardings = None
+        if keras.distribution.distribution() is not None:
+            weights, non_trainable, _, metrics = self._get_state_sharding_spec()
+            shardings = (weights, non_trainable, metrics)
+        compiled = compile_steps(step, self.steps_per_execution, shardings)
+
+        def test_function(state: Any, iterator: Iterable[Batch]) -> Any:
+            return compiled([], state, iterator)
+
+        test_function.count_programs = compiled.count_programs
+        self.test_function = test_function
+
+    def count_programs(self) -> int:
+        """The programs compiled to train and to evaluate: one for each shape of a
+        batch. 0 where steps are not compiled."""
+        functions = (self.train_function, self.test_function)
+        counters = [getattr(f, "count_programs", None) for f in functions]
+        return sum(count() for count in counters if count)
