@@ -71,7 +71,9 @@ class NodeMean(layers.Layer):
 
     def call(self, nodes, num_nodes):
         counts = num_nodes[:, None, None]
-        is_node = ops.arange(ops.shape(nodes)[1])[None, :, None] < counts
+        # keras counts in int64 on TensorFlow where floats are of 64 bits.
+        numbers = ops.arange(ops.shape(nodes)[1], dtype="int32")
+        is_node = numbers[None, :, None] < counts
         total = ops.sum(ops.where(is_node, nodes, ops.zeros_like(nodes)), axis=1)
         return total / ops.cast(ops.maximum(num_nodes, 1)[:, None], nodes.dtype)
 
