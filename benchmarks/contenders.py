@@ -238,40 +238,27 @@ class Scan(Contender):
         import jax
         import jax.numpy as jnp
 
-        def loss(weights, x, y):
-            *hidden, last = zip(weights[::2], weights[1::2], strict=True)
-            for kernel, bias in hidden:
-                x = jax.nn.relu(x @ kernel + bias)
-            log_p = jax.nn.log_softmax(x @ last[0] + last[1])
-            return -jnp.mean(jnp.take_along_axis(log_p, y[:, None], 1))
+        from tests.references import mlp
+        from tests.references.step import SGD, build_step
 
-        def step(state, batch):
-            weights, velocity = state
-            value, gradients = jax.value_and_grad(loss)(weights, *batch)
-            if task.sam:
-                norm = jnp.sqrt(sum(jnp.sum(g * g) for g in gradients))
-                scale = RHO / (norm + 1e-12)
-                perturbed = jax.tree.map(lambda w, g: w + scale * g, weights, gradients)
-                gradients = jax.grad(loss)(perturbed, *batch)
-            velocity = jax.tree.map(
-                lambda v, g, w: MOMENTUM * v + g + L2 * w, velocity, gradients, weights
-            )
-            weights = jax.tree.map(
-                lambda w, v: w - LEARNING_RATE * v, weights, velocity
-            )
-            return (weights, velocity), value
+        optimizer = SGD(LEARNING_RATE, MOMENTUM, L2)
+        step = build_step(mlp.loss, optimizer, task.rho)
+
+        def advance(state, batch):
+            *state, loss, _ = step(*state, *batch)
+            return tuple(state), loss
 
         @partial(jax.jit, donate_argnums=0)
         def epoch(state, x, y, order):
             x, y = x[order], y[order]
             batches = (x.reshape(-1, BATCH, x.shape[1]), y.reshape(-1, BATCH))
-            state, losses = jax.lax.scan(step, state, batches)
+            state, losses = jax.lax.scan(advance, state, batches)
             return state, jnp.mean(losses)
 
         self.task, self.run = task, epoch
         self.x, self.y = map(jnp.asarray, task.floats())
         weights = [jnp.array(w) for w in task.initial_weights()]
-        self.state = (weights, [jnp.zeros_like(w) for w in weights])
+        self.state = (weights, optimizer.start(weights))
 
     def epoch(self, epoch):
         self.state, loss = self.run(self.state, self.x, self.y, self.task.order(epoch))

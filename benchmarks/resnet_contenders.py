@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 import numpy as np
-from contenders import BATCH, L2, LEARNING_RATE, MOMENTUM, RHO, Contender, serve
+from contenders import BATCH, L2, LEARNING_RATE, MOMENTUM, Contender, serve
 from contenders import SamKeras as DenseSamKeras
 from contenders import Task as DenseTask
 from contenders import Torch as DenseTorch
@@ -98,74 +98,25 @@ class Jax(Contender):
     def __init__(self, task: Task):
         import jax
         import jax.numpy as jnp
-        from jax import lax
 
-        def convolve(weights, name, x, strides=1):
-            return lax.conv_general_dilated(
-                x,
-                weights[f"{name}/kernel"],
-                (strides, strides),
-                [(weights[f"{name}/kernel"].shape[0] // 2,) * 2] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+        from tests.references import resnet18
+        from tests.references.step import SGD, build_step
 
-        def loss(weights, averages, x, y):
-            averages = dict(averages)
-
-            def convolve_and_normalize(name, x, strides=1):
-                x = convolve(weights, name, x, strides)
-                name = norm_of(name)
-                mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-                averages[name] = jax.tree.map(
-                    lambda old, new: 0.9 * old + 0.1 * new,
-                    averages[name],
-                    (mean, variance),
-                )
-                scale = weights[f"{name}/gamma"] * lax.rsqrt(variance + 1e-5)
-                return (x - mean) * scale + weights[f"{name}/beta"]
-
-            x = jax.nn.relu(convolve_and_normalize("stem", x))
-            for name, _, _, strides in task.blocks():
-                z = convolve_and_normalize(f"{name}_conv1", x, strides)
-                z = convolve_and_normalize(f"{name}_conv2", jax.nn.relu(z))
-                if strides == 2:
-                    x = convolve_and_normalize(f"{name}_projection", x, strides)
-                x = jax.nn.relu(x + z)
-            logits = x.mean((1, 2)) @ weights["outputs/kernel"]
-            logits += weights["outputs/bias"]
-            log_p = jax.nn.log_softmax(logits)
-            value = -jnp.mean(jnp.take_along_axis(log_p, y[:, None], 1))
-            return value, (averages, jnp.mean(logits.argmax(-1) == y))
+        optimizer = SGD(LEARNING_RATE, MOMENTUM, L2)
+        step = build_step(resnet18.loss, optimizer, task.rho)
 
         @partial(jax.jit, donate_argnums=0)
-        def step(state, x, y):
-            weights, averages, velocity = state
-            means, deviations = np.array((MEANS, DEVIATIONS), "float32")
-            x = (x.astype("float32") / 255 - means) / deviations
-            (value, (new_averages, accuracy)), gradients = jax.value_and_grad(
-                loss, has_aux=True
-            )(weights, averages, x, y)
-            if task.sam:
-                squares = (jnp.sum(g * g) for g in gradients.values())
-                scale = RHO / (jnp.sqrt(sum(squares)) + 1e-12)
-                perturbed = jax.tree.map(lambda w, g: w + scale * g, weights, gradients)
-                gradients, _ = jax.grad(loss, has_aux=True)(perturbed, averages, x, y)
-            velocity = jax.tree.map(
-                lambda v, g, w: MOMENTUM * v + g + L2 * w, velocity, gradients, weights
-            )
-            weights = jax.tree.map(
-                lambda w, v: w - LEARNING_RATE * v, weights, velocity
-            )
-            return (weights, new_averages, velocity), value, accuracy
+        def advance(state, x, y):
+            *state, loss, (averages, accuracy) = step(*state, x, y)
+            return (*state, averages), loss, accuracy
 
         weights = jax.tree.map(jnp.array, task.initial_weights())
-        averages = {
-            name.removesuffix("/gamma"): (jnp.zeros_like(gamma), jnp.ones_like(gamma))
-            for name, gamma in weights.items()
-            if name.endswith("/gamma")
-        }
-        self.state = (weights, averages, jax.tree.map(jnp.zeros_like, weights))
-        self.task, self.step, (self.x, self.y) = task, step, task.data()
+        self.state = (
+            weights,
+            optimizer.start(weights),
+            resnet18.initial_averages(weights),
+        )
+        self.task, self.step, (self.x, self.y) = task, advance, task.data()
 
     def epoch(self, epoch):
         for rows in self.task.order(epoch).reshape(-1, BATCH):

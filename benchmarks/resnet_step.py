@@ -8,7 +8,7 @@ The task is ResNet-18 for CIFAR-10 on random images, batch 128: momentum 0.9, le
 rate 0.01, coupled L2 1e-4, rho 0.05, with 16 and 64 filters in the first stage. The
 contenders, in benchmarks/resnet_contenders.py:
 
-    jax           a jitted step, written by hand
+    jax           a jitted step, written by hand in tests/references
     samkeras      samkeras.SAMModel.fit on the current keras backend
     pytorch       pytorch_optimizer's SAM and torch.optim.SGD, channels last; only with
                   --torch_python

@@ -7,7 +7,7 @@
 The tasks are ud_pos_transformer, sst2_lstm and ogbg_gcn on their sample data, with the
 optimizers of their configs and with SAM, rho 0.05. The contenders:
 
-    jax           a jitted step, written by hand, in a Python loop
+    jax           a jitted step, written by hand in tests/references, in a Python loop
     samkeras      samkeras.SAMModel.fit on the current keras backend, built and compiled
                   as run.py does
 
@@ -41,6 +41,10 @@ from contenders import Contender
 from rich.console import Console
 from rich.table import Table
 from step_time import installed, machine, measure, ratio
+
+from tests.references import bilstm, gcn, tagger
+from tests.references.layers import Dropout, keep
+from tests.references.step import SGD, AdamW, build_step
 
 TOLERANCE = 1e-3
 CHECKED_STEPS = 3
@@ -135,7 +139,7 @@ class Jax(Contender):
     def __init__(self, task: Task):
         model, self.batches = task.model(), task.batches()
         self.start = by_path(model.trainable_variables)
-        self.step, self.state = build_step(task, self.start)
+        self.step, self.state = build_step_by_hand(task, self.start)
         self.zeros = jax.tree.map(np.zeros_like, self.state["sums"])
         self.epoch(0)
 
@@ -151,200 +155,63 @@ class Jax(Contender):
         return {k: np.asarray(v) for k, v in self.state["weights"].items()}
 
 
-def build_step(task: Task, start: dict[str, np.ndarray]):
+def build_step_by_hand(task: Task, start: dict[str, np.ndarray]):
     """(state, batch) -> state, compiled, and the state to begin with."""
-    config, (forward, loss) = task.config, MODELS[task.workload]
-    epsilon = config.epsilon
+    config, model = task.config, MODELS[task.workload]
+    if config.optimizer == "sgd":
+        optimizer = SGD(config.learning_rate, config.momentum, config.weight_decay)
+    else:
+        optimizer = AdamW(
+            config.learning_rate,
+            config.weight_decay,
+            config.beta_1,
+            config.beta_2,
+            config.epsilon,
+        )
 
-    def loss_of(weights, key, batch):
-        x, y, sample_weight = batch
-        keys = iter(jax.random.split(key, 32))
-
-        def dropout(x, rate):
-            if task.is_check:
-                return x
-            kept = jax.random.bernoulli(next(keys), 1 - rate, x.shape)
-            return jnp.where(kept, x / (1 - rate), 0.0)
-
-        logits = forward(weights, x, dropout)
-        value, sums = loss(logits, y, sample_weight)
+    def loss(weights, key, x, y, sample_weight):
+        dropout = keep if task.is_check else dropout_by(key)
+        value, sums = model.loss(weights, x, y, sample_weight, dropout)
         return value, {"loss": (value * len(y), jnp.float32(len(y))), **sums}
 
-    def descend(weights, gradients, slots, count):
-        rate, decay = config.learning_rate, config.weight_decay
-        if config.optimizer == "sgd":
-            velocity = {
-                k: config.momentum * v + gradients[k] + decay * weights[k]
-                for k, v in slots[0].items()
-            }
-            return {k: w - rate * velocity[k] for k, w in weights.items()}, [velocity]
-        (means, squares), b1, b2 = slots, config.beta_1, config.beta_2
-        means = {k: b1 * means[k] + (1 - b1) * g for k, g in gradients.items()}
-        squares = {k: b2 * squares[k] + (1 - b2) * g * g for k, g in gradients.items()}
-        count += 1.0
-        scale = rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
-
-        def move(w, mean, square):
-            return w - rate * decay * w - scale * mean / (jnp.sqrt(square) + epsilon)
-
-        return jax.tree.map(move, weights, means, squares), [means, squares]
+    step = build_step(loss, optimizer, config.rho if task.sam else 0.0)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step_by_hand(state, batch):
-        weights, count = state["weights"], state["count"]
-        key = jax.random.fold_in(state["key"], count)
-        gradients, sums = jax.grad(loss_of, has_aux=True)(weights, key, batch)
-        if task.sam:
-            norm = jnp.sqrt(sum(jnp.sum(g * g) for g in gradients.values()))
-            scale = config.rho / (norm + 1e-12)
-            perturbed = jax.tree.map(lambda w, g: w + scale * g, weights, gradients)
-            gradients, _ = jax.grad(loss_of, has_aux=True)(perturbed, key, batch)
-        weights, slots = descend(weights, gradients, state["slots"], count)
+    def advance(state, batch):
+        key = jax.random.fold_in(state["key"], state["count"])
+        weights, slots, _, sums = step(state["weights"], state["slots"], key, *batch)
         return {
             "weights": weights,
             "slots": slots,
-            "count": count + 1,
+            "count": state["count"] + 1,
             "key": state["key"],
             "sums": jax.tree.map(jnp.add, state["sums"], sums),
         }
 
     weights = jax.tree.map(jnp.array, start)
-    num_slots = 1 if config.optimizer == "sgd" else 2
     metrics = ["loss"] + ["accuracy"] * (task.workload != "ogbg_gcn")
     state = {
         "weights": weights,
-        "slots": [jax.tree.map(jnp.zeros_like, weights) for _ in range(num_slots)],
+        "slots": optimizer.start(weights),
         "count": jnp.int32(0),
         "key": jax.random.key(0),
         "sums": {name: (jnp.zeros(()), jnp.zeros(())) for name in metrics},
     }
-    return step_by_hand, state
+    return advance, state
 
 
-def normalize(weights, name, x):
-    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    x = (x - mean) * jax.lax.rsqrt(variance + 1e-6)
-    return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+def dropout_by(key: jax.Array) -> Dropout:
+    """Dropout that draws what it drops from `key`, each time other numbers."""
+    keys = iter(jax.random.split(key, 32))
+
+    def dropout(x, rate):
+        kept = jax.random.bernoulli(next(keys), 1 - rate, x.shape)
+        return jnp.where(kept, x / (1 - rate), 0.0)
+
+    return dropout
 
 
-def dense(weights, name, x):
-    return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
-
-
-def tag_words(weights, words, dropout):
-    """Logits of words, int[sentence, word]: those of models.tagger."""
-    is_word = (words != 0)[:, None, None, :]
-    x = dropout(weights["words_embedding/embeddings"][words], 0.3)
-    length, hidden = x.shape[1:]
-    rates = 1e-4 ** (2 * (np.arange(hidden) // 2) / hidden)
-    angles = np.arange(length)[:, None] * rates
-    is_cosine = np.arange(hidden) % 2
-    x += np.where(is_cosine, np.cos(angles), np.sin(angles)).astype("float32")
-    for number in range(1, 7):
-        name = f"block{number}"
-        y = normalize(weights, f"{name}_norm1", x)
-        kernel = {
-            part: weights[f"{name}_attention/{part}/kernel"]
-            for part in ("query", "key", "value", "attention_output")
-        }
-        query, key, value = (
-            jnp.einsum("bth,hnd->btnd", y, kernel[part])
-            for part in ("query", "key", "value")
-        )
-        scores = jnp.einsum("bqnd,bknd->bnqk", query / query.shape[-1] ** 0.5, key)
-        attention = jax.nn.softmax(jnp.where(is_word, scores, -1e9))
-        y = jnp.einsum("bnqk,bknd->bqnd", dropout(attention, 0.3), value)
-        y = jnp.einsum("btnd,ndh->bth", y, kernel["attention_output"])
-        x += dropout(y, 0.3)
-        y = normalize(weights, f"{name}_norm2", x)
-        y = dropout(jax.nn.elu(dense(weights, f"{name}_mlp_in", y)), 0.3)
-        x += dropout(dense(weights, f"{name}_mlp_out", y), 0.3)
-    return dense(weights, "outputs", normalize(weights, "norm", x))
-
-
-def classify_sentences(weights, words, dropout):
-    """Logits of sentences, int[sentence, word]: those of models.lstm."""
-    words = words.at[:, 0].set(jnp.where(words[:, 0] == 0, 1, words[:, 0]))
-    is_word = words != 0
-    # A word that its dropout sets to 0 becomes unknown.
-    kept = dropout(jnp.ones(words.shape), 0.1) > 0
-    words = jnp.where(is_word & ~kept, 1, words)
-    x = dropout(weights["embedding/embeddings"][words], 0.5)
-
-    def lstm(direction, x, is_word):
-        """Of time-major inputs; padding leaves the state as it is."""
-        path = f"lstm1/{direction}_lstm/lstm_cell"
-        recurrent = weights[f"{path}/recurrent_kernel"]
-
-        def advance(state, inputs):
-            h, c = state
-            x, is_word = inputs
-            z = dense(weights, path, x) + h @ recurrent
-            i, f, g, o = jnp.split(z, 4, -1)
-            new_c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-            new_h = jax.nn.sigmoid(o) * jnp.tanh(new_c)
-            h, c = jnp.where(is_word, new_h, h), jnp.where(is_word, new_c, c)
-            return (h, c), h
-
-        zeros = jnp.zeros((x.shape[1], len(recurrent)))
-        inputs = (x, is_word[..., None])
-        is_backward = direction == "backward"
-        _, h = jax.lax.scan(advance, (zeros, zeros), inputs, reverse=is_backward)
-        return h
-
-    x, first = x.swapaxes(0, 1), is_word.T
-    x = jnp.concatenate([lstm(d, x, first) for d in ("forward", "backward")], -1)
-    x = dropout(x.swapaxes(0, 1), 0.5)
-    energies = jnp.tanh(x @ weights["attention/keys_kernel"])
-    scores = (energies @ weights["attention/energy_kernel"])[..., 0]
-    attention = jax.nn.softmax(jnp.where(is_word, scores, -1e9))
-    x = dropout(jnp.einsum("bt,bth->bh", attention, x), 0.5)
-    x = dropout(jnp.tanh(dense(weights, "hidden", x)), 0.5)
-    return (x @ weights["outputs/kernel"])[:, 0]
-
-
-def classify_graphs(weights, graphs, dropout):
-    """Logits of graphs: those of models.gcn."""
-    x = dense(weights, "embedding", graphs["nodes"])
-    for number in range(1, 6):
-        y = x
-        for part in (1, 2):
-            y = jax.nn.relu(dense(weights, f"block{number}_mlp{part}", y))
-            y = dropout(y, 0.1)
-        x = normalize(weights, f"block{number}_norm", x + graphs["adjacency"] @ y)
-    counts = graphs["num_nodes"][:, None]
-    is_node = jnp.arange(x.shape[1]) < counts
-    x = jnp.sum(x * is_node[..., None], 1) / jnp.maximum(counts, 1)
-    return dense(weights, "outputs", x)
-
-
-def token_loss(logits, y, sample_weight):
-    """Loss, and other metrics as sums, above and below."""
-    log_p = jax.nn.log_softmax(logits)
-    losses = -jnp.take_along_axis(log_p, jnp.maximum(y, 0)[..., None], -1)[..., 0]
-    is_word = y >= 0
-    value = jnp.mean((losses * is_word).sum(-1) * sample_weight)
-    hits = ((logits.argmax(-1) == y).sum(-1) * sample_weight).sum()
-    return value, {"accuracy": (hits, (is_word.sum(-1) * sample_weight).sum())}
-
-
-def sentence_loss(logits, y, sample_weight):
-    losses = jax.nn.softplus(logits) - y * logits
-    hits = ((logits > 0) == y) * sample_weight
-    accuracy = (hits.sum(), sample_weight.sum())
-    return jnp.mean(losses * sample_weight), {"accuracy": accuracy}
-
-
-def graph_loss(logits, y, sample_weight):
-    losses = jax.nn.softplus(logits) - y * logits
-    return jnp.sum(losses * sample_weight) / sample_weight.sum(), {}
-
-
-MODELS = {
-    "ud_pos_transformer": (tag_words, token_loss),
-    "sst2_lstm": (classify_sentences, sentence_loss),
-    "ogbg_gcn": (classify_graphs, graph_loss),
-}
+MODELS = {"ud_pos_transformer": tagger, "sst2_lstm": bilstm, "ogbg_gcn": gcn}
 CONTENDERS = {"jax": Jax, "samkeras": SamKeras}
 
 

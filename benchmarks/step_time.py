@@ -7,7 +7,8 @@
 The task is LeNet-300-100 on random 28 x 28 images: momentum 0.9, learning rate 0.01,
 coupled L2 1e-4, rho 0.05, batch 128. The contenders, in benchmarks/contenders.py:
 
-    scan          a whole epoch in one jax.lax.scan, written by hand
+    scan          a whole epoch in one jax.lax.scan of a step written by hand, that of
+                  tests/references
     samkeras      samkeras.SAMModel.fit on the current keras backend
     plain keras   keras.Model.fit; for SAM, the usual train_step of one's own
     optax + flax  optax.contrib.sam, a jitted step in a Python loop

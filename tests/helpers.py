@@ -117,6 +117,11 @@ def weights_float64(model: keras.Model) -> list[np.ndarray]:
     return [np.asarray(w, "float64") for w in model.get_weights()]
 
 
+def weights_by_path(variables: list) -> dict[str, np.ndarray]:
+    """float64, such as keras' weights for tests/references."""
+    return {v.path: keras.ops.convert_to_numpy(v).astype("float64") for v in variables}
+
+
 def batches_of(x: np.ndarray, y: np.ndarray, size: int = 16) -> list[tuple]:
     """Consecutive batches, the last one smaller where the sizes do not divide."""
     starts = range(0, len(x), size)

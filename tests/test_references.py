@@ -1,12 +1,16 @@
-"""Each model against its source, as tests/references renders it, with its weights."""
+"""Each model against its source, as tests/references renders it, with its weights.
+
+Sentences and graphs are padded to one size for the model and without padding there.
+"""
+
+import functools
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
-from keras.src.backend.common import dtypes
 
-import samkeras
 from samkeras.backend import backend
 from samkeras.data.atari import FRAMES
 from samkeras.data.graphs import Graph, GraphCollate, as_array
@@ -16,8 +20,10 @@ from samkeras.models.lstm import build_lstm
 from samkeras.models.mlp import build_mlp
 from samkeras.models.resnet import build_resnet18, build_resnet50
 from samkeras.models.tagger import build_tagger
-from tests.helpers import batches_of, relative_error
-from tests.references import (
+from tests.helpers import weights_by_path, weights_float64
+
+jax = pytest.importorskip("jax", reason="the references are written in it")
+from tests.references import (  # noqa: E402
     actor_critic,
     bilstm,
     gcn,
@@ -25,7 +31,6 @@ from tests.references import (
     resnet18,
     resnet50,
     tagger,
-    weights_of,
 )
 
 SIZES = (5, 1, 7, 3)  # of sentences and graphs, in one padded batch
@@ -50,6 +55,17 @@ def random_pixels(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
 
 
+def in_float64(rendering: Callable) -> Callable:
+    """A rendering in JAX, compiled and computed in float64."""
+
+    def compute(*args, **options):
+        with jax.enable_x64(True):
+            outputs = jax.jit(functools.partial(rendering, **options))(*args)
+            return jax.tree.map(np.asarray, outputs)
+
+    return compute
+
+
 def assert_close(outputs, expected: np.ndarray, tolerance: float = 1e-5) -> None:
     """To a part of the largest number."""
     scale = np.abs(expected).max()
@@ -61,19 +77,28 @@ def assert_close(outputs, expected: np.ndarray, tolerance: float = 1e-5) -> None
 def test_mlp():
     x = random_pixels(4, 6, 6, 1)
     model = build_mlp(x.shape[1:], CLASSES, [300, 100], 0.03, input_scale=1 / 255)
-    expected = mlp.logits(weights_of(randomize(model)), x)
+    weights = weights_float64(randomize(model))
+    expected = in_float64(mlp.logits)(weights, x.reshape(len(x), -1) / 255)
     assert_close(model.predict_on_batch(x), expected)
 
 
-def test_resnet50():
-    """One block in each stage, by moving statistics and by the batch's own, and where
-    these move."""
-    x, num_blocks = random_pixels(4, 64, 64, 3), (1, 1, 1, 1)
-    model = randomize(build_resnet50(x.shape[1:], CLASSES, 1 / 16, depth=1))
-    weights = weights_of(model)
-    expected, _ = resnet50.logits(weights, x, num_blocks)
+@pytest.mark.parametrize(
+    ("build", "logits", "depth", "size"),
+    [
+        (build_resnet18, in_float64(resnet18.logits), 2, 16),
+        (build_resnet50, resnet50.logits, 1, 64),
+    ],
+    ids=["resnet18", "resnet50"],
+)
+def test_residual_networks(build, logits, depth, size):
+    """By moving statistics and by the batch's own, and where these move."""
+    x = random_pixels(4, size, size, 3)
+    model = randomize(build(x.shape[1:], CLASSES, 1 / 16, depth=depth))
+    weights = weights_by_path(model.trainable_variables)
+    averages = weights_by_path(model.non_trainable_variables)
+    expected, _ = logits(weights, averages, x)
     assert_close(model.predict_on_batch(x), expected)
-    expected, statistics = resnet50.logits(weights, x, num_blocks, is_training=True)
+    expected, averages = logits(weights, averages, x, is_training=True)
     train = backend.compile_function(
         lambda x: model.stateless_call(
             [v.value for v in model.trainable_variables],
@@ -85,12 +110,9 @@ def test_resnet50():
     outputs, state = train(x)
     assert_close(outputs, expected)
     paths = [v.path for v in model.non_trainable_variables]
-    state = dict(zip(paths, state, strict=True))
-    for layer, values in statistics.items():
-        for kind, value in zip(("mean", "variance"), values, strict=True):
-            path = f"{layer}/moving_{kind}"
-            assert_close(state.pop(path), 0.9 * weights[path] + 0.1 * value)
-    assert not state
+    assert set(paths) == set(averages)
+    for path, value in zip(paths, state, strict=True):
+        assert_close(value, averages[path])
 
 
 def random_words(vocabulary_size: int) -> np.ndarray:
@@ -100,21 +122,21 @@ def random_words(vocabulary_size: int) -> np.ndarray:
 
 
 def test_tagger():
-    """Two heads. The source attends to padding, which we do not: each sentence is as
-    the source has it alone."""
+    """Two heads."""
     words = random_words(20)
     model = randomize(build_tagger(20, CLASSES, 0.25, depth=2))
-    weights, outputs = weights_of(model), model.predict_on_batch(words)
+    weights, outputs = weights_by_path(model.weights), model.predict_on_batch(words)
     for row, size, got in zip(words, SIZES, outputs, strict=True):
-        assert_close(got[:size], tagger.logits(weights, row[:size], num_blocks=2))
+        (expected,) = in_float64(tagger.logits)(weights, row[np.newaxis, :size])
+        assert_close(got[:size], expected)
 
 
 def test_bilstm():
     words = random_words(30)
     model = randomize(build_lstm(30, width_mult=1 / 32))
-    weights = weights_of(model)
+    weights = weights_by_path(model.weights)
     expected = [
-        bilstm.logits(weights, row[:size])
+        in_float64(bilstm.logits)(weights, row[np.newaxis, :size])
         for row, size in zip(words, SIZES, strict=True)
     ]
     assert np.ptp(expected) > 0.02  # sentences differ
@@ -132,58 +154,16 @@ def test_gcn():
     model = randomize(build_gcn(9, 3, 1 / 32))
     labels = np.zeros((len(graphs), 3), "float32")
     inputs, *_ = GraphCollate().pad(as_array(graphs), labels, max(SIZES))
-    weights = weights_of(model)
-    expected = [gcn.logits(weights, graph.nodes, graph.edges) for graph in graphs]
-    assert_close(model.predict_on_batch(inputs), np.array(expected))
+    weights = weights_by_path(model.weights)
+    expected = [
+        in_float64(gcn.logits)(weights, gcn.as_batch(graph.nodes, graph.edges))
+        for graph in graphs
+    ]
+    assert_close(model.predict_on_batch(inputs), np.concatenate(expected))
 
 
 def test_actor_critic():
     frames = random_pixels(2, *FRAMES)
     model = randomize(build_actor_critic(FRAMES, 4, 1 / 8))
-    weights = [weight.astype("float64") for weight in model.get_weights()]
-    assert_close(model.predict_on_batch(frames), actor_critic.outputs(weights, frames))
-
-
-@pytest.fixture
-def float64(monkeypatch):
-    """All in float64, so that no ReLU is open in one and closed in the other."""
-    jax = pytest.importorskip("jax")  # for the gradients of the rendering
-    # On JAX keras' layers narrow it to float32.
-    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
-    floatx = keras.config.floatx()
-    with jax.enable_x64(True):
-        keras.config.set_floatx("float64")
-        keras.config.set_dtype_policy("float64")
-        yield
-    keras.config.set_floatx(floatx)  # the policy is reset after every test
-
-
-@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_resnet18_takes_the_authors_steps(float64, depth):
-    """Six steps of SAM with momentum and weight decay at 4 filters: losses, weights and
-    moving statistics, and at their end inference. Of the half as deep network, which
-    compiles in half the time, too."""
-    x, y = random_pixels(48, 16, 16, 3), np.arange(48) % CLASSES
-    model = build_resnet18(x.shape[1:], CLASSES, 1 / 16, depth=depth)
-    model.compile(
-        samkeras.SGD(0.1, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        method=samkeras.SAM(0.05),
-        l2=5e-4,
-    )
-    start = weights_of(model)
-    weights, velocities = start, {}
-    settings = (0.05, 0.1, 0.9, 5e-4)
-    for batch in batches_of(x, y, 8):
-        loss, weights, velocities = resnet18.sam_step(
-            weights, velocities, *batch, *settings
-        )
-        model.reset_metrics()
-        logged = model.train_on_batch(*batch, return_dict=True)
-        assert logged["loss"] == pytest.approx(loss, rel=1e-6)
-        got = weights_of(model)
-        moves = (
-            [new[path] - start[path] for path in weights] for new in (got, weights)
-        )
-        assert relative_error(*moves) < 1e-6
-    assert_close(model.predict_on_batch(x), resnet18.logits(weights, x), 1e-6)
+    expected = actor_critic.outputs(weights_float64(model), frames)
+    assert_close(model.predict_on_batch(frames), expected)

@@ -1,18 +1,13 @@
-"""The forward passes of the code that the paper's experiments follow.
+"""The models of the code that the paper's experiments follow, and their steps of SAM.
 
-Our own renderings in float64, written from the descriptions of the architectures, with
-nothing of Keras in them; each module names its source. Their weights are dictionaries
-by the paths of keras' variables, such as "hidden_1/kernel".
+Our own renderings, written from the descriptions of the architectures, with nothing of
+Keras or samkeras in them; each module names its source. Those that the benchmarks time
+are in JAX and give gradients; the others, in NumPy, are forward passes alone. Their
+weights are dictionaries by the paths of keras' variables, such as "stem/kernel", or
+lists in keras' order. All is computed in the type of the weights.
 """
 
-import keras
-import numpy as np
+from typing import Any
 
-Weights = dict[str, np.ndarray]
-
-
-def weights_of(model: keras.Model) -> Weights:
-    """A model's weights in float64, those that do not train, too."""
-    return {
-        v.path: keras.ops.convert_to_numpy(v).astype("float64") for v in model.weights
-    }
+Array = Any
+Weights = dict[str, Array]

@@ -5,29 +5,65 @@ Edges are made undirected. Self edges are added by the pipeline and by the layer
 A + 2I, divided by the roots of both nodes' degrees, with them.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from tests.references import Weights
-from tests.references.layers import dense, layer_norm, relu
+from tests.references import Array, Weights
+from tests.references.layers import (
+    Dropout,
+    binary_cross_entropies,
+    block_names,
+    dense,
+    keep,
+    layer_norm,
+)
+
+DROPOUT = 0.1
 
 
 def logits(
-    weights: Weights, nodes: np.ndarray, edges: np.ndarray, num_blocks: int = 5
-) -> np.ndarray:
-    """One graph, [node, feature] and int[2, edge], to float64[task]."""
-    adjacency = normalized_adjacency(len(nodes), edges)
-    x = dense(nodes.astype("float64"), weights, "embedding")
-    for block in range(1, num_blocks + 1):
+    weights: Weights, graphs: dict[str, Array], dropout: Dropout = keep
+) -> Array:
+    """[graph, task] of graphs that are padded to one number of nodes.
+
+    Args:
+        graphs: "nodes", [graph, node, feature]; "adjacency", [graph, node, node],
+            normalized; "num_nodes", int[graph], without padding.
+    """
+    x = dense(graphs["nodes"], weights, "embedding")
+    for name in block_names(weights):
         y = x
-        for layer in ("mlp1", "mlp2"):
-            y = relu(dense(y, weights, f"block{block}_{layer}"))
-        x = layer_norm(x + adjacency @ y, weights, f"block{block}_norm")
-    return dense(x.mean(0), weights, "outputs")
+        for part in ("mlp1", "mlp2"):
+            y = dropout(jax.nn.relu(dense(y, weights, f"{name}_{part}")), DROPOUT)
+        x = layer_norm(x + graphs["adjacency"] @ y, weights, f"{name}_norm")
+    counts = graphs["num_nodes"][:, None]
+    is_node = jnp.arange(x.shape[1]) < counts
+    x = jnp.sum(x * is_node[..., None], 1) / jnp.maximum(counts, 1)
+    return dense(x, weights, "outputs")
 
 
-def normalized_adjacency(num_nodes: int, edges: np.ndarray) -> np.ndarray:
-    matrix = 2 * np.eye(num_nodes)
+def as_batch(nodes: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """One graph, [node, feature] and int[2, edge], for `logits`."""
+    matrix = 2 * np.eye(len(nodes))
     for i, j in edges.T:
         matrix[i, j] = matrix[j, i] = 1
     degrees = matrix.sum(1)
-    return matrix / np.sqrt(np.outer(degrees, degrees))
+    graph = {
+        "nodes": nodes.astype("float64"),
+        "adjacency": matrix / np.sqrt(np.outer(degrees, degrees)),
+        "num_nodes": np.array(len(nodes)),
+    }
+    return {name: array[np.newaxis] for name, array in graph.items()}
+
+
+def loss(
+    weights: Weights,
+    graphs: dict[str, Array],
+    labels: Array,
+    sample_weight: Array,
+    dropout: Dropout = keep,
+) -> tuple[Array, dict]:
+    """The mean over labels, weighted."""
+    losses = binary_cross_entropies(logits(weights, graphs, dropout), labels)
+    return jnp.sum(losses * sample_weight) / sample_weight.sum(), {}

@@ -1,25 +1,37 @@
 """What several of the sources are made of."""
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from tests.references import Weights
+from tests.references import Array, Weights
 
-Array = Any
 Padding = Sequence[tuple[int, int]]
+Dropout = Callable[[Array, float], Array]  # of what is dropped and the rate
 
 BATCH_NORM_EPSILON, LAYER_NORM_EPSILON = 1e-5, 1e-6
 
 
 def dense(x: Array, weights: Weights, name: str) -> Array:
-    """With a bias where there is one."""
-    return x @ weights[f"{name}/kernel"] + weights.get(f"{name}/bias", 0)
+    return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
 
 
-def relu(x: Array) -> Array:
+def relu(x: np.ndarray) -> np.ndarray:
     return x * (x > 0)
+
+
+def keep(x: Array, rate: float) -> Array:
+    """No dropout."""
+    return x
+
+
+def block_names(weights: Weights) -> list[str]:
+    """Of a network's blocks, such as "block1" or "stage1_block2", in their order."""
+    found = (re.match(r"(stage\d_)?block\d", path) for path in weights)
+    return sorted({match[0] for match in found if match})
 
 
 def convolve(
@@ -58,32 +70,35 @@ def same_padding(x: np.ndarray, size: int, stride: int) -> Padding:
     return [(total // 2, total - total // 2) for total in totals]
 
 
-def batch_norm_by(
-    weights: Weights, is_training: bool
-) -> tuple[Callable[[Array, str], Array], dict[str, tuple[Array, Array]]]:
-    """A function that normalizes (x, name), and a dictionary to which it adds, in
-    training, the means and biased variances of the batch by layer."""
-    statistics = {}
-
-    def batch_norm(x: Array, name: str) -> Array:
-        if is_training:
-            mean = x.mean((0, 1, 2))
-            statistics[name] = mean, ((x - mean) ** 2).mean((0, 1, 2))
-            mean, variance = statistics[name]
-        else:
-            mean = weights[f"{name}/moving_mean"]
-            variance = weights[f"{name}/moving_variance"]
-        x = (x - mean) / (variance + BATCH_NORM_EPSILON) ** 0.5
-        return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
-
-    return batch_norm, statistics
+def batch_moments(
+    x: Array, averages: Weights, name: str, is_training: bool
+) -> tuple[Array, Array]:
+    """The means and variances by which a BatchNorm of momentum 0.9 normalizes: the
+    averages, or in training the batch's own, biased ones, which move the averages."""
+    paths = f"{name}/moving_mean", f"{name}/moving_variance"
+    if not is_training:
+        return averages[paths[0]], averages[paths[1]]
+    moments = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    for path, moment in zip(paths, moments, strict=True):
+        averages[path] = 0.9 * averages[path] + 0.1 * moment
+    return moments
 
 
-def layer_norm(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
+def layer_norm(x: Array, weights: Weights, name: str) -> Array:
     """Over the last axis."""
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    x = (x - mean) / np.sqrt(variance + LAYER_NORM_EPSILON)
+    x = (x - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
     return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+
+
+def cross_entropies(logits: Array, labels: Array) -> Array:
+    """[..., class] and int[...] to [...]."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+
+
+def binary_cross_entropies(logits: Array, labels: Array) -> Array:
+    return jax.nn.softplus(logits) - labels * logits
 
 
 def standardize(pixels: Array, means: Sequence, deviations: Sequence) -> Array:

@@ -1,15 +1,25 @@
 """LeNet-300-100 as the paper's authors have it (LOG-postech/SAM-overparam, models.py):
 two dense layers with ReLU on flattened pixels from 0 to 1, and a linear one."""
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
-from tests.references import Weights
-from tests.references.layers import dense, relu
+from tests.references import Array
+from tests.references.layers import cross_entropies
 
 
-def logits(weights: Weights, images: np.ndarray) -> np.ndarray:
-    """uint8[image, height, width, channel] to float64[image, class]."""
-    x = images.reshape(len(images), -1) / 255
-    for name in ("hidden_1", "hidden_2"):
-        x = relu(dense(x, weights, name))
-    return dense(x, weights, "outputs")
+def logits(weights: list[Array], pixels: Array) -> Array:
+    """[image, pixel], from 0 to 1, to [image, class].
+
+    Args:
+        weights: kernel and bias of each layer.
+    """
+    *hidden, (kernel_out, bias_out) = zip(weights[::2], weights[1::2], strict=True)
+    x = pixels
+    for kernel, bias in hidden:
+        x = jax.nn.relu(x @ kernel + bias)
+    return x @ kernel_out + bias_out
+
+
+def loss(weights: list[Array], pixels: Array, labels: Array) -> tuple[Array, None]:
+    return jnp.mean(cross_entropies(logits(weights, pixels), labels)), None

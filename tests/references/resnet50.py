@@ -9,7 +9,9 @@ import numpy as np
 
 from tests.references import Weights
 from tests.references.layers import (
-    batch_norm_by,
+    BATCH_NORM_EPSILON,
+    batch_moments,
+    block_names,
     convolve,
     dense,
     relu,
@@ -23,13 +25,18 @@ MEANS, DEVIATIONS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def logits(
     weights: Weights,
+    averages: Weights,
     images: np.ndarray,
-    num_blocks: tuple[int, ...] = (3, 4, 6, 3),
     is_training: bool = False,
-) -> tuple[np.ndarray, dict]:
-    """uint8[image, height, width, 3] to float64[image, class], and in training the
-    means and variances of the batch by layer."""
-    normalize, statistics = batch_norm_by(weights, is_training)
+) -> tuple[np.ndarray, Weights]:
+    """uint8[image, height, width, 3] to float64[image, class], and the averages after
+    it: those of resnet18."""
+    averages = dict(averages)
+
+    def normalize(x, name):
+        mean, variance = batch_moments(x, averages, name, is_training)
+        x = (x - mean) / np.sqrt(variance + BATCH_NORM_EPSILON)
+        return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
 
     def convolution(x, name, stride=1):
         kernel = weights[f"{name}/kernel"]
@@ -39,19 +46,18 @@ def logits(
     x = standardize(images, MEANS, DEVIATIONS)
     x = convolve(x, weights["stem/kernel"], 2, ((3, 3), (3, 3)))
     x = _max_pool(relu(normalize(x, "stem_norm")))
-    for stage, count in enumerate(num_blocks, 1):
-        for block in range(1, count + 1):
-            name = f"stage{stage}_block{block}"
-            stride = 2 if stage > 1 and block == 1 else 1
-            y = relu(normalize(convolution(x, f"{name}_conv1"), f"{name}_norm1"))
-            y = convolution(y, f"{name}_conv2", stride)
-            y = relu(normalize(y, f"{name}_norm2"))
-            y = normalize(convolution(y, f"{name}_conv3"), f"{name}_norm3")
-            if f"{name}_projection/kernel" in weights:
-                x = convolution(x, f"{name}_projection", stride)
-                x = normalize(x, f"{name}_projection_norm")
-            x = relu(x + y)
-    return dense(x.mean((1, 2)), weights, "outputs"), statistics
+    for name in block_names(weights):
+        is_halved = name.endswith("block1") and not name.startswith("stage1")
+        stride = 2 if is_halved else 1
+        y = relu(normalize(convolution(x, f"{name}_conv1"), f"{name}_norm1"))
+        y = convolution(y, f"{name}_conv2", stride)
+        y = relu(normalize(y, f"{name}_norm2"))
+        y = normalize(convolution(y, f"{name}_conv3"), f"{name}_norm3")
+        if f"{name}_projection/kernel" in weights:
+            x = convolution(x, f"{name}_projection", stride)
+            x = normalize(x, f"{name}_projection_norm")
+        x = relu(x + y)
+    return dense(x.mean((1, 2)), weights, "outputs"), averages
 
 
 def _max_pool(x: np.ndarray) -> np.ndarray:
