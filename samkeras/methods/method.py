@@ -1,7 +1,6 @@
 """The contract of sharpness-aware methods."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import keras
@@ -51,11 +50,15 @@ class Context:
     ):
         self.weights, self.roles, self.step, self.mask = weights, roles, step, mask
         self._differentiate = differentiate
+        self._gradient: list[Tensor] | None = None
 
-    @cached_property
+    @property
     def gradient(self) -> list[Tensor]:
         """The gradient of the training loss at w. The first use makes the pass."""
-        return self._differentiate(None)
+        # No cached_property, whose lock would keep TensorFlow's replicas from meeting.
+        if self._gradient is None:
+            self._gradient = self._differentiate(None)
+        return self._gradient
 
     def gradients_at(self, epsilon: list[Tensor]) -> list[Tensor]:
         """The gradient at w + epsilon, on the same batch with the same random draws;
