@@ -15,6 +15,12 @@ def load(config) -> Splits:
             "--dataset of workloads/synthetic_mlp must be teacher_student. Received: "
             f"{config.dataset}"
         )
+    for name in ("train_examples", "validation_examples"):
+        if getattr(config, name) is None:
+            raise InputError(
+                f"--{name} of workloads/synthetic_mlp must be a number: examples are "
+                "generated. Received: null"
+            )
     return load_teacher_student(config.train_examples, config.validation_examples)
 
 
