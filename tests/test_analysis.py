@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import sem, spearmanr
 
 from samkeras.experiment import analysis
-from samkeras.experiment.analysis import compare, correlate_gains, estimate
+from samkeras.experiment.analysis import RULE_FIELDS, compare, correlate_gains, estimate
 from samkeras.experiment.config import SupervisedConfig
 from samkeras.experiment.run import Result
 
@@ -210,16 +210,36 @@ def test_each_group_has_a_best_rho_of_its_own():
     assert [c.rho for c in compare(results, "max")] == [0.1, 0.2]
 
 
-def test_sams_rules_compete_in_one_comparison():
-    """A random perturbation is no other model: the base's runs are its too."""
+def test_options_of_a_method_compete_in_one_comparison():
+    """None of them makes another model: the best stands for the method."""
     results = [
-        *make_base(0.25),
+        *make_base(0.25, p="inf"),
         *make_sam(0.1, 0.5),
-        *make_sam(0.1, 0.75, perturbation="random"),
+        *make_sam(0.2, 0.75, ascent_steps=2, eta=0.5),
     ]
     (comparison,) = compare(results, "max")
-    assert comparison.rule == ("random", 0.1, None)
+    rule = dict(zip(RULE_FIELDS, comparison.rule, strict=True))
+    assert (rule["rho"], rule["ascent_steps"], rule["eta"]) == (0.2, 2, None)
     assert comparison.gains() == [0.5]
+
+
+@pytest.mark.parametrize("is_base_first", [True, False])
+def test_each_method_is_compared_with_the_base(is_base_first):
+    """At its own best rho, with the base optimizer's runs, which have no method."""
+    base = make_base(0.25, method="asam")
+    sam = [
+        *make_sam(0.1, 0.5),
+        *make_sam(0.1, 0.25, method="random"),
+        *make_sam(0.2, 0.75, method="random"),
+    ]
+    results = [*base, *sam] if is_base_first else [*sam, *base]
+    comparisons = compare(results, "max")
+    assert [(c.fields["method"], c.rho, c.gains()) for c in comparisons] == [
+        ("sam", 0.1, [0.25]),
+        ("random", 0.2, [0.5]),
+    ]
+    (alone,) = compare(base, "max")
+    assert alone.fields == {"width_mult": 1.0}
 
 
 def test_pruned_models_are_compared_at_their_sparsity():

@@ -147,7 +147,23 @@ def test_a_flag_needs_no_value():
         (["--steps", "1500"], ["--steps", "--eval_every 1000", "1500"]),
         (["--epochs", "1.5"], ["--epochs", "integer", "1.5"]),
         (["--train_examples", "0"], ["--train_examples", "integer", "0"]),
-        (["--perturbation", "sma"], ["--perturbation", "did you mean sam"]),
+        (["--method", "smm"], ["--method", "did you mean sam"]),
+        (["--perturbation", "sam"], ["--perturbation is called --method now"]),
+        (["--method", "asam"], ["--method asam needs --sam"]),
+        (["--rho", "0.1"], ["--rho needs --sam"]),
+        (["--sam", "false", "--m_sharpness", "8"], ["--m_sharpness needs --sam"]),
+        (["--sam", "--eta", "0.1"], ["--eta needs --method asam"]),
+        (
+            ["--sam", "--method", "random,fsam", "--p", "2"],
+            ["--p needs --method sam or asam"],
+        ),
+        (["--sam", "--p", "1"], ["--p", "> 1", "or inf", "Received: 1"]),
+        (["--sam", "--p", "Inf"], ["--p", "or inf", "Received: Inf"]),
+        (["--sam", "--ascent_steps", "101"], ["--ascent_steps", "<= 100", "101"]),
+        (
+            ["--sam", "true,false", "--method", "sam,asam", "--p", "2,3"],
+            ["--p must be 2 or inf with --method asam", "Received: 3"],
+        ),
         (["--lr_milestones", "[0.5,2]"], ["--lr_milestones", "between 0 and 1"]),
         (["--pruner", "snip", "--sparsity", "1"], ["--sparsity", "< 1", "1"]),
         (["--sparsity", "0.5"], ["--sparsity", "needs --pruner", "snip"]),
@@ -218,6 +234,8 @@ def test_bad_options_are_refused_in_one_line(arguments, words):
         ("[a]: 2", ["unknown field [...] in line 1"]),
         ("2024-01-01: 2", ["unknown field 2024-01-01"]),
         ("rho: 0.1\nsam: true\nrho: 0.2", ["rho is given twice, in lines 1 and 3"]),
+        ("method: sam\nperturbation: sam", ["perturbation is called method now"]),
+        ("p: .inf", ["p must be", "or inf", ".inf"]),
         ("rho: &a 1\nseed: *a", ["line 2 has an alias"]),
         ("rho: !!int a", ["is not YAML"]),
         ("rho: !!binary a", ["is not YAML", "tag"]),
@@ -260,7 +278,8 @@ def test_fingerprint_is_of_what_defines_the_result():
     """Where files go does not change it; hyperparameters and the backend do."""
     base = fingerprint(parse_one(), "jax")
     assert fingerprint(parse_one("--run_dir", "x", "--verbose", "0"), "jax") == base
-    assert fingerprint(parse_one("--rho", "0.7"), "jax") == base  # no SAM, no rho
+    for run in parse_runs("mnist_mlp", ["--sam", "true,false", "--rho", "0.7"]):
+        assert (fingerprint(run, "jax") == base) != run.sam  # no SAM, no rho
     assert fingerprint(parse_one("--seed", "1"), "jax") != base
     assert fingerprint(parse_one(), "tensorflow") != base
 
@@ -320,7 +339,6 @@ def test_options_that_a_workload_has_not_are_not_shown(capsys, tmp_path):
     ("workload", "options"),
     [
         ("mnist_mlp", "--beta_1=0.5 --beta_2=0.5 --epsilon=1 --warmup_steps=7"),
-        ("mnist_mlp", "--rho=-0.0"),
         ("ogbg_gcn", "--momentum=0.5 --lr_decay=0.5"),
         ("cifar10_vit", "--lr_decay=0.5 --lr_milestones=[0.5]"),
         ("atari_ppo", "--momentum=0.5 --warmup_steps=7"),

@@ -424,6 +424,40 @@ def test_points_of_the_metric_show_one_method_without_the_other():
     ]
 
 
+def test_methods_are_lines_of_their_own():
+    """Each against the same base, which is one line; of other methods than SAM itself
+    one alone is named too."""
+    base = [make_result(0.25, sam=False), make_result(0.5, sam=False, width_mult=2.0)]
+    asam = [
+        make_result(0.75, sam=True, method="asam", rho=0.1),
+        make_result(0.5, sam=True, method="asam", rho=0.2),
+        make_result(1.0, sam=True, method="asam", rho=0.1, width_mult=2.0),
+    ]
+    results = [*base, make_result(0.5, sam=True, rho=0.1), *asam]
+    points = points_of(make_figure(), results)
+    assert [(p.line, p.x, p.y and p.y.mean, p.rho) for p in points] == [
+        ("method sam", 1000, 0.25, 0.1),
+        ("method sam", 2000, None, None),
+        ("method asam", 1000, 0.5, 0.1),
+        ("method asam", 2000, 0.5, 0.1),
+    ]
+    points = points_of(make_figure("metric"), results)
+    assert [(p.line, p.x, p.y.mean) for p in points] == [
+        ("SAM, method sam", 1000, 0.5),
+        ("SGD", 1000, 0.25),
+        ("SGD", 2000, 0.5),
+        ("SAM, method asam", 1000, 0.75),
+        ("SAM, method asam", 2000, 1.0),
+    ]
+    points = points_of(make_figure("metric", "rho"), [results[2], *asam[:2]])
+    assert [(p.line, p.x, p.is_best) for p in points] == [
+        ("method sam", 0.1, True),
+        ("method asam", 0.1, True),
+        ("method asam", 0.2, False),
+    ]
+    assert {p.line for p in points_of(make_figure(), [*base, *asam])} == {"method asam"}
+
+
 def test_points_of_the_best_rho():
     """It has no standard error, but the number of seeds that it is of."""
     results = [

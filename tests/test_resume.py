@@ -94,7 +94,7 @@ def assert_identical(actual: list, expected: list) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-SAM_PRUNED = ["--sam", "--perturbation", "random", "--pruner", "snip"]
+SAM_PRUNED = ["--sam", "--method", "random", "--pruner", "snip"]
 SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
 
 

@@ -101,6 +101,32 @@ def test_a_grid_is_recorded_in_full(train, recorded, store, tmp_path):
         assert text in out
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--method=sam,unnormalized,random",
+        "--p=1.5,inf --ascent_steps=1,2",
+        "--method=asam --rho=0.05 --p=2,inf --eta=0.01,0.1",
+        "--method=fsam --sigma=0.5,1 --ema_decay=0.5,0.9 --m_sharpness=64",
+    ],
+)
+def test_every_method_trains(train, recorded, options):
+    """Each run leads elsewhere, the base optimizer's too, and is told apart by its
+    options in MLflow and in the table."""
+    grid = [*SMALL, "--width_mult", "0.1", "--sam", "true,false", *options.split()]
+    code, out, _ = train(*grid)
+    assert code == 0
+    *children, _ = recorded()
+    losses = {child.data.metrics["final_val_loss"] for child in children}
+    assert len(losses) == len(children) > 3
+    names = [option.partition("=")[0].removeprefix("--") for option in options.split()]
+    assert all(name in out for name in names)
+    runs = {tuple(child.data.params[n] for n in ("sam", *names)) for child in children}
+    assert len(runs) == len(children)
+    assert train(*grid)[0] == 0
+    assert len(recorded()) == len(children) + 1
+
+
 def test_a_recorded_config_repeats_the_run(train, recorded, tmp_path):
     """--config with the run's config.yaml gives the same curve, to the bit."""
     train(*SMALL, "--width_mult", "0.1", "--sam")
@@ -362,6 +388,7 @@ def test_dry_run_counts_and_leaves_nothing(train, recorded, tmp_path):
         (["--run_dir", "/proc/x"], "--run_dir /proc/x cannot be written"),
         (["--tracking_uri", "http://"], "cannot use the MLflow store http://"),
         (["--tracking_uri", "foo://x"], "cannot use the MLflow store foo://x"),
+        (["--train_examples", "null"], "--train_examples of workloads/synthetic_mlp"),
         (["--train_examples", "30", "--sam", "maybe"], "--sam must be true or false"),
     ],
 )

@@ -10,10 +10,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from samkeras.experiment.config import Config, result_fields, varied_fields
+from samkeras.experiment.methods import OPTIONS
 from samkeras.experiment.run import Result
 
-RULE_FIELDS = ("perturbation", "rho", "m_sharpness")
-METHOD_FIELDS = ("sam", *RULE_FIELDS, "seed")
+# A method is taken at the values of these that are best for it.
+RULE_FIELDS = tuple(name for name in OPTIONS if name != "method")
+COMPARED_FIELDS = ("sam", *RULE_FIELDS, "seed")
 BOOTSTRAP_DRAWS = 2000
 
 Mode = Literal["max", "min"]
@@ -32,10 +34,11 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """SAM and the base optimizer on data and models that are the same.
+    """One of SAM's methods and the base optimizer on data and models that are the same.
 
     Attributes:
-        fields: the options that set these runs apart from the others.
+        fields: the options that set these runs apart from the others, the method among
+            them where it varies.
         base: the base optimizer's finished runs by seed.
         by_rule: SAM's, for each value of RULE_FIELDS that has any.
         rule: the values of RULE_FIELDS that are best for SAM; None without its runs.
@@ -86,19 +89,25 @@ def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
 
     SAM is taken at the rho of the best mean of the reported metric, as the paper does
     (section 4.1): of the rho with the most finished seeds, so that none wins by the
-    seeds that it lacks, and of equal means at the smallest.
+    seeds that it lacks, and of equal means at the smallest. So are its other options.
+    Where methods vary, each has comparisons of its own.
 
     Args:
         results: runs, those that failed or are missing included.
         mode: whether "max" or "min" of the metric is best.
     """
     configs = [result.config for result in results]
-    varied = [n for n in varied_fields(configs) if n not in METHOD_FIELDS]
+    varied = [n for n in varied_fields(configs) if n not in COMPARED_FIELDS]
+    methods = dict.fromkeys(config.method for config in configs if config.sam)
     names = dict.fromkeys(("width_mult", *varied))
     groups = {}
     for result in results:
         fields = result_fields(result.config)
-        groups.setdefault(tuple(fields[name] for name in names), []).append(result)
+        own = fields["method"]
+        # Each method is compared with all runs of the base optimizer.
+        for method in (own,) if result.config.sam else methods or (own,):
+            fields["method"] = method
+            groups.setdefault(tuple(fields[n] for n in names), []).append(result)
     return [
         _compare(dict(zip(names, key, strict=True)), group, mode)
         for key, group in groups.items()
@@ -126,8 +135,10 @@ def _compare(fields: dict, results: list[Result], mode: Mode) -> Comparison:
 
 
 def rule_of(config: Config) -> tuple:
-    """The values of RULE_FIELDS of one of SAM's runs."""
-    return tuple(getattr(config, name) for name in RULE_FIELDS)
+    """The values of RULE_FIELDS of one of SAM's runs; None for those without effect."""
+    return tuple(
+        None if name in config.unused else getattr(config, name) for name in RULE_FIELDS
+    )
 
 
 def _choose_rule(by_rule: dict[tuple, dict[int, Result]], mode: Mode) -> tuple:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,23 +19,27 @@ from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.config import (
     EXECUTION_FIELDS,
+    NEW_NAMES,
     Config,
-    Depth,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    Norm,
     PositiveFloat,
     PositiveInt,
     PPOConfig,
+    SmallInt,
     SupervisedConfig,
     config_type,
     default_file,
     option_types,
+    read_config,
     result_fields,
     to_yaml,
+    with_new_names,
 )
 from samkeras.experiment.figure import Figure, read_figure
-from samkeras.experiment.strict_yaml import read_yaml
+from samkeras.experiment.methods import DEFAULTS, OPTIONS
 from samkeras.experiment.targets import FIGURES, describe_targets
 
 # How messages name the values that a type allows, and help their place.
@@ -43,7 +48,8 @@ ALLOWED = {
     NonNegativeFloat: ("a number >= 0 that float32 holds", "X"),
     PositiveInt: ("an integer >= 1 and < 2**31", "N"),
     NonNegativeInt: ("an integer >= 0 and < 2**32", "N"),
-    Depth: ("an integer >= 1 and <= 100", "N"),
+    Norm: ("a number > 1 that float32 holds, or inf", "X|inf"),
+    SmallInt: ("an integer >= 1 and <= 100", "N"),
     ClosedUnitInterval: ("a number from 0 to 1", "X"),
     OpenUnitInterval: ("a number between 0 and 1", "X"),
     Fraction: ("a number >= 0 and < 1 that float32 holds", "X"),
@@ -73,7 +79,7 @@ def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
     """
     hints = option_types(workload)
     given = dict(_pair_options(arguments, workload, hints))
-    return _expand(workload, hints, [given])
+    return _expand(workload, hints, given)
 
 
 def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]:
@@ -89,17 +95,20 @@ def parse_figure(name: str, arguments: list[str]) -> tuple[Figure, list[Config]]
     given = dict(_pair_options(arguments, figure.workload, known))
     session = (*EXECUTION_FIELDS, *_DIRECTIVES)
     changes = {name: value for name, value in given.items() if name not in session}
-    variants = figure.options(given.pop("preset", None))
+    path = FIGURES / f"{name}.yaml"
+    variants = [
+        with_new_names(options, path)
+        for options in figure.options(given.pop("preset", None))
+    ]
     for options in variants:
         for option in options:
             if option not in hints:
                 raise InputError(
-                    f"{FIGURES / name}.yaml: workloads/{figure.workload} has no option "
+                    f"{path}: workloads/{figure.workload} has no option "
                     f"{option}{nearest(option, hints)}"
                 )
     texts = [{k: _text(v) for k, v in options.items()} for options in variants]
-    variants = [{**text, **given} for text in texts]
-    runs = _expand(figure.workload, hints, variants, figure)
+    runs = _expand(figure.workload, hints, given, texts, figure)
     return dataclasses.replace(figure, changes=changes), runs
 
 
@@ -116,31 +125,33 @@ def _text(value: object) -> str:
 def _expand(
     workload: str,
     hints: dict[str, Any],
-    variants: list[dict[str, str]],
+    given: dict[str, str],
+    variants: Sequence[dict[str, str]] = ({},),
     figure: Figure | None = None,
 ) -> list[Config]:
-    """The runs of several sets of options, each the product of its lists."""
+    """The runs of the options given, each the product of its lists, in the place of
+    those of each of a figure's variants."""
     defaults = _read_config(default_file(workload), workload, hints)
     runs = {}
     for variant in variants:
-        given = dict(variant)
-        if "help" in given:
+        options = {**variant, **given}
+        if "help" in options:
             _build_parser(workload, hints, defaults, figure).print_help()
             raise SystemExit(0)
-        base = dict(defaults)
-        if "config" in given:
-            path = os.path.expanduser(given.pop("config"))
-            base.update(_read_config(path, workload, hints))
-        print_config = given.pop("print_config", None) is not None
-        if "epochs" in given:
+        saved = {}
+        if "config" in options:
+            path = os.path.expanduser(options.pop("config"))
+            saved = _read_config(path, workload, hints)
+        print_config = options.pop("print_config", None) is not None
+        if "epochs" in options:
             # Else the steps of the workload's defaults would count.
-            given.setdefault("steps", "null")
+            options.setdefault("steps", "null")
         choices = {
             name: [
                 _parse_option(f"--{name}", value, hints[name])
                 for value in _split_option(name, text)
             ]
-            for name, text in given.items()
+            for name, text in options.items()
         }
         num_runs = math.prod(map(len, choices.values()))
         if num_runs > MAX_RUNS:
@@ -149,14 +160,17 @@ def _expand(
                 f"{num_runs:,} runs"
             )
         configs = [
-            _build_config(workload, {**base, **dict(zip(choices, values, strict=True))})
+            _build_config(
+                workload, defaults, {**saved, **dict(zip(choices, values, strict=True))}
+            )
             for values in itertools.product(*choices.values())
         ]
         _check_pruning(configs)
-        _check_steps(given, configs)
+        _check_steps(options, configs)
         for config in configs:
             # Equal runs, such as the base optimizer at several rho, are one run.
             runs.setdefault(json.dumps(result_fields(config)), config)
+    _check_method(given, list(runs.values()))
     if print_config:
         for config in runs.values():
             print(to_yaml(config, leave_out=()))
@@ -164,12 +178,43 @@ def _expand(
     return list(runs.values())
 
 
-def _build_config(workload: str, values: dict[str, Any]) -> Config:
-    """A run's config. Paths may start with ~, which no shell expands in --run_dir=~."""
+def _build_config(
+    workload: str, defaults: dict[str, Any], asked: dict[str, Any]
+) -> Config:
+    """A run's config: what is asked for, in the place of its method's and its
+    workload's defaults. Paths may start with ~, which no shell expands in
+    --run_dir=~."""
+    method = asked.get("method")
+    is_workloads = method == defaults.get("method")  # whose defaults are tuned for it
+    own = {} if is_workloads else DEFAULTS.get(method, {})
+    values = {**defaults, **own, **asked}
     for name in PATH_FIELDS:
         if values.get(name) is not None:
             values[name] = os.path.expanduser(values[name])
     return config_type(workload)(workload=workload, **values)
+
+
+def _check_method(given: dict[str, str], configs: list[Config]) -> None:
+    """Checks SAM's options against each other.
+
+    Args:
+        given: the options of the command line, which must mean something to a run.
+        configs: the runs.
+
+    Raises:
+        InputError: they contradict each other.
+    """
+    used = {config.method for config in configs if config.sam}
+    for name, methods in OPTIONS.items():
+        if name in given and used.isdisjoint(methods):
+            shown = f"--method {given[name]}" if name == "method" else f"--{name}"
+            needed = f"--method {' or '.join(methods)}" if used else "--sam"
+            raise InputError(f"{shown} needs {needed}")
+    for config in configs:
+        if config.sam and config.method == "asam" and config.p not in (2, "inf"):
+            raise InputError(
+                f"--p must be 2 or inf with --method asam. Received: {config.p:g}"
+            )
 
 
 def _check_pruning(configs: list[Config]) -> None:
@@ -264,13 +309,18 @@ def _parse_value(value: Any, hint: Any) -> Any:
     arguments = typing.get_args(hint)
     if type(None) in arguments:
         return None if value in (None, "null") else _parse_value(value, arguments[0])
+    if Literal["inf"] in arguments:
+        return value if value == "inf" else _parse_value(value, arguments[0])
     if typing.get_origin(hint) is tuple:
         return tuple(_parse_value(v, arguments[0]) for v in _list_values(value))
     if value is None or isinstance(value, list | dict):
         raise ValueError
-    text = _shown(value)
+    return _parse_text(_shown(value), hint)
+
+
+def _parse_text(text: str, hint: Any) -> Any:
     if typing.get_origin(hint) is Literal:
-        return {str(argument): argument for argument in arguments}[text]
+        return {str(value): value for value in typing.get_args(hint)}[text]
     if hint is bool:
         return {"true": True, "false": False}[text.lower()]
     if hint is str:
@@ -379,10 +429,7 @@ def _pair_options(
             raise InputError(f"options start with --. Received: {argument}")
         name, equals, value = argument[2:].partition("=")
         if name not in names:
-            hint = nearest(name, names).replace("mean ", "mean --") or "; see --help"
-            if name in _all_fields():
-                raise InputError(f"workloads/{workload} has no option --{name}{hint}")
-            raise InputError(f"unknown option --{name}{hint}")
+            raise InputError(_explain_unknown(name, names, workload))
         if name in ("help", "print_config"):
             if equals:
                 raise InputError(f"--{name} takes no value. Received: {value}")
@@ -400,6 +447,16 @@ def _pair_options(
             )
         pairs.append((name, value))
     return pairs
+
+
+def _explain_unknown(name: str, names: Sequence[str], workload: str) -> str:
+    """What is wrong with an option that is none of `names`, and a remedy."""
+    if name in NEW_NAMES:
+        return f"--{name} is called --{NEW_NAMES[name]} now"
+    hint = nearest(name, names).replace("mean ", "mean --") or "; see --help"
+    if name in _all_fields():
+        return f"workloads/{workload} has no option --{name}{hint}"
+    return f"unknown option --{name}{hint}"
 
 
 def _all_fields() -> dict[str, Any]:
@@ -420,7 +477,7 @@ def _read_config(
         InputError: it cannot be read, has a field or a value that the workload does not
             take or is of another workload.
     """
-    values = read_yaml(Path(path))
+    values = read_config(Path(path))
     owner = values.pop("workload", workload)
     if owner != workload:
         raise InputError(

@@ -16,6 +16,8 @@ from jsonargparse.typing import (
     restricted_number_type,
 )
 
+from samkeras.errors import InputError
+from samkeras.experiment.methods import CLASSES, OPTIONS
 from samkeras.experiment.strict_yaml import read_yaml
 from samkeras.experiment.targets import ROOT, find_workload
 
@@ -25,12 +27,14 @@ _TINY, _HUGE, _BELOW_ONE = 1.1754943508222875e-38, 3.4028234663852886e38, 1 - 2*
 _FINITE = ("<=", _HUGE)
 PositiveFloat = restricted_number_type("Positive", float, [(">=", _TINY), _FINITE])
 NonNegativeFloat = restricted_number_type("NonNegative", float, [(">=", 0), _FINITE])
+Norm = restricted_number_type("Norm", float, [(">", 1), _FINITE])
 Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<=", _BELOW_ONE)])
 # Counts are int32 where they are computed with; seeds are what generators take.
 PositiveInt = restricted_number_type("Count", int, [(">=", 1), ("<", 2**31)])
 NonNegativeInt = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
-# Keras goes through a model's layers by recursion, which ends at about a thousand.
-Depth = restricted_number_type("Depth", int, [(">=", 1), ("<=", 100)])
+# Keras goes through a model's layers by recursion, which ends at about a thousand;
+# steps of ascent are compiled one by one.
+SmallInt = restricted_number_type("Small", int, [(">=", 1), ("<=", 100)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +49,22 @@ class Config:
     """width of the model, as a multiple of the standard model's"""
     sam: bool = False
     """train with sharpness-aware minimization"""
-    perturbation: Literal["sam", "unnormalized", "random"] = "sam"
-    """with sam: the rule for the perturbation"""
+    method: Literal[*CLASSES] = "sam"
+    """with sam: the rule for the perturbation, sam's or a variant's"""
     rho: NonNegativeFloat = 0.05
-    """with sam: radius of the perturbation"""
+    """with sam: radius of the perturbation, of asam 0.5 unless it is given"""
     m_sharpness: PositiveInt | None = None
     """with sam: examples that share a perturbation (default: the whole batch)"""
+    p: Norm | Literal["inf"] = 2.0  # a word, as JSON has no infinity
+    """with method sam or asam: norm of the perturbation, of asam 2 or inf"""
+    ascent_steps: SmallInt = 1
+    """with method sam: steps of ascent, each costs a gradient"""
+    eta: NonNegativeFloat = 0.01
+    """with method asam: what is added to the absolute values of the weights"""
+    sigma: NonNegativeFloat = 1.0
+    """with method fsam: how much of the gradients' running mean is taken off"""
+    ema_decay: Fraction = 0.9
+    """with method fsam: decay of the gradients' running mean"""
     seed: NonNegativeInt = 0
     """seed of initialization, data order and every other draw"""
 
@@ -132,9 +146,12 @@ class Config:
     @property
     def unused(self) -> tuple[str, ...]:
         """Fields without effect on the result."""
-        names = ["momentum"]
+        method = self.method if self.sam else None
+        names = [name for name, methods in OPTIONS.items() if method not in methods]
         if self.optimizer == "sgd":
-            names = ["beta_1", "beta_2", "epsilon"]
+            names += ["beta_1", "beta_2", "epsilon"]
+        else:
+            names.append("momentum")
         if self.lr_schedule not in ("cosine", "rsqrt"):
             names.append("warmup_steps")
         if self.lr_schedule != "step":
@@ -148,7 +165,7 @@ class Config:
 class SupervisedConfig(Config):
     """A run that learns from examples."""
 
-    depth: Depth | None = None
+    depth: SmallInt | None = None
     """hidden layers, or blocks a stage (default: the standard model's)"""
     dropout: Fraction | None = None
     """rate of dropout, in the models that have it"""
@@ -328,13 +345,13 @@ EXECUTION_FIELDS = (
 def result_fields(config: Config) -> dict:
     """The fields that define the result, those without effect at a neutral value."""
     values = dataclasses.asdict(config)
-    if not config.sam:
-        values.update(perturbation="sam", rho=0.0, m_sharpness=None)
     if not config.is_pruned:
         values.update(
             pruner="none", sparsity=None, match_width=None, allow_empty_layers=False
         )
     values.update({name: getattr(type(config), name) for name in config.unused})
+    if not config.sam:
+        values["rho"] = 0.0
     return {k: v for k, v in values.items() if k not in EXECUTION_FIELDS}
 
 
@@ -351,7 +368,9 @@ def varied_fields(configs: Iterable[Config]) -> dict[str, list]:
 
 # Options that are younger than runs that are recorded: at their defaults, left out of
 # fingerprints, so that those runs stay known.
-YOUNGER_FIELDS = ("tags",)
+YOUNGER_FIELDS = ("tags", "p", "ascent_steps", "eta", "sigma", "ema_decay")
+# What options of those runs are called since.
+NEW_NAMES = {"perturbation": "method"}
 
 
 def fingerprint(config: Config, backend: str, content: str | None = None) -> str:
@@ -366,6 +385,8 @@ def fingerprint(config: Config, backend: str, content: str | None = None) -> str
     for name in YOUNGER_FIELDS:
         if name in fields and fields[name] == getattr(type(config), name):
             del fields[name]
+    for old, new in NEW_NAMES.items():
+        fields[old] = fields.pop(new)
     identity = [backend, fields]
     version = find_workload(config.workload).version
     if version > 1:
@@ -378,7 +399,30 @@ def fingerprint(config: Config, backend: str, content: str | None = None) -> str
 
 def count_work(config: Config, steps: int) -> float:
     """The work of a number of a run's steps, in gradients."""
-    return steps * (2 if config.sam else 1)
+    if not config.sam:
+        return steps
+    return steps * (1 + (config.ascent_steps if config.method == "sam" else 1))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The fields of a config's file, under the names that they have now.
+
+    Raises:
+        InputError: it cannot be read, or has a field twice.
+    """
+    return with_new_names(read_yaml(path), path)
+
+
+def with_new_names(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A file's options under the names that they have now.
+
+    Raises:
+        InputError: one has its old name and its new one.
+    """
+    for old, new in NEW_NAMES.items():
+        if old in values and new in values:
+            raise InputError(f"{path}: {old} is called {new} now; it is given twice")
+    return {NEW_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def save_config(config: Config, path: Path) -> None:

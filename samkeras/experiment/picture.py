@@ -113,13 +113,14 @@ def find_points(
     """The points of a figure, line by line."""
     varied = varied_fields(result.config for result in results)
     x_fields = X_FIELDS.get(figure.x, (figure.x,))
-    points = []
+    points, bases = [], []
     for c in comparisons:
-        label = ", ".join(
-            _describe(name, value)
+        options = {
+            name: _describe(name, value)
             for name, value in c.fields.items()
             if name in varied and name not in x_fields
-        )
+        }
+        label = ", ".join(options.values())
         unfinished = len(c.unfinished)
 
         def add(line, y, rho, x=None, is_best=None, c=c, unfinished=unfinished):
@@ -151,11 +152,13 @@ def find_points(
                     unfinished=failed.count(rule),
                 )
         else:
-            optimizer = results[0].config.optimizer.upper()
             if sam or not base:
                 add(f"SAM, {label}" if label else "SAM", sam, c.rho)
-            if base:
-                add(f"{optimizer}, {label}" if label else optimizer, base, None)
+            if base and c.base not in bases:
+                bases.append(c.base)
+                options.pop("method", None)
+                optimizer = results[0].config.optimizer.upper()
+                add(", ".join((optimizer, *options.values())), base, None)
     if figure.x == "sparsity":
         points = _share_dense(points)
     lines = list(dict.fromkeys(point.line for point in points))

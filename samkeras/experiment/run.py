@@ -26,12 +26,13 @@ from samkeras.experiment.config import (
     PPOConfig,
     fingerprint,
     plain_values,
-    read_yaml,
+    read_config,
     result_fields,
     save_config,
 )
 from samkeras.experiment.interrupt import StopRequest
 from samkeras.experiment.journal import replace_file
+from samkeras.experiment.methods import ARGUMENTS, CLASS_OPTIONS, CLASSES
 from samkeras.experiment.ppo_recorder import PPORecorder
 from samkeras.experiment.progress import RunProgress
 from samkeras.experiment.recorder import Recorder
@@ -39,15 +40,10 @@ from samkeras.experiment.schedule import build_schedule
 from samkeras.experiment.targets import find_workload
 from samkeras.experiment.tracking import RunLogger, Tracker
 from samkeras.linearized import ScaledSquaredError, centre
+from samkeras.methods import Method
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
 from samkeras.workload import DataInfo, Examples, Splits
-
-PERTURBATIONS = {
-    "sam": samkeras.SAM,
-    "unnormalized": samkeras.UnnormalizedSAM,
-    "random": samkeras.RandomPerturbation,
-}
 
 
 @dataclass(frozen=True)
@@ -131,8 +127,9 @@ def count_params(weights: list[keras.Variable]) -> int:
 
 
 def run_name(config: Config) -> str:
-    rule = "" if config.perturbation == "sam" else f"_{config.perturbation}"
-    trained = f"sam{rule}{config.rho:g}" if config.sam else config.optimizer
+    # Most names say of themselves that they are of SAM's family.
+    method = config.method if "sam" in config.method else f"sam_{config.method}"
+    trained = f"{method}{config.rho:g}" if config.sam else config.optimizer
     pruned = f"_{config.pruner}" if config.is_pruned else ""
     return f"{config.workload}_w{config.width_mult:g}{pruned}_{trained}_s{config.seed}"
 
@@ -271,7 +268,7 @@ def _mention_other_config(
         if other == folder or not has_checkpoint(other):
             continue
         try:
-            saved = read_yaml(other / "config.yaml")
+            saved = read_config(other / "config.yaml")
         except InputError:
             continue  # It says nothing of this run.
         values = plain_values(config)
@@ -314,7 +311,7 @@ def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
         loss=ScaledSquaredError(config.alpha) if config.alpha else loss,
         # Weighted, because several devices share batches that are filled up.
         weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
-        method=PERTURBATIONS[config.perturbation](config.rho) if config.sam else None,
+        method=build_method(config),
         m_sharpness=config.m_sharpness if config.sam else None,
         l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
         # Keras fuses no steps of several TensorFlow devices, nor compiles them.
@@ -323,6 +320,20 @@ def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
         else min(config.steps_per_execution, num_batches),
         jit_compile=False if is_mirrored else _choose_jit_compile(model),
     )
+
+
+def build_method(config: Config) -> Method | None:
+    """The run's method, of its options; None without SAM."""
+    if not config.sam:
+        return None
+    options = {
+        ARGUMENTS.get(name, name): getattr(config, name)
+        for name, methods in CLASS_OPTIONS.items()
+        if config.method in methods
+    }
+    if options.get("p") == "inf":
+        options["p"] = math.inf
+    return getattr(samkeras, CLASSES[config.method])(**options)
 
 
 def _prune(

@@ -68,10 +68,9 @@ def print_table(results: list[Result]) -> None:
     table.add_column("time")
     for result in results:
         values = result_fields(result.config)
+        values.update(dict.fromkeys(result.config.unused, ""))
         values.update(parameters=f"{result.num_params:,}")
         values["non-zero"] = f"{result.num_nonzero:,}"
-        if not result.config.sam:
-            values.update(rho="", perturbation="")
         cells = [cell(values[name]) for name in columns]
         if result.failure:
             cells += ["FAILED", "FAILED", ""]
@@ -114,11 +113,10 @@ def _console() -> Console:
 def label(config: Config, configs: list[Config]) -> str:
     """What sets a run apart from the others; of one run, its name."""
     values = result_fields(config)
-    without_sam = ("rho", "perturbation")
     pairs = [
         f"{name}={cell(values[name])}"
         for name in varied_fields(configs)
-        if config.sam or name not in without_sam
+        if name not in config.unused
     ]
     return " ".join(pairs) or run.run_name(config)
 

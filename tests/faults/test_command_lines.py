@@ -22,7 +22,13 @@ import keras
 import numpy as np
 import pytest
 
-from samkeras.experiment.config import EXECUTION_FIELDS, OWN_FIELDS, option_types
+from samkeras.experiment.config import (
+    EXECUTION_FIELDS,
+    NEW_NAMES,
+    OWN_FIELDS,
+    option_types,
+)
+from samkeras.experiment.methods import OPTIONS
 from samkeras.experiment.targets import ROOT
 
 pytestmark = pytest.mark.faults
@@ -71,6 +77,11 @@ NUMBERS = ["0.001", "0.01", "0.1", "0.5", "0.9", "1", "2"]
 VALID = {
     "seed": ["0", "1", "7,8", "4294967295"],
     "width_mult": ["0.01", "0.02", "0.02,0.03", "0.05"],
+    "p": ["1.1", "1.5", "2", "3", "inf", "2,inf"],
+    "ascent_steps": ["1", "2", "3", "1,2"],
+    "eta": ["0", "0.01", "1", "1e30"],
+    "sigma": ["0", "0.5", "1", "2", "1e30"],
+    "ema_decay": ["0", "0.5", "0.9", "0.99999994"],
     "m_sharpness": ["1", "2", "3", "4", "8", "16", "null"],
     "sparsity": ["0", "0.1", "0.5", "0.5,0.9", "0.99"],
     "match_width": ["0.01", "0.02", "1"],
@@ -160,6 +171,7 @@ def make_files(folder: Path) -> dict[str, list[str]]:
             (treebank / f"x-ud-{split}.conllu").write_text(text)
     configs = {
         "sound": "rho: 0.2\nsam: true",
+        "older": "perturbation: random\nsam: true",
         "twice": "rho: 0.2\nrho: 0.1",
         "numbers": "1: 2",
         "null": "rho: null",
@@ -202,8 +214,11 @@ def make_line(rng: random.Random, files: dict[str, list[str]]) -> list[str]:
     if rng.random() < 0.25:
         name = rng.choice(("dataset", "config"))
         options[f"--{name}"] = rng.choice(files[name])
-    if rng.random() < 0.5:
+    of_sam = [name for name in OPTIONS if f"--{name}" in options]
+    if rng.random() < (0.9 if of_sam else 0.5):
         options["--sam"] = rng.choice(["true", "true,false"])
+    if of_sam and rng.random() < 0.9:
+        options.setdefault("--method", rng.choice(OPTIONS[of_sam[-1]]))
     if rng.random() < 0.1:
         name = rng.choice(("pruner", "optimizer", "lr_schedule"))
         choices = typing.get_args(hints[name])
@@ -223,7 +238,7 @@ def spoil(rng: random.Random, arguments: list[str]) -> None:
     """Adds, doubles, drops or misspells a word."""
     at = rng.randrange(len(arguments) + 1)
     extra = ["--", "-x", "--roh", "--help", "-h", "--print_config", "--image_size=8"]
-    extra += [f"--{name}=1" for name in OWN_FIELDS] + HOSTILE
+    extra += [f"--{name}=1" for name in (*OWN_FIELDS, *NEW_NAMES)] + HOSTILE
     if rng.random() < 0.6 or not arguments:
         arguments.insert(at, rng.choice(extra))
     elif rng.random() < 0.5:
@@ -284,7 +299,7 @@ class Runner:
             return None, reply
         if self.count == LINES_A_PROCESS:
             self.stop()
-        return reply["code"], find_fault(reply)
+        return reply["code"], find_fault(reply, line)
 
     def _start(self) -> subprocess.Popen:
         return subprocess.Popen(
@@ -323,8 +338,9 @@ class Runner:
             self.process = None
 
 
-def find_fault(reply: dict) -> str:
+def find_fault(reply: dict, line: list[str]) -> str:
     """What is wrong with how a line ended; nothing if all is well."""
+    none = "nan" if "--p" in line else "nan|inf"  # which is a norm too
     code, out, err = reply["code"], reply["out"], reply["err"]
     printed = out + err
     # A failed run may say that its loss was NaN.
@@ -339,7 +355,7 @@ def find_fault(reply: dict) -> str:
         f"recorded runs: {end}": code == 2 and reply["runs"],
         f"no reason: {end}": code == 1 and not re.search(r"FAILED \w", printed),
         f"{reply['nans']} NaN in MLflow": reply["nans"],
-        f"NaN: {end}": re.search(r"(?i)(?<![\w.-])[-+]?(nan|inf)(?![\w-])", results),
+        f"NaN: {end}": re.search(rf"(?i)(?<![\w.-])[-+]?({none})(?![\w-])", results),
     }
     return next((text for text, is_so in faults.items() if is_so), "")
 
