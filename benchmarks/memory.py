@@ -38,7 +38,7 @@ def plan_memory(width_mult: float, sam: bool) -> tuple[float, float, float]:
         l2=1e-4,
     )
     batch = (np.zeros((128, 32, 32, 3), "uint8"), np.zeros(128, "int32"))
-    model._symbolic_build(data_batch=batch)
+    model.build_for(batch)
     groups = (
         model.trainable_variables,
         model.non_trainable_variables,

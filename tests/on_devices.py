@@ -30,6 +30,7 @@ NUM_STEPS, BATCH = 10, 32
 CASES = {
     "whole": {},
     "groups": {"m_sharpness": 4},
+    "state": {"method": samkeras.FSAM(0.1), "m_sharpness": 4},
     # On TensorFlow a group is on one device, and SGD alone has a path of its own.
     **(
         {

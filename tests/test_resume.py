@@ -104,8 +104,9 @@ SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
         (["--sam"], [("train", 0, 3), ("validate", 1, 3), ("train", 2, 0)]),
         (SAM_PRUNED, [("train", 2, 6)]),
         (["--optimizer", "adamw", "--weight_decay", "0.01"], [("train", 1, 3)]),
+        (["--sam", "--method", "fsam", "--m_sharpness", "48"], [("train", 1, 3)]),
     ],
-    ids=["sam", "random_pruned", "adamw"],
+    ids=["sam", "random_pruned", "adamw", "fsam"],
 )
 def test_an_interrupted_run_ends_with_the_same_weights(train, options, places):
     """Stopped within an epoch, at its begin and while validating."""

@@ -26,9 +26,9 @@ class CheckpointError(RuntimeError):
 
 def capture(model: SAMModel) -> Arrays:
     """Copies of a model's state on the host: weights, the state of random generators,
-    optimizer, metrics and masks."""
+    optimizer, metrics, method and masks."""
     arrays = {}
-    for name, variables in _groups(model).items():
+    for name, variables in model.state().items():
         for i, variable in enumerate(variables):
             # A copy, because the backend reuses the memory of its variables.
             arrays[f"{name}/{i}"] = np.array(variable)
@@ -49,8 +49,8 @@ def check(model: SAMModel, arrays: Arrays, batch: tuple) -> None:
     Raises:
         CheckpointError: it is of another model.
     """
-    model._symbolic_build(data_batch=batch)
-    for name, variables in _groups(model).items():
+    model.build_for(batch)
+    for name, variables in model.state().items():
         check_group(name, variables, arrays)
     for i, weight in enumerate(model.weights):
         mask = arrays.get(f"masks/{i}")
@@ -93,21 +93,14 @@ def restore(model: SAMModel, arrays: Arrays) -> None:
     ]
     if masks:
         model.set_masks(masks)
-    for name in ("variables", "optimizer"):
-        _assign(name, _groups(model)[name], arrays)
+    for name, variables in model.state().items():
+        if name != "metrics":
+            _assign(name, variables, arrays)
 
 
 def restore_metrics(model: SAMModel, arrays: Arrays) -> None:
     """Sets a model's metrics to a captured state, within an epoch of fit."""
-    _assign("metrics", _groups(model)["metrics"], arrays)
-
-
-def _groups(model: SAMModel) -> dict[str, list[keras.Variable]]:
-    return {
-        "variables": model.variables,
-        "optimizer": model.optimizer.variables,
-        "metrics": model.metrics_variables,
-    }
+    _assign("metrics", model.state()["metrics"], arrays)
 
 
 def _assign(name: str, variables: list[keras.Variable], arrays: Arrays) -> None:

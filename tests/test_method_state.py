@@ -1,0 +1,460 @@
+"""What methods see and keep: weights, roles and state of their own."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import samkeras
+from tests.helpers import (
+    batches_of,
+    build_classifier,
+    compile_classifier,
+    norm,
+    perceptron_gradients,
+    random_examples,
+    relative_error,
+    train,
+    weights_float64,
+)
+
+RHO, RATE, NUM_STEPS = 0.5, 0.1, 3
+# The loss (a^2 + 4 b^2) / 2 from (3, 1), by hand: a and b after each step.
+SAM_STEPS = [(2.67, 0.44), (2.361253723, 0.153927418), (2.076746138, 0.041892757)]
+ASAM_STEPS = {
+    0.0: [
+        (2.562928268, 0.518772307),
+        (2.180176028, 0.294483377),
+        (1.853438757, 0.172403201),
+    ],
+    0.01: [(2.562622346, 0.517505578), (2.179457909, 0.293263969)],
+}
+# Where b is an offset.
+ASAM_BIAS_STEPS = {
+    0.0: [(2.562928268, 0.518772307), (2.184441485, 0.251016147)],
+    0.01: [(2.562396059, 0.518997839), (2.183477298, 0.251318086)],
+}
+FSAM_STEPS = {
+    ("code", 1.0): [
+        (2.67, 0.44),
+        (2.410287414, 0.461864341),
+        (2.183125954, 0.469272647),
+    ],
+    ("code", 0.5): [
+        (2.67, 0.44),
+        (2.354019865, 0.304188829),
+        (2.079022185, 0.304639857),
+    ],
+    ("paper", 1.0): [
+        (2.67, 0.44),
+        (2.359632956, 0.164457082),
+        (2.073780984, 0.085335625),
+    ],
+    ("paper", 0.5): [
+        (2.67, 0.44),
+        (2.360529199, 0.158455239),
+        (2.075270445, 0.059568567),
+    ],
+    ("code", 0.0): SAM_STEPS,
+}
+TRAJECTORIES = [
+    pytest.param(lambda: samkeras.SAM(RHO), SAM_STEPS, id="sam"),
+    *(
+        pytest.param(lambda eta=eta: samkeras.ASAM(RHO, eta), steps, id=f"asam_{eta}")
+        for eta, steps in ASAM_STEPS.items()
+    ),
+    *(
+        pytest.param(
+            lambda order=order, sigma=sigma: samkeras.FSAM(RHO, sigma, order=order),
+            steps,
+            id=f"fsam_{order}_{sigma}",
+        )
+        for (order, sigma), steps in FSAM_STEPS.items()
+    ),
+]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class TwoScalars(layers.Layer):
+    """x: float32[batch, 2] -> x[:, 0] a + x[:, 1] b, of two weights."""
+
+    def build(self, input_shape):
+        self.a, self.b = self.add_weight(()), self.add_weight(())
+
+    def call(self, x):
+        return x[:, :1] * self.a + x[:, 1:] * self.b
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithBias(layers.Layer):
+    """As TwoScalars, and b is the layer's bias."""
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight((1,))
+        self.bias = self.add_weight((1,))
+
+    def call(self, x):
+        return x[:, :1] * self.kernel + x[:, 1:] * self.bias
+
+
+LAYERS = {
+    "one_tensor": lambda: layers.Dense(1, use_bias=False),
+    "two_scalars": TwoScalars,
+    "bias": WithBias,
+}
+# Two rows whose mean squared error is the loss.
+X, Y = np.array([[1, 0], [0, 2]], "float32"), np.zeros((2, 1), "float32")
+
+
+def build_problem(layer) -> samkeras.SAMModel:
+    inputs = keras.Input((2,))
+    model = samkeras.SAMModel(inputs, layer(inputs))
+    numbers = np.array([3.0, 1.0])
+    shapes = [w.shape for w in model.trainable_variables]
+    parts = np.split(numbers, len(shapes))
+    model.set_weights([p.reshape(s) for p, s in zip(parts, shapes, strict=True)])
+    return model
+
+
+def point(model) -> np.ndarray:
+    return np.concatenate([np.ravel(w) for w in model.get_weights()])
+
+
+def follow(model, steps, x=X, y=Y) -> None:
+    for expected in steps:
+        model.train_on_batch(x, y)
+        np.testing.assert_allclose(point(model), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["one_tensor", "two_scalars"])
+@pytest.mark.parametrize(("build_method", "steps"), TRAJECTORIES)
+def test_methods_take_the_steps_worked_by_hand(build_method, steps, layer):
+    model = build_problem(LAYERS[layer]())
+    model.compile(keras.optimizers.SGD(RATE), "mse", method=build_method())
+    follow(model, steps)
+
+
+@pytest.mark.parametrize("eta", ASAM_BIAS_STEPS)
+def test_asam_leaves_offsets_their_own_length(eta):
+    model = build_problem(WithBias())
+    method = samkeras.ASAM(RHO, eta)
+    model.compile(keras.optimizers.SGD(RATE), "mse", method=method)
+    follow(model, ASAM_BIAS_STEPS[eta])
+
+
+@pytest.mark.parametrize(("build_method", "steps"), TRAJECTORIES)
+def test_fused_steps_and_groups_as_large_as_the_batch_are_the_same(build_method, steps):
+    """Three steps in one call of a compiled program, also with m_sharpness."""
+    for m_sharpness in (None, 2, 5):
+        model = build_problem(LAYERS["one_tensor"]())
+        model.compile(
+            keras.optimizers.SGD(RATE),
+            "mse",
+            method=build_method(),
+            m_sharpness=m_sharpness,
+            steps_per_execution=len(steps),
+        )
+        x, y = np.tile(X, (len(steps), 1)), np.tile(Y, (len(steps), 1))
+        model.fit(x, y, batch_size=2, shuffle=False, verbose=0)
+        np.testing.assert_allclose(point(model), steps[-1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("save", ["model", "weights", "state"])
+@pytest.mark.parametrize(("build_method", "steps"), TRAJECTORIES[-4:])
+def test_a_method_goes_on_where_it_was(build_method, steps, save, tmp_path):
+    """Saved after the first step as a model, as weights and as what state() has."""
+    model = build_problem(LAYERS["two_scalars"]())
+    model.compile(keras.optimizers.SGD(RATE), "mse", method=build_method())
+    follow(model, steps[:1])
+    if save == "model":
+        model.save(tmp_path / "m.keras")
+        loaded = keras.models.load_model(tmp_path / "m.keras")
+    else:
+        loaded = build_problem(LAYERS["two_scalars"]())
+        loaded.compile(keras.optimizers.SGD(RATE), "mse", method=build_method())
+        loaded.build_for((X, Y))
+    if save == "weights":
+        model.save_weights(tmp_path / "m.weights.h5")
+        loaded.load_weights(tmp_path / "m.weights.h5")
+    elif save == "state":
+        for name, variables in model.state().items():
+            for new, old in zip(loaded.state()[name], variables, strict=True):
+                new.assign(ops.convert_to_numpy(old))
+    follow(loaded, steps[1:])
+
+
+def test_groups_are_perturbed_by_one_mean_which_their_mean_gradient_moves():
+    """Against the formula in NumPy, over groups of 5, 5 and 2 examples; masks leave
+    what they hide out of both."""
+    x, y = random_examples(24)
+    model = compile_classifier(
+        build_classifier(),
+        optimizer=keras.optimizers.SGD(0.2),
+        method=samkeras.FSAM(RHO, sigma=0.75, ema_decay=0.6),
+        m_sharpness=5,
+    )
+    rng = np.random.default_rng(0)
+    masks = [rng.random(w.shape) < 0.6 for w in model.trainable_variables]
+    model.set_masks(list(zip(model.trainable_variables, masks, strict=True)))
+    weights = weights_float64(model)
+    mean = [np.zeros_like(w) for w in weights]
+
+    def differentiate(at, x, y):
+        gradients = perceptron_gradients(at, x, y)
+        return [g * m for g, m in zip(gradients, masks, strict=True)]
+
+    for step, (bx, by) in enumerate(batches_of(x, y, 12)):
+        total = [np.zeros_like(w) for w in weights]
+        for start, end in [(0, 5), (5, 10), (10, 12)]:
+            group = bx[start:end], by[start:end]
+            d = [
+                g - 0.75 * m
+                for g, m in zip(differentiate(weights, *group), mean, strict=True)
+            ]
+            moved = [w + RHO * e / norm(d) for w, e in zip(weights, d, strict=True)]
+            gradients = differentiate(moved, *group)
+            share = (end - start) / 12
+            total = [t + share * g for t, g in zip(total, gradients, strict=True)]
+        gradients = differentiate(weights, bx, by)
+        decay = 0.6 if step else 0.0
+        mean = [
+            decay * m + (1 - decay) * g for m, g in zip(mean, gradients, strict=True)
+        ]
+        weights = [w - 0.2 * t for w, t in zip(weights, total, strict=True)]
+        model.train_on_batch(bx, by)
+        assert relative_error(model.get_weights(), weights) < 1e-6  # float32
+        _, *state = [ops.convert_to_numpy(v) for v in model.method.state]
+        assert relative_error(state, mean) < 1e-6
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Counting(samkeras.SAM):
+    """SAM that counts its steps, and multiplies something by three in each."""
+
+    def build(self, weights, roles):
+        self.count = self.add_state((), "count", "int32")
+        self.power = self.add_state((), "power")
+        self.roles = roles
+
+    def update(self, context, result):
+        self.count.assign_add(1)
+        self.power.assign(3 * self.power + 1)
+
+
+MODES = {
+    "compiled": {},
+    "eager": {"run_eagerly": True},
+    "fused": {"steps_per_execution": 3},
+    "groups": {"m_sharpness": 3},
+    "l2": {"l2": 0.1},
+    "accumulated": {},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("is_pruned", [False, True], ids=["dense", "pruned"])
+def test_a_method_counts_its_steps_alike_everywhere(mode, is_pruned):
+    model = build_classifier(dropout=0.5, norm=True)
+    accumulated = 2 if mode == "accumulated" else None
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=accumulated)
+    compile_classifier(model, optimizer=optimizer, method=Counting(0.1), **MODES[mode])
+    if is_pruned:
+        kernel = model.trainable_variables[0]
+        model.set_masks([(kernel, np.eye(*kernel.shape) > 0)])
+    for epochs in (1, 2):
+        train(model, *random_examples(50), epochs=epochs, batch_size=10)
+    assert int(model.method.count) == 15
+    assert float(model.method.power) == pytest.approx((3**15 - 1) / 2, rel=1e-6)
+
+
+def test_state_is_no_weight_and_makes_no_new_program():
+    model = compile_classifier(build_classifier(), method=Counting(0.1))
+    num_weights, num_parameters = len(model.weights), model.count_params()
+    train(model, *random_examples(32))
+    programs = model.count_programs()
+    model.method.rho = 0.3
+    train(model, *random_examples(32), epochs=2)
+    assert model.count_programs() == programs
+    assert (len(model.weights), model.count_params()) == (num_weights, num_parameters)
+    assert model.state()["method"] == model.method.state
+
+
+@pytest.mark.parametrize("scale", [2.0**140, 2.0**10], ids=["skipped", "taken"])
+def test_a_skipped_step_leaves_the_state(scale):
+    """Gradients that overflow are never a part of the mean, and it is of unscaled
+    ones, of float32."""
+    keras.config.set_dtype_policy("mixed_float16")
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=min(scale, 2.0**127)
+    )
+    model = build_classifier()
+    x, y = random_examples(16)
+    compile_classifier(model, optimizer=optimizer, method=samkeras.FSAM(0.1))
+    weights = weights_float64(model)
+    model.train_on_batch(x, y)
+    has_mean, *means = [ops.convert_to_numpy(v) for v in model.method.state]
+    assert {mean.dtype.name for mean in means} == {"float32"}
+    if scale > 2.0**127:
+        assert has_mean == 0
+        assert norm(means) == 0
+    else:
+        assert has_mean == 1
+        assert relative_error(means, perceptron_gradients(weights, x, y)) < 1e-2
+
+
+def test_roles_are_those_of_layers():
+    """By class: a bias by any name, both weights of a normalization, and kernels."""
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Embedding(9, 6)(inputs)
+    x = layers.MultiHeadAttention(2, 3)(x, x)
+    x = layers.LayerNormalization()(x)
+    x = layers.Bidirectional(layers.LSTM(3))(x)
+    x = layers.BatchNormalization()(x)
+    model = samkeras.SAMModel(inputs, layers.Dense(2, name="gamma")(x))
+    model.compile("sgd", "mse", method=Counting())
+    model.build_for((np.zeros((2, 4), "int32"), np.zeros((2, 2), "float32")))
+    for weight, role in zip(model.trainable_variables, model.method.roles, strict=True):
+        kinds = {
+            "embeddings": ("embedding", False),
+            "bias": ("bias", True),
+            "gamma": ("normalization", False),
+            "beta": ("normalization", True),
+        }
+        assert role == kinds.get(weight.name, ("kernel", False)), weight.path
+    assert {role.kind for role in model.method.roles} == {
+        "embedding",
+        "bias",
+        "normalization",
+        "kernel",
+    }
+
+
+class Careless(samkeras.SAM):
+    """Assigns a variable that it has not declared."""
+
+    def __init__(self, where):
+        super().__init__(0.1)
+        self.where = where
+        self.count = keras.Variable(0.0, name="count")
+
+    def epsilon(self, context):
+        if self.where == "epsilon":
+            self.count.assign_add(1.0)
+        return super().epsilon(context)
+
+    def update(self, context, result):
+        if self.where == "update":
+            self.count.assign_add(1.0)
+
+
+class Idle(samkeras.Method):
+    """Makes no pass."""
+
+    def gradients(self, context):
+        return context.weights
+
+
+class Restless(samkeras.SAM):
+    """Makes a pass too many."""
+
+    def update(self, context, result):
+        context.gradients_at(context.weights)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize(
+    ("build_method", "message"),
+    [
+        (lambda: Careless("epsilon"), r"Careless.gradients must assign no .*count"),
+        (lambda: Careless("update"), r"Careless.update must assign its state .*count"),
+        (Idle, r"Idle.gradients must make a pass"),
+        (lambda: Restless(0.1), r"Restless.update must make no pass"),
+    ],
+    ids=["epsilon", "update", "idle", "restless"],
+)
+def test_what_a_method_must_not_do_is_refused(build_method, message, run_eagerly):
+    model = compile_classifier(
+        build_classifier(), method=build_method(), run_eagerly=run_eagerly
+    )
+    weights = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(*random_examples(8))
+    for weight, before in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, before)
+
+
+def test_a_method_with_state_is_of_one_model():
+    method = samkeras.FSAM()
+    model, other = build_classifier(), build_classifier()
+    for _ in range(2):  # compiled anew it goes on with it
+        compile_classifier(model, method=method)
+        model.train_on_batch(*random_examples(8))
+    compile_classifier(other, method=method)
+    with pytest.raises(ValueError, match="give each model a FSAM of its own"):
+        other.train_on_batch(*random_examples(8))
+    shared = samkeras.ASAM()
+    for _ in range(2):
+        other = compile_classifier(build_classifier(), method=shared)
+        other.train_on_batch(*random_examples(8))
+
+
+def test_asam_follows_a_rescaling_of_the_weights():
+    """With eta = 0 a kernel twice as large, whose inputs are half, has an epsilon twice
+    as large."""
+    epsilons = []
+    for factor in (1, 2):
+        model = build_problem(LAYERS["one_tensor"]())
+        model.set_weights([factor * w for w in model.get_weights()])
+        seen = []
+        method = samkeras.ASAM(RHO, eta=0.0)
+        find = method.epsilon
+
+        def look(context, seen=seen, find=find):
+            seen.append(find(context))
+            return seen[-1]
+
+        method.epsilon = look
+        model.compile(keras.optimizers.SGD(0.0), "mse", method=method, run_eagerly=True)
+        model.train_on_batch(X / factor, Y)
+        epsilons.append(ops.convert_to_numpy(seen[0][0]))
+    np.testing.assert_allclose(epsilons[1], 2 * epsilons[0], rtol=1e-6)
+
+
+def test_weights_of_zero_stay_with_eta_zero():
+    """And a gradient of zeros makes no NaN."""
+    model = build_problem(LAYERS["one_tensor"]())
+    model.set_weights([np.zeros((2, 1))])
+    method = samkeras.ASAM(RHO, eta=0.0)
+    model.compile(keras.optimizers.SGD(RATE), "mse", method=method)
+    model.train_on_batch(X, Y)
+    np.testing.assert_array_equal(model.get_weights()[0], np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("build", "argument"),
+    [
+        (lambda: samkeras.ASAM(eta=-1.0), "eta"),
+        (lambda: samkeras.ASAM(eta=float("nan")), "eta"),
+        (lambda: samkeras.ASAM(p=3), "p"),
+        (lambda: samkeras.FSAM(sigma=-1.0), "sigma"),
+        (lambda: samkeras.FSAM(ema_decay=1.0), "ema_decay"),
+        (lambda: samkeras.FSAM(order="text"), "order"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(build, argument):
+    with pytest.raises(ValueError, match=rf"^{argument} must .*Received"):
+        build()
+
+
+def test_perturbation_is_still_taken_with_a_warning():
+    model = build_classifier()
+    with pytest.warns(DeprecationWarning, match="compile\\(method="):
+        compile_classifier(model, perturbation=samkeras.SAM(0.25))
+    assert model.method.rho == 0.25
+    with pytest.warns(DeprecationWarning, match=r"model\.method"):
+        assert model.perturbation is model.method
+    with (
+        pytest.warns(DeprecationWarning, match="compile"),
+        pytest.raises(ValueError, match="give one of method and perturbation"),
+    ):
+        compile_classifier(model, perturbation=samkeras.SAM(), method=samkeras.SAM())
