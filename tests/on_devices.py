@@ -25,12 +25,12 @@ from samkeras.scores import TokenAccuracy
 
 NUM_DEVICES = int(os.environ.get("NUM_DEVICES", "8"))
 NUM_STEPS, BATCH = 10, 32
-# Options of compile by case. Dropout's draws are the same on any number of
-# devices of JAX, and on TensorFlow within groups of m examples.
+# Options of compile by case; a method is a class. Dropout's draws are the same on any
+# number of devices of JAX, and on TensorFlow within groups of m examples.
 CASES = {
     "whole": {},
     "groups": {"m_sharpness": 4},
-    "state": {"method": samkeras.FSAM(0.1), "m_sharpness": 4},
+    "state": {"method": samkeras.FSAM, "m_sharpness": 4},
     # On TensorFlow a group is on one device, and SGD alone has a path of its own.
     **(
         {
@@ -93,10 +93,12 @@ def train(case: str) -> dict[str, np.ndarray]:
     """Ten steps of a case on all devices: its final weights and logs, also those of an
     evaluation of examples that the devices cannot share equally."""
     options = {
-        "method": samkeras.SAM(0.1),
+        "method": samkeras.SAM,
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         **CASES[case],
     }
+    if options["method"] is not None:  # its variables are not to come before devices
+        options["method"] = options["method"](0.1)
     is_jax = keras.backend.backend() == "jax"
     with_dropout = is_jax or "m_sharpness" in options
     model, (x, y), collate = prepare(case, with_dropout)

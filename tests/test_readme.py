@@ -1,0 +1,35 @@
+"""The README's code runs as it is written."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import samkeras
+
+README = Path(__file__).parents[1] / "README.md"
+X = np.random.default_rng(0).random((64, 28, 28), "float32")
+Y = np.random.default_rng(0).integers(0, 10, 64)
+
+
+def test_sam_in_your_own_code(tmp_path):
+    """The model trains, and by the method of one's own too, in groups, saved and
+    loaded with its state."""
+    section = README.read_text().split("\n## SAM in your own code")[1].split("\n## ")[0]
+    names = {"x_batch": X, "y_batch": Y}
+    for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
+        exec(block, names)
+    model = names["model"]
+    assert isinstance(model, samkeras.SAMModel)
+    assert model.masks is not None
+    first, *_, last = model.fit(X, Y, epochs=4, verbose=0).history["loss"]
+    assert last < first
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, method=names["TwoPoints"](), m_sharpness=8)
+    model.fit(X, Y, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for ours, theirs in zip(model.method.state, loaded.method.state, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ours, theirs)))
+    assert float(keras.ops.max(keras.ops.abs(loaded.method.state[0]))) > 0
