@@ -64,7 +64,7 @@ class SAMModel(Trainer):
         """
         if perturbation is not None:
             warnings.warn(
-                "compile(method=...) is now compile(method=...), and goes with "
+                "compile(perturbation=...) is now compile(method=...), and goes with "
                 "the next release",
                 DeprecationWarning,
                 stacklevel=2,
