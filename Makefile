@@ -25,6 +25,7 @@ test-faults: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix

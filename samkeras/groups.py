@@ -1,7 +1,8 @@
 """A step on groups of m examples, averaged over them (m-sharpness)."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import keras
@@ -68,8 +69,11 @@ def take_in_groups(
         new = {id(variable): value for variable, value in [*pairs, *found.updates]}
         new_own = shift_seeds(own, [new[id(v)] for v in own], -number)
         means = (found.loss, new_own, found.gradient, found.result)
-        parts = map_floats(lambda mean: mean * ops.cast(share, mean.dtype), means)
-        return parts, [new[id(v)] for v in others], found.y_pred
+
+        def take_share(mean: Tensor) -> Tensor:
+            return mean * ops.cast(share, mean.dtype)
+
+        return map_floats(take_share, means), [new[id(v)] for v in others], found.y_pred
 
     def take_part(
         values: list[Tensor], batch: Batch, part: Tensor
@@ -78,7 +82,7 @@ def take_in_groups(
         num_looped, has_last = _divide(num_examples, size)
         # Groups have numbers over all parts, which are of one size.
         first = part * (num_looped + has_last)
-        outputs = []
+        outputs: list[Any] = []
         sums = keras.tree.map_structure(_zeros_like, like[:4])
 
         def body(carry: Any, number: Tensor, group: Batch) -> tuple[Any, Any]:
@@ -164,7 +168,7 @@ def _look_ahead(
 
 
 @contextlib.contextmanager
-def _local_statistics(layers: list[keras.layers.Layer]) -> Iterator[None]:
+def _local_statistics(layers: list[keras.layers.Layer]) -> Generator[None]:
     """Has BatchNorm take a group's own statistics, not those of all devices."""
     synchronized = [layer for layer in layers if getattr(layer, "synchronized", False)]
     for layer in synchronized:
@@ -196,4 +200,4 @@ def _zeros_like(tensor: Any) -> Tensor:
 
 
 def _add(sums: Any, more: Any) -> Any:
-    return map_floats(lambda a, b: a + b, more, sums)
+    return map_floats(operator.add, more, sums)

@@ -34,7 +34,7 @@ class Hyperparameter:
     def __init__(self, value: float | LearningRateSchedule, name: str):
         self._name = name
         self._schedule = value if isinstance(value, LearningRateSchedule) else None
-        self.variables = []
+        self.variables: list[keras.Variable] = []
         if self._schedule is None:
             number = self._checked(value)
             # The dtype is explicit because JAX recompiles when a number whose type was
@@ -67,18 +67,19 @@ class Hyperparameter:
             return keras.ops.cast(self._schedule(step), dtype)
         return keras.ops.cast(self.variables[0].value, dtype)
 
-    def _checked(self, value: float) -> float:
+    def _checked(self, value: float | LearningRateSchedule) -> float:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(
                 f"{self._name} must be a number or a keras LearningRateSchedule. "
                 f"Received: {self._name}={value!r}"
             )
-        if not (math.isfinite(value) and value >= 0):
+        number = float(value)
+        if not (math.isfinite(number) and number >= 0):
             raise ValueError(
                 f"{self._name} must be a finite number >= 0. "
                 f"Received: {self._name}={value!r}"
             )
-        return float(value)
+        return number
 
 
 def _widest_float() -> str:

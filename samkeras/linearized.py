@@ -3,11 +3,13 @@ scaled by alpha, with a squared loss scaled back."""
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from samkeras.model import SAMModel
+from samkeras.tensors import Tensor
 
 
 def centre(build: Callable[[], keras.Model], alpha: float) -> SAMModel:
@@ -57,15 +59,15 @@ class ScaledSquaredError(keras.losses.Loss):
         alpha: scale of the model's outputs, > 0.
     """
 
-    def __init__(self, alpha: float, name: str = "scaled_squared_error", **kwargs):
+    def __init__(self, alpha: float, name: str = "scaled_squared_error", **kwargs: Any):
         super().__init__(name=name, **kwargs)
         self.alpha = alpha
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
         targets = ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
         errors = ops.mean(ops.square(y_pred - targets), axis=-1)
         return errors / self.alpha**2
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "alpha": self.alpha}

@@ -1,7 +1,7 @@
 """Masks: which weights of a model are kept, the others being zero for ever."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import keras
@@ -22,7 +22,9 @@ class Mask(keras.constraints.Constraint):
         constraint: the weight's own, which is applied first; None if there is none.
     """
 
-    def __init__(self, kept: np.ndarray, constraint: Callable | None = None):
+    def __init__(
+        self, kept: np.ndarray, constraint: Callable[[Tensor], Tensor] | None = None
+    ):
         # A variable, so that a compiled step takes it as an input, not a constant.
         self.kept = keras.Variable(np.asarray(kept, "bool"), False, dtype="bool")
         self.constraint = constraint
@@ -84,7 +86,7 @@ class Masks:
             weight.assign(weight.constraint.apply(weight))
 
     @contextlib.contextmanager
-    def lifted(self) -> Iterator[None]:
+    def lifted(self) -> Generator[None]:
         """Leaves the weights their own constraints alone."""
         masks = [weight.constraint for weight in self._pruned]
         for weight, mask in zip(self._pruned, masks, strict=True):

@@ -8,13 +8,15 @@ import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras import optimizers  # noqa: F401 registers SGD, which models are saved with
+# Registers SGD, which models are saved with.
+from samkeras import optimizers  # noqa: F401 # pyright: ignore[reportUnusedImport]
+from samkeras.backend.insides import is_saving_hdf5
 from samkeras.hyperparameter import Hyperparameter, is_integer
 from samkeras.masks import Masks, set_masks
 from samkeras.methods.method import Method
 from samkeras.statistics import GRADIENT_METRICS, GradientMetrics
 from samkeras.trainer import Trainer
-from samkeras.trainer.base import Rule, is_saving_hdf5
+from samkeras.trainer.base import Rule
 
 # A mask's name in a weights file; the number is its weight's place in model.weights.
 MASK_PREFIX = "mask_"
@@ -122,7 +124,9 @@ class SAMModel(Trainer):
         """All variables of training, which together continue it to the bit: "variables"
         of the layers, random generators among them, "optimizer", "metrics" and
         "method". Those not built yet are not there; see `build_for`."""
-        optimizer = [] if self.optimizer is None else self.optimizer.variables
+        optimizer: list[keras.Variable] = []
+        if self.optimizer is not None:
+            optimizer = self.optimizer.variables
         return {
             "variables": self.variables,
             "optimizer": optimizer,
@@ -170,12 +174,12 @@ class SAMModel(Trainer):
         self.train_function.made_of = parts
         return function
 
-    def save(self, filepath, *args, **kwargs):
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         if str(filepath).endswith((".h5", ".hdf5")):
             self._refuse_hdf5()  # before the file is opened
         super().save(filepath, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # keras.saving.save_model writes HDF5 without asking `save`.
         if is_saving_hdf5():
             self._refuse_hdf5()
@@ -193,7 +197,7 @@ class SAMModel(Trainer):
                 ".keras file, or its weights alone to a .weights.h5 file"
             )
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         for name, variable in self._name_method_state().items():
             store[name] = keras.ops.convert_to_numpy(variable)
@@ -201,7 +205,7 @@ class SAMModel(Trainer):
             for i, mask in self.masks.to_arrays(self.weights).items():
                 store[f"{MASK_PREFIX}{i}"] = mask
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         names = list(store.keys())
         ours = (MASK_PREFIX, METHOD_PREFIX)
         super().load_own_variables(
@@ -229,22 +233,22 @@ class SAMModel(Trainer):
         prefix = f"{METHOD_PREFIX}{type(method).__name__.lower()}_"
         return {f"{prefix}{i}": v for i, v in enumerate(method.state)}
 
-    def load_weights(self, *args, **kwargs):
+    def load_weights(self, *args: Any, **kwargs: Any) -> None:
         super().load_weights(*args, **kwargs)
         Masks(self.weights).zero_weights()
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: list[Any]) -> None:
         super().set_weights(weights)
         Masks(self.weights).zero_weights()
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         metrics = super().metrics
         if self._rule.metrics is None:
             return metrics
         return metrics + self._rule.metrics.metrics
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict[str, Any]:
         # The gradients' metrics exist in training only: evaluate leaves them out.
         results = super().get_metrics_result()
         return {k: v for k, v in results.items() if k not in GRADIENT_METRICS}
@@ -255,7 +259,7 @@ class SAMModel(Trainer):
             return {}
         return {m.name: m.result() for m in self._rule.metrics.metrics}
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
         if config:
             serialize = keras.saving.serialize_keras_object
@@ -264,7 +268,7 @@ class SAMModel(Trainer):
             config["m_sharpness"] = self.m_sharpness
         return config
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         arguments = keras.saving.deserialize_keras_object(config)
         # Files of version 0.1 have the method's old name.
         method = arguments.pop("perturbation", None)
@@ -272,11 +276,6 @@ class SAMModel(Trainer):
         if self.built:
             self.optimizer.build(self.trainable_variables)
             self._build_method()
-
-    def _find_inputs(self) -> list[keras.Variable]:
-        """Variables outside the model's state that a compiled step reads anew."""
-        sources = (self.method, self._rule.l2, self.masks)
-        return [v for source in sources if source for v in source.variables]
 
 
 def _make_rule(

@@ -1,7 +1,12 @@
 """SGD as optax and PyTorch define it."""
 
+from typing import Any
+
 import keras
 from keras import ops
+
+from samkeras.backend.insides import find_place
+from samkeras.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -16,14 +21,16 @@ class SGD(keras.optimizers.SGD):
     rate both are the same. The paper's authors train with this one (optax).
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: Any, learning_rate: Tensor
+    ) -> None:
         if self.momentum == 0:
             super().update_step(gradient, variable, learning_rate)
             return
         learning_rate = ops.cast(learning_rate, variable.dtype)
         momentum = ops.cast(self.momentum, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        velocity = self.momentums[self._get_variable_index(variable)]
+        velocity = self.momentums[find_place(self, variable)]
         self.assign(velocity, velocity * momentum + gradient)
         direction = velocity
         if self.nesterov:

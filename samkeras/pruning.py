@@ -65,13 +65,12 @@ def prune_at_init(
         )
     if not is_integer(seed) or seed < 0:
         raise ValueError(f"seed must be an integer >= 0. Received: {seed!r}")
-    _check_ready(model, method, data)
+    _check_ready(model, method)
     kernels = find_kernels(model)
     sizes = [int(np.prod(kernel.shape)) for kernel in kernels]
     num_kept = count_kept(sum(sizes), sparsity)
     if method == "snip":
-        batches = [data] if isinstance(data, tuple) else data
-        scores = np.concatenate([np.ravel(s) for s in _score_snip(model, batches)])
+        scores = np.concatenate([np.ravel(s) for s in _score_snip(model, data)])
         kept = np.split(keep_highest(scores, num_kept), np.cumsum(sizes)[:-1])
     else:
         if method == "random":
@@ -136,7 +135,7 @@ def keep_highest(scores: np.ndarray, count: int) -> np.ndarray:
     return kept
 
 
-def _check_ready(model: SAMModel, method: str, data: Any) -> None:
+def _check_ready(model: SAMModel, method: str) -> None:
     if not model.built:
         raise ValueError("build the model before pruning it, such as by calling it")
     if model.masks is not None:
@@ -150,12 +149,15 @@ def _check_ready(model: SAMModel, method: str, data: Any) -> None:
         )
     if method == "snip" and not model.compiled:
         raise ValueError("compile the model before pruning by snip, which needs a loss")
-    if method == "snip" and data is None:
-        raise ValueError("pruning by snip needs data: a batch (x, y)")
 
 
-def _score_snip(model: SAMModel, batches: Iterable[Batch]) -> list[np.ndarray]:
+def _score_snip(
+    model: SAMModel, data: Batch | Iterable[Batch] | None
+) -> list[np.ndarray]:
     """|w * dL/dw| of each kernel: float32, of its shape."""
+    if data is None:
+        raise ValueError("pruning by snip needs data: a batch (x, y)")
+    batches = [data] if isinstance(data, tuple) else data
     gradients_of = model.make_gradient_function()
     sums, num_examples = None, 0
     for batch in batches:

@@ -1,5 +1,6 @@
 """Lists of tensors as one vector, one tensor per weight."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -45,7 +46,7 @@ def are_finite(tensors: list[Tensor]) -> Tensor:
     return ops.all(ops.stack([ops.all(ops.isfinite(t)) for t in tensors]))
 
 
-def map_floats(function: Any, tree: Any, *others: Any) -> Any:
+def map_floats(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
     """Maps the floating point leaves; integers, such as seeds, are the first tree's."""
 
     def apply(leaf: Tensor, *more: Tensor) -> Tensor:

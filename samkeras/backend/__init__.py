@@ -1,8 +1,5 @@
 """The primitives of the backend that keras runs on."""
 
-from importlib import import_module
-from typing import cast
-
 import keras
 
 from samkeras.backend.interface import Interface
@@ -15,6 +12,14 @@ if keras.backend.backend() not in BACKENDS:
         f"Received: KERAS_BACKEND={keras.backend.backend()}"
     )
 
-backend = cast(Interface, import_module(f"{__name__}.{keras.backend.backend()}"))
+backend: Interface
+if keras.backend.backend() == "jax":
+    from samkeras.backend import jax
+
+    backend = jax
+else:
+    from samkeras.backend import tensorflow
+
+    backend = tensorflow
 
 __all__ = ["BACKENDS", "Interface", "backend"]

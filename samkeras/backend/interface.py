@@ -137,7 +137,9 @@ class Interface(Protocol):
 
     def split_groups(
         self,
-        function: Callable[[list[Tensor], Tree, Tensor], tuple[Tree, list, Tree]],
+        function: Callable[
+            [list[Tensor], Tree, Tensor], tuple[Tree, list[Tensor], Tree]
+        ],
         values: list[Tensor],
         batch: Tree,
         size: int,

@@ -1,11 +1,12 @@
 """The primitives on JAX."""
 
 import contextlib
+import functools
 import itertools
 import os
 import pickle
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.experimental.sparse import JAXSparse
 from jax.sharding import PartitionSpec
 
+from samkeras.backend.interface import Pairs, Tensor, Tree
 from samkeras.scope import Scope
 from samkeras.tensors import map_floats
 
@@ -24,29 +26,50 @@ from samkeras.tensors import map_floats
 MAX_UNROLLED = 16
 CACHE_BYTES = 2 * 2**30
 
-Step = Callable[[list, Any, Any], tuple[dict, Any]]
-
-compile_function = jax.jit
+Logs = dict[str, Tensor]
 
 
-def value_and_grad(function, weights, variables, held):
+def compile_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    return jax.jit(function)
+
+
+def value_and_grad(
+    function: Callable[[list[Tensor]], tuple[Tensor, Tree]],
+    weights: list[Tensor],
+    variables: list[keras.Variable],
+    held: Pairs,
+) -> tuple[Tree, list[Tensor | None], keras.Variable | None]:
     (_, others), gradients = jax.value_and_grad(function, has_aux=True)(weights)
     return others, gradients, None
 
 
-def compile_reading(function, find_variables):
+def compile_reading(
+    function: Callable[..., Tree],
+    find_variables: Callable[[], list[keras.Variable]],
+) -> Callable[..., Tree]:
     @jax.jit
-    def compute(values, arguments):
+    def compute(values: list[Tensor], arguments: tuple[Tree, ...]) -> Tree:
         with Scope(zip(find_variables(), values, strict=True)):
             return function(*arguments)
 
-    return lambda *arguments: compute(values_of(find_variables()), arguments)
+    def call(*arguments: Tree) -> Tree:
+        return compute(values_of(find_variables()), arguments)
+
+    return call
 
 
-trace = jax.eval_shape
+def trace(function: Callable[..., Tree], *arguments: Tree) -> Tree:
+    return jax.eval_shape(function, *arguments)
 
 
-def loop_over_groups(body, carry, batch, size, count, like):
+def loop_over_groups(
+    body: Callable[[Tree, Tensor, Tree], tuple[Tree, Tree]],
+    carry: Tree,
+    batch: Tree,
+    size: int,
+    count: Tensor,
+    like: Tree,
+) -> tuple[Tree, Tree]:
     groups = jax.tree.map(
         lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), batch
     )
@@ -62,27 +85,32 @@ def loop_over_groups(body, carry, batch, size, count, like):
     return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), outputs)
 
 
-def take_examples(batch, start, size):
+def take_examples(batch: Tree, start: Tensor, size: int | None) -> Tree:
     end = None if size is None else start + size
     return jax.tree.map(lambda a: a[start:end], batch)
 
 
-def isolate(x):
+def isolate(x: Tensor) -> Tensor:
     # XLA on CPU would compute it again in each operation that takes it. Elsewhere it
     # may fuse as it likes.
     return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
-def is_sparse(batch):
+def is_sparse(batch: Tree) -> bool:
     leaves = jax.tree.leaves(batch, is_leaf=lambda a: isinstance(a, JAXSparse))
     return any(isinstance(leaf, JAXSparse) for leaf in leaves)
 
 
-def values_of(variables):
+def values_of(variables: Iterable[keras.Variable]) -> list[Tensor]:
     return [variable.value for variable in variables]
 
 
-def make_state(shape, dtype, name, like=None):
+def make_state(
+    shape: tuple[int, ...],
+    dtype: str,
+    name: str,
+    like: keras.Variable | None = None,
+) -> keras.Variable:
     return keras.Variable(
         "zeros",
         shape=shape,
@@ -94,7 +122,7 @@ def make_state(shape, dtype, name, like=None):
 
 
 @contextlib.contextmanager
-def split_batches(devices):
+def split_batches(devices: list[str]) -> Generator[None]:
     if len(devices) == 1:
         yield
         return
@@ -104,19 +132,24 @@ def split_batches(devices):
         yield
 
 
-def count_parts():
+def count_parts() -> int:
     return 1  # XLA splits one step over the devices
 
 
-def share_of(amount):
+def share_of(amount: Tensor) -> Tensor | None:
     return None
 
 
-def sum_over_copies(tensors, share):
+def sum_over_copies(tensors: list[Tensor], share: Tensor | None) -> list[Tensor]:
     return tensors
 
 
-def split_groups(function, values, batch, size):
+def split_groups(
+    function: Callable[[list[Tensor], Tree, Tensor], tuple[Tree, list[Tensor], Tree]],
+    values: list[Tensor],
+    batch: Tree,
+    size: int,
+) -> tuple[Tree, list[Tensor], Tree]:
     batch_size = jax.tree.leaves(batch)[0].shape[0]
     distribution = keras.distribution.distribution()
     num_parts = _num_parts(distribution)
@@ -124,12 +157,12 @@ def split_groups(function, values, batch, size):
         return function(values, batch, 0)
     axis = distribution.batch_dim_name
 
-    def on_device(values, batch):
+    def on_device(values: list[Tensor], batch: Tree) -> tuple[Tree, Tree, Tree]:
         part = jax.lax.axis_index(axis)
         # What the metrics were counts once in the sum over the devices.
         values = [jnp.where(part == 0, v, jnp.zeros_like(v)) for v in values]
         means, values, outputs = function(values, batch, part)
-        means = map_floats(lambda a: jax.lax.pmean(a, axis), means)
+        means = map_floats(functools.partial(jax.lax.pmean, axis_name=axis), means)
         return means, jax.lax.psum(values, axis), outputs
 
     everywhere, split = PartitionSpec(), PartitionSpec(axis)
@@ -143,12 +176,10 @@ def split_groups(function, values, batch, size):
 
 
 def find_process() -> tuple[int, int]:
-    """The number of this process, counted from 0, and how many there are."""
     return jax.process_index(), jax.process_count()
 
 
 def broadcast(value: Any) -> Any:
-    """The value, anything that pickles, that the first process has."""
     if jax.process_count() == 1:
         return value
     data = np.frombuffer(pickle.dumps(value), "uint8")
@@ -159,8 +190,6 @@ def broadcast(value: Any) -> Any:
 
 
 def cache_programs() -> None:
-    """Keeps compiled programs on disk, so that those of the same shapes are compiled
-    once, in whatever process; before the backend starts."""
     if jax.config.jax_compilation_cache_dir is not None:
         return  # the user's own
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -172,35 +201,73 @@ def cache_programs() -> None:
 
 
 def use_cpu_only() -> None:
-    """Leaves GPUs and TPUs to other processes; before the backend starts."""
     jax.config.update("jax_platforms", "cpu")
 
 
-def make_input(batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
-    """What to give to `fit(shuffle=False)` and `evaluate`: the batches as they are."""
+def make_input(batches: Any) -> Iterable[Any]:
     return batches
 
 
-def compile_steps(step: Step, steps: int, state_shardings: Any) -> Callable:
-    """Compiles a step, and `steps` of them in one call.
+class CompiledSteps:
+    """A step, and several of them in one call, compiled.
 
     Args:
-        step: (values, state, batch) -> (logs, state), pure. `values` are inputs that no
-            step changes.
-        steps: number of batches that one call takes from its iterator, >= 1.
+        step: (values of inputs, state, batch) -> (logs, state), pure.
+        inputs: variables that no step changes, read anew at each call.
+        num_steps: number of batches that one call takes from its iterator, >= 1.
         state_shardings: shardings of `state`, or None.
-
-    Returns:
-        (values, state, iterator) -> (logs of the last step, state); `state` is donated.
-        A full set of `steps` batches of one shape is one compiled call; others, as at
-        the end of an epoch, are taken one at a time.
     """
-    out_shardings = None if state_shardings is None else (None, state_shardings)
-    one_step = jax.jit(step, donate_argnums=1, out_shardings=out_shardings)
 
-    def scan_steps(values, state, batches):
-        def body(state, batch):
-            logs, new_state = step(values, state, batch)
+    def __init__(
+        self,
+        step: Callable[[list[Tensor], Tree, Tree], tuple[Logs, Tree]],
+        inputs: list[keras.Variable],
+        num_steps: int,
+        state_shardings: Any,
+    ):
+        self._step, self._inputs, self._num_steps = step, inputs, num_steps
+        out_shardings = None if state_shardings is None else (None, state_shardings)
+        self._one_step, self._all_steps = (
+            jax.jit(function, donate_argnums=1, out_shardings=out_shardings)
+            for function in (step, self._scan)
+        )
+        self._can_fuse: bool | None = None
+
+    def __call__(self, state: Tree, iterator: Iterator[Tree]) -> tuple[Logs, Tree]:
+        """The logs of the last step and the state, which is donated.
+
+        A full set of batches of one shape is one compiled call; others, as at the end
+        of an epoch, are taken one at a time.
+        """
+        batches = list(itertools.islice(iterator, self._num_steps))
+        if not batches:
+            raise StopIteration
+        values = values_of(self._inputs)
+        if self._can_fuse is None:
+            self._can_fuse = self._find_can_fuse(values, state, batches[0])
+        is_full = len(batches) == self._num_steps
+        if self._can_fuse and is_full and _same_shapes(batches):
+            return self._all_steps(values, state, jax.tree.map(_stack, *batches))
+        logs: Logs = {}
+        for batch in batches:
+            logs, state = self._one_step(values, state, batch)
+        return logs, state
+
+    def count_programs(self) -> int:
+        """The programs compiled so far."""
+        return self._one_step._cache_size() + self._all_steps._cache_size()
+
+    def _find_can_fuse(self, values: list[Tensor], state: Tree, batch: Tree) -> bool:
+        if self._num_steps == 1 or is_sparse(batch):
+            return False
+        on_cpu = jax.default_backend() == "cpu"
+        return not (on_cpu and _convolves(self._step, values, state, batch))
+
+    def _scan(
+        self, values: list[Tensor], state: Tree, batches: Tree
+    ) -> tuple[Logs, Tree]:
+        def body(state: Tree, batch: Tree) -> tuple[Tree, Logs]:
+            logs, new_state = self._step(values, state, batch)
             # A scan wants its carry of one structure and type from step to step.
             leaves = [
                 jnp.asarray(new, old.dtype)
@@ -213,29 +280,6 @@ def compile_steps(step: Step, steps: int, state_shardings: Any) -> Callable:
         state, logs = jax.lax.scan(body, state, batches)
         return jax.tree.map(lambda log: log[-1], logs), state
 
-    all_steps = jax.jit(scan_steps, donate_argnums=1, out_shardings=out_shardings)
-    can_fuse = None
-
-    def run(values: list, state: Any, iterator: Iterator) -> tuple[dict, Any]:
-        nonlocal can_fuse
-        batches = list(itertools.islice(iterator, steps))
-        if not batches:
-            raise StopIteration
-        if can_fuse is None:
-            on_cpu = jax.default_backend() == "cpu"
-            can_fuse = steps > 1 and not (
-                is_sparse(batches[0])
-                or (on_cpu and _convolves(step, values, state, batches[0]))
-            )
-        if can_fuse and len(batches) == steps and _same_shapes(batches):
-            return all_steps(values, state, jax.tree.map(_stack, *batches))
-        for batch in batches:
-            logs, state = one_step(values, state, batch)
-        return logs, state
-
-    run.count_programs = lambda: one_step._cache_size() + all_steps._cache_size()
-    return run
-
 
 def _num_parts(distribution: Any) -> int:
     """The number of parts that a batch is split into."""
@@ -245,7 +289,7 @@ def _num_parts(distribution: Any) -> int:
     return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
 
-def _convolves(step: Step, *args: Any) -> bool:
+def _convolves(step: Callable[..., Tree], *args: Tree) -> bool:
     """Whether a step contains a convolution, at any depth.
 
     On CPU, XLA runs a convolution inside a loop on one thread, many times slower than
@@ -254,7 +298,7 @@ def _convolves(step: Step, *args: Any) -> bool:
     return "conv_general_dilated" in str(jax.make_jaxpr(step)(*args))
 
 
-def _same_shapes(batches: list) -> bool:
+def _same_shapes(batches: list[Tree]) -> bool:
     shapes = [jax.tree.map(jnp.shape, batch) for batch in batches]
     return all(shape == shapes[0] for shape in shapes)
 

@@ -2,14 +2,22 @@
 
 import contextlib
 import functools
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from samkeras.backend.interface import Pairs, Tensor, Tree
 from samkeras.tensors import map_floats
 
 
-def value_and_grad(function, weights, variables, held):
+def value_and_grad(
+    function: Callable[[list[Tensor]], tuple[Tensor, Tree]],
+    weights: list[Tensor],
+    variables: list[keras.Variable],
+    held: Pairs,
+) -> tuple[Tree, list[Tensor | None], keras.Variable | None]:
     with _held(held), tf.GradientTape() as tape:
         tape.watch(weights)
         scalar, others = function(weights)
@@ -23,15 +31,18 @@ def value_and_grad(function, weights, variables, held):
     return others, gradients, next(iter(raw), None)
 
 
-def compile_function(function):
+def compile_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
     return tf.function(function)
 
 
-def compile_reading(function, find_variables):
+def compile_reading(
+    function: Callable[..., Tree],
+    find_variables: Callable[[], list[keras.Variable]],
+) -> Callable[..., Tree]:
     return tf.function(function, reduce_retracing=True)
 
 
-def trace(function, *arguments):
+def trace(function: Callable[..., Tree], *arguments: Tree) -> Tree:
     if tf.executing_eagerly():
         return function(*arguments)
     # In a graph of its own, so that nothing of it runs.
@@ -39,8 +50,17 @@ def trace(function, *arguments):
     return graph.get_concrete_function().structured_outputs
 
 
-def loop_over_groups(body, carry, batch, size, count, like):
-    def loop_body(number, carry, parts):
+def loop_over_groups(
+    body: Callable[[Tree, Tensor, Tree], tuple[Tree, Tree]],
+    carry: Tree,
+    batch: Tree,
+    size: int,
+    count: Tensor,
+    like: Tree,
+) -> tuple[Tree, Tree]:
+    def loop_body(
+        number: Tensor, carry: Tree, parts: list[Any]
+    ) -> tuple[Tensor, Tree, list[Any]]:
         group = take_examples(batch, number * size, size)
         carry, outputs = body(carry, number, group)
         parts = [
@@ -54,13 +74,13 @@ def loop_over_groups(body, carry, batch, size, count, like):
         for leaf in tf.nest.flatten(like)
     ]
     _, carry, parts = tf.while_loop(
-        lambda number, *_: number < count, loop_body, (0, carry, parts)
+        lambda number, carry, parts: number < count, loop_body, (0, carry, parts)
     )
     return carry, tf.nest.pack_sequence_as(like, [part.concat() for part in parts])
 
 
-def take_examples(batch, start, size):
-    def take(array):
+def take_examples(batch: Tree, start: Tensor, size: int | None) -> Tree:
+    def take(array: Any) -> Any:
         if array is None:
             return None
         array = tf.convert_to_tensor(array)
@@ -72,20 +92,25 @@ def take_examples(batch, start, size):
     return tf.nest.map_structure(take, batch)
 
 
-def isolate(x):
+def isolate(x: Tensor) -> Tensor:
     return x  # without XLA it is computed once, however many operations take it
 
 
-def is_sparse(batch):
+def is_sparse(batch: Tree) -> bool:
     return any(isinstance(t, tf.SparseTensor) for t in tf.nest.flatten(batch))
 
 
-def values_of(variables):
+def values_of(variables: Iterable[keras.Variable]) -> list[Tensor]:
     # The values themselves may be variables.
     return [tf.convert_to_tensor(variable.value) for variable in variables]
 
 
-def make_state(shape, dtype, name, like=None):
+def make_state(
+    shape: tuple[int, ...],
+    dtype: str,
+    name: str,
+    like: keras.Variable | None = None,
+) -> keras.Variable:
     return keras.Variable(
         "zeros",
         shape=shape,
@@ -97,7 +122,7 @@ def make_state(shape, dtype, name, like=None):
 
 
 @contextlib.contextmanager
-def split_batches(devices):
+def split_batches(devices: list[str]) -> Generator[None]:
     if len(devices) == 1:
         yield
         return
@@ -109,11 +134,11 @@ def split_batches(devices):
 _mirrored_strategy = functools.cache(tf.distribute.MirroredStrategy)
 
 
-def count_parts():
+def count_parts() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def share_of(amount):
+def share_of(amount: Tensor) -> Tensor | None:
     if count_parts() == 1:
         return None
     amount = tf.cast(amount, tf.float32)
@@ -121,7 +146,7 @@ def share_of(amount):
     return amount / context.all_reduce(tf.distribute.ReduceOp.SUM, amount)
 
 
-def sum_over_copies(tensors, share):
+def sum_over_copies(tensors: list[Tensor], share: Tensor | None) -> list[Tensor]:
     if share is None:
         return tensors
     # A replica without examples has means that are not numbers.
@@ -130,32 +155,41 @@ def sum_over_copies(tensors, share):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
 
 
-def split_groups(function, values, batch, size):
+def split_groups(
+    function: Callable[[list[Tensor], Tree, Tensor], tuple[Tree, list[Tensor], Tree]],
+    values: list[Tensor],
+    batch: Tree,
+    size: int,
+) -> tuple[Tree, list[Tensor], Tree]:
     # The batch is this replica's part already.
     context = tf.distribute.get_replica_context()
     means, values, outputs = function(values, batch, context.replica_id_in_sync_group)
     share = share_of(count_examples(batch))
-    means = map_floats(lambda mean: sum_over_copies([mean], share)[0], means)
+
+    def average(mean: Tensor) -> Tensor:
+        return sum_over_copies([mean], share)[0]
+
+    means = map_floats(average, means)
     return means, values, outputs
 
 
-def find_process():
+def find_process() -> tuple[int, int]:
     return 0, 1  # it is the only one
 
 
-def broadcast(value):
+def broadcast(value: Any) -> Any:
     return value
 
 
-def cache_programs():
+def cache_programs() -> None:
     pass  # TensorFlow keeps no compiled programs
 
 
-def use_cpu_only():
+def use_cpu_only() -> None:
     tf.config.set_visible_devices([], "GPU")
 
 
-def make_input(batches):
+def make_input(batches: Any) -> Iterable[Any]:
     """What keras makes of a PyDataset, without autotuning.
 
     At the end of about every other epoch keras waits for the autotuner, which misses
@@ -163,10 +197,10 @@ def make_input(batches):
     Batches that differ in more than their number of examples say so by `specs`.
     """
 
-    def generate():
+    def generate() -> Iterator[Any]:
         return (batches[index] for index in range(batches.num_batches))
 
-    def specify(array):
+    def specify(array: Tensor) -> Any:
         return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
 
     options = tf.data.Options()
@@ -178,7 +212,9 @@ def make_input(batches):
     return dataset.apply(cardinality).prefetch(2).with_options(options)
 
 
-def normalize_batch(x, scale, offset, epsilon):
+def normalize_batch(
+    x: Tensor, scale: Tensor, offset: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Batch normalization in one operation, its gradient in another.
 
     Args:
@@ -198,13 +234,13 @@ def normalize_batch(x, scale, offset, epsilon):
     return y, mean, variance * (count - 1) / count
 
 
-def count_examples(batch):
+def count_examples(batch: Tree) -> Tensor:
     """The number of examples of a batch: int scalar."""
     arrays = (array for array in tf.nest.flatten(batch) if array is not None)
     return tf.shape(next(arrays))[0]
 
 
-def _add_up(parts):
+def _add_up(parts: list[Tensor | None]) -> Tensor | None:
     """The sum of gradients that may be sparse slices, as Embeddings have them, or None;
     None where all are."""
     parts = [tf.convert_to_tensor(part) for part in parts if part is not None]
@@ -212,7 +248,7 @@ def _add_up(parts):
 
 
 @contextlib.contextmanager
-def _held(pairs):
+def _held(pairs: Pairs) -> Generator[None]:
     """Has variables themselves hold other values, also where a scope keeps keras from
     assigning them; then what they held before."""
     holders = [variable.value for variable, _ in pairs]

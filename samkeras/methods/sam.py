@@ -51,11 +51,7 @@ class SAM(Perturbation):
             )
         self.p = float(p)
         self.steps = int(steps)
-
-    @property
-    def passes(self) -> float:
-        """Forward-backward passes of a step: one at w, one after each ascent step."""
-        return 1.0 + self.steps
+        self.passes = 1.0 + self.steps  # one at w, one after each ascent step
 
     def epsilon(self, context: Context) -> list[Tensor]:
         gradient = context.gradient

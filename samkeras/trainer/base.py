@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.models.functional import Functional
 
 from samkeras.backend import backend
@@ -98,7 +97,7 @@ class BaseTrainer(keras.Model):
 
     def _find_roles(self) -> list[Role]:
         """What each trainable weight does."""
-        roles = {}
+        roles: dict[int, Role] = {}
         for layer in self._flatten_layers():
             kind = "kernel"
             if isinstance(layer, NORMALIZATIONS):
@@ -178,7 +177,7 @@ class BaseTrainer(keras.Model):
         for variable, value in state:
             variable.assign(value)
         logs = self.compute_metrics(x, y, gradients.y_pred, sample_weight=sample_weight)
-        if statistics:
+        if rule.metrics is not None and statistics:
             logs = {**logs, **rule.metrics.update(statistics)}
         return logs
 
@@ -239,16 +238,24 @@ class BaseTrainer(keras.Model):
             functools.partial(self, training=False), lambda: self.variables
         )
 
+    def _find_inputs(self) -> list[keras.Variable]:
+        """Variables outside the model's state that a compiled step reads anew."""
+        sources = (self._rule.method, self._rule.l2, self.masks)
+        return [v for source in sources if source for v in source.variables]
+
     def _find_variables(self) -> list[keras.Variable]:
         """All variables of training."""
         own = [*self.trainable_variables, *self.non_trainable_variables]
         return [*own, *self.optimizer.variables, *self.metrics_variables]
 
     def _run_through_graph(
-        self, inputs: Any, operation_fn: Any = lambda op: op, **kwargs: Any
+        self,
+        inputs: Any,
+        operation_fn: Callable[[Any], Any] = lambda op: op,
+        **kwargs: Any,
     ) -> Any:
         # How keras.models.clone_model makes its layers, the only place to see them in.
-        clones = []
+        clones: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
         def note(operation: Any) -> Any:
             result = operation_fn(operation)
@@ -268,17 +275,12 @@ class BaseTrainer(keras.Model):
         return BaseTrainer._unpickle_model, arguments
 
 
-def is_saving_hdf5() -> bool:
-    """Whether keras asks for a config to write into an HDF5 file."""
-    return bool(get_global_attribute("use_legacy_config", False))
-
-
 def _to_tensor(array: Any) -> Tensor | None:
     return None if array is None else ops.convert_to_tensor(array)
 
 
 @functools.cache
-def _make_functional(cls: type) -> type:
+def _make_functional(cls: type[Any]) -> type[Any]:
     """The class of those models of a class that are given by their inputs and outputs.
     Saved files know it by the same name."""
     if issubclass(cls, Functional):

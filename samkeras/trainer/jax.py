@@ -1,11 +1,11 @@
 """keras' JAX trainer around a sharpness-aware step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from samkeras.backend.jax import compile_steps, values_of
+from samkeras.backend.jax import CompiledSteps, values_of
 from samkeras.masks import Masks
 from samkeras.objective import Batch
 from samkeras.scope import Scope
@@ -98,13 +98,9 @@ class Trainer(BaseTrainer):
         shardings = None
         if keras.distribution.distribution() is not None:
             shardings = self._get_state_sharding_spec()
-        compiled = compile_steps(step, self.steps_per_execution, shardings)
-
-        def train_function(state: Any, iterator: Iterable[Batch]) -> Any:
-            return compiled(values_of(inputs), state, iterator)
-
-        train_function.count_programs = compiled.count_programs
-        self.train_function = train_function
+        self.train_function = CompiledSteps(
+            step, inputs, self.steps_per_execution, shardings
+        )
 
     def make_test_function(self, force: bool = False) -> None:
         if self.test_function is not None and not force:
@@ -120,17 +116,13 @@ class Trainer(BaseTrainer):
         if keras.distribution.distribution() is not None:
             weights, non_trainable, _, metrics = self._get_state_sharding_spec()
             shardings = (weights, non_trainable, metrics)
-        compiled = compile_steps(step, self.steps_per_execution, shardings)
-
-        def test_function(state: Any, iterator: Iterable[Batch]) -> Any:
-            return compiled([], state, iterator)
-
-        test_function.count_programs = compiled.count_programs
-        self.test_function = test_function
+        self.test_function = CompiledSteps(
+            step, [], self.steps_per_execution, shardings
+        )
 
     def count_programs(self) -> int:
         """The programs compiled to train and to evaluate: one for each shape of a
         batch. 0 where steps are not compiled."""
         functions = (self.train_function, self.test_function)
-        counters = [getattr(f, "count_programs", None) for f in functions]
-        return sum(count() for count in counters if count)
+        compiled = [f for f in functions if isinstance(f, CompiledSteps)]
+        return sum(function.count_programs() for function in compiled)

@@ -1,0 +1,16 @@
+"""What keras keeps to itself and has no public name for."""
+
+from typing import Any
+
+from keras.src.backend.common.global_state import get_global_attribute
+
+
+def is_saving_hdf5() -> bool:
+    """Whether keras asks for a config to write into an HDF5 file."""
+    return bool(get_global_attribute("use_legacy_config", False))
+
+
+def find_place(optimizer: Any, variable: Any) -> int:
+    """A weight's place among those of an optimizer, whose step has it as keras or the
+    backend holds it."""
+    return optimizer._get_variable_index(variable)

@@ -1,0 +1,3 @@
+from typing import Any
+
+def get_global_attribute(name: str, default: Any = None) -> Any: ...
