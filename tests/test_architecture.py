@@ -1,0 +1,200 @@
+"""Which part of samkeras may know which: read from the source, and tried without the
+packages that the library does not need."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import keras
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "samkeras").rglob("*.py"))
+# The library, bottom up: a part imports those of its own line and the lines above.
+LEVELS = (
+    ("tensors", "scope", "hyperparameter", "errors", "seeds"),
+    ("masks", "statistics", "backend"),
+    ("optimizers", "objective", "methods"),
+    ("step",),
+    ("groups",),
+    ("trainer",),
+    ("model",),
+    ("pruning", "linearized"),
+)
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+BACKENDS = ("jax", "tensorflow")
+# Where keras' private names may be used.
+INSIDES = ("backend", "trainer")
+
+
+def name_of(path: Path) -> str:
+    """A module's dotted name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """The part of samkeras that a module is in, such as "model" or "trainer"; "" for
+    samkeras itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+MODULES = {name_of(path) for path in FILES}
+LIBRARY = [path for path in FILES if part_of(name_of(path)) in LEVEL]
+
+
+def find_imports(path: Path) -> set[str]:
+    """The modules that a file imports anywhere in it, also within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in whole}
+    return found
+
+
+def ids(paths: list[Path]) -> dict:
+    return {"argvalues": paths, "ids": map(name_of, paths)}
+
+
+@pytest.mark.parametrize("path", **ids(LIBRARY))
+def test_the_library_is_built_bottom_up(path):
+    own = part_of(name_of(path))
+    for module in find_imports(path):
+        if module.split(".")[0] == "samkeras":
+            assert LEVEL.get(part_of(module), len(LEVELS)) <= LEVEL[own], module
+
+
+def test_the_whole_library_has_its_types_checked():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    files = [f"samkeras/{part}" for part in LEVEL]
+    known = [f if (ROOT / f).is_dir() else f"{f}.py" for f in files]
+    assert sorted(settings["tool"]["basedpyright"]["include"]) == sorted(known)
+
+
+def test_no_part_of_samkeras_imports_in_a_circle():
+    graph = {name_of(path): find_imports(path) & MODULES for path in FILES}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("path", **ids(LIBRARY))
+def test_the_library_needs_keras_and_numpy_alone(path):
+    allowed = {"samkeras", "keras", "numpy"}
+    if path.stem in BACKENDS:
+        allowed.add(path.stem)
+    packages = {module.split(".")[0] for module in find_imports(path)}
+    assert packages - sys.stdlib_module_names <= allowed
+
+
+def find_private_names(path: Path) -> tuple[set[str], set[str]]:
+    """The names of one underscore that a file takes of objects, and those that it
+    gives to its own."""
+    used, own = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Attribute(attr=name, ctx=ast.Load()):
+                used.add(name)
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "hasattr"),
+                args=[_, ast.Constant(value=name), *_],
+            ):
+                used.add(name)
+            case ast.Attribute(attr=name) | ast.FunctionDef(name=name):
+                own.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                own.add(name)
+    return {name for name in used if re.fullmatch(r"_[a-z]\w*", name)}, own
+
+
+@pytest.fixture(scope="module")
+def names_in_keras() -> set[str]:
+    """The names of one underscore that objects in keras' source have."""
+    text = "".join(p.read_text() for p in Path(keras.__path__[0]).rglob("*.py"))
+    return set(re.findall(r"(?:def |self\.|cls\.)(_[a-z]\w*)", text))
+
+
+@pytest.mark.parametrize(
+    "path", **ids([path for path in FILES if path.parent.name not in INSIDES])
+)
+def test_keras_privates_stay_in_the_backends_and_trainers(path, names_in_keras):
+    assert not [m for m in find_imports(path) if m.startswith("keras.src")]
+    used, own = find_private_names(path)
+    for base in FILES:
+        if base.parent.name not in INSIDES and name_of(base) in find_imports(path):
+            own |= find_private_names(base)[1]  # what it inherits
+    assert (used & names_in_keras) - own == set()
+
+
+def find_signatures(path: Path) -> dict[str, tuple]:
+    """The functions of a module, or of its Interface, by name: their parameters and
+    defaults."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        is_interface = isinstance(node, ast.ClassDef) and node.name == "Interface"
+        for each in node.body if is_interface else [node]:
+            if isinstance(each, ast.FunctionDef):
+                found[each.name] = signature_of(each)
+    return found
+
+
+def signature_of(function: ast.FunctionDef) -> tuple:
+    names = [a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)]
+    defaults = map(ast.unparse, function.args.defaults)
+    return [name for name in names if name != "self"], [*defaults]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_brings_the_interface(backend):
+    folder = ROOT / "samkeras" / "backend"
+    expected = find_signatures(folder / "interface.py")
+    found = find_signatures(folder / f"{backend}.py")
+    assert len(expected) > 10
+    assert {name: found.get(name) for name in expected} == expected
+
+
+WITHOUT = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+
+import keras
+import numpy as np
+import samkeras
+
+inputs = keras.Input((3,))
+model = samkeras.SAMModel(inputs, keras.layers.Dense(2)(inputs))
+x, y = np.ones((8, 3)), np.ones((8, 2))
+model.compile(samkeras.SGD(0.1), "mse", method=samkeras.SAM(), m_sharpness=2, l2=0.1)
+samkeras.prune_at_init(model, "snip", 0.5, (x, y))
+model.fit(x, y, verbose=0)
+model.evaluate(x, y, verbose=0)
+for name in samkeras.__all__:
+    getattr(samkeras, name)
+"""
+
+
+def test_the_library_works_without_what_experiments_need():
+    blocked = {"PIL", "sklearn", "keras_hub", "mlflow", "yaml", "matplotlib"}
+    if keras.backend.backend() == "jax":
+        blocked.add("tensorflow")
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(blocked=blocked)],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
