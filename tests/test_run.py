@@ -491,7 +491,7 @@ def test_an_emptied_layer_fails_the_run_with_a_remedy(train, recorded):
     options += ["--pruner", "random", "--sparsity", "0.9999", "--width_mult", "0.1"]
     code, out, err = train(*options, target="workloads/mnist_mlp")
     assert code == 1
-    assert "outputs/kernel; lower the sparsity" in out + err
+    assert "outputs/kernel; lower the sparsity, or set --allow_empty_" in out + err
     code, _, _ = train(*options, "--allow_empty_layers", target="workloads/mnist_mlp")
     assert code == 0
 

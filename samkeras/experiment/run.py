@@ -45,6 +45,9 @@ from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
 from samkeras.workload import DataInfo, Examples, Splits
 
+# Options that the library's messages mention, by the names of its arguments.
+_LIBRARY_ARGUMENTS = re.compile(r"\b(allow_empty_layers|alpha|m_sharpness)\b")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -81,7 +84,7 @@ def build_model(config: Config, info: DataInfo) -> keras.Model:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"--{error}") from None
+        raise InputError(_name_options(str(error))) from None
 
 
 class ModelSize(NamedTuple):
@@ -280,6 +283,11 @@ def _mention_other_config(
         )
 
 
+def _name_options(message: str) -> str:
+    """The library's message with its arguments named as options."""
+    return _LIBRARY_ARGUMENTS.sub(r"--\1", message)
+
+
 def _explain(error: Exception, config: Config) -> str:
     """What went wrong, in one line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -294,6 +302,8 @@ def _explain(error: Exception, config: Config) -> str:
             f"out of memory: lower --batch_size (now {config.batch_size}) or "
             f"--width_mult (now {config.width_mult:g}) ({text[:200]})"
         )
+    if isinstance(error, ValueError):
+        text = _name_options(text)
     return text[:500]
 
 
