@@ -48,10 +48,11 @@ MODULES = {name_of(path) for path in FILES}
 LIBRARY = [path for path in FILES if part_of(name_of(path)) in LEVEL]
 
 
-def find_imports(path: Path) -> set[str]:
-    """The modules that a file imports anywhere in it, also within functions."""
+def find_imports(path: Path, everywhere: bool = True) -> set[str]:
+    """The modules that a file imports, also within functions or not."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -92,6 +93,13 @@ def test_the_library_needs_keras_and_numpy_alone(path):
         allowed.add(path.stem)
     packages = {module.split(".")[0] for module in find_imports(path)}
     assert packages - sys.stdlib_module_names <= allowed
+
+
+@pytest.mark.parametrize("path", **ids(FILES))
+def test_packages_of_few_workloads_are_imported_where_they_are_used(path):
+    packages = {name.split(".")[0] for name in find_imports(path, everywhere=False)}
+    few = {"PIL", "sklearn", "keras_hub", "tensorflow_datasets", "matplotlib", "mlflow"}
+    assert not packages & few
 
 
 def find_private_names(path: Path) -> tuple[set[str], set[str]]:

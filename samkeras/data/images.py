@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from samkeras.data.arrays import as_bytes, check_classes, load_npz
 from samkeras.data.augmentation import CropFlip
@@ -140,6 +139,8 @@ def resize_square(image: np.ndarray, size: int) -> np.ndarray:
         image: uint8[height, width, channel], of 1 or 3 channels.
         size: height and width in pixels.
     """
+    from PIL import Image
+
     height, width, channels = image.shape
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 SMALLEST_AREA = 0.08  # that is tried, of the image's; the largest is all of it
 SMALLEST_COVER = 0.1  # that is taken
@@ -145,6 +144,8 @@ class ResizedCrop:
         return self._resize(images, np.broadcast_to(box, (len(images), 4)))
 
     def _resize(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        from PIL import Image
+
         if images.shape[-1] == 1:
             images = images[..., 0]  # as Pillow takes grey
         crops = np.empty((len(images), self.size, self.size, 3), "uint8")
