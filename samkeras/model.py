@@ -97,6 +97,15 @@ class SAMModel(Trainer):
         )
         return self.method
 
+    @perturbation.setter
+    def perturbation(self, value: Method | None) -> None:
+        warnings.warn(
+            "model.perturbation is now model.method, and goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        self.method = value
+
     @property
     def m_sharpness(self) -> int | None:
         """Examples that share an epsilon. Assigning it compiles the step anew."""
@@ -154,6 +163,7 @@ class SAMModel(Trainer):
 
     def _change_rule(self, method: Method | None, m_sharpness: int | None) -> None:
         """Has the next step, also one of a fit that runs, follow another rule."""
+        self._sync_state()
         old = self._rule
         self._rule = _make_rule(method, m_sharpness, old.l2, old.metrics)
         if self.built:

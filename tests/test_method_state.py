@@ -398,6 +398,29 @@ def test_a_method_with_state_is_of_one_model():
         other.train_on_batch(*random_examples(8))
 
 
+def test_a_method_with_state_may_be_assigned_within_an_epoch():
+    """It starts afresh at the next step; weights and momentum go on."""
+
+    class Switch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                self.model.method = Counting(0.1)
+
+    models = []
+    for method in (samkeras.SAM(0.1), samkeras.FSAM(0.1, sigma=0.0)):
+        keras.utils.set_random_seed(1)
+        model = compile_classifier(build_classifier(), method=method)
+        train(model, *random_examples(80), batch_size=10, callbacks=[Switch()])
+        assert int(model.method.count) == 4
+        models.append(model)
+    keras.utils.set_random_seed(1)
+    expected = compile_classifier(build_classifier(), method=samkeras.SAM(0.1))
+    train(expected, *random_examples(80), batch_size=10)
+    for model in models:
+        weights = model.get_weights()
+        assert relative_error(weights, expected.get_weights()) < 1e-6
+
+
 def test_asam_follows_a_rescaling_of_the_weights():
     """With eta = 0 a kernel twice as large, whose inputs are half, has an epsilon twice
     as large."""

@@ -111,6 +111,9 @@ class BaseTrainer(keras.Model):
                 roles[id(weight)] = Role("bias" if is_bias else kind, is_offset)
         return [roles.get(id(v), Role("kernel")) for v in self.trainable_variables]
 
+    def _sync_state(self) -> None:
+        """Has variables hold what the steps of a fit that runs made of them."""
+
     @property
     def _is_plain(self) -> bool:
         """Whether a step is keras' own."""

@@ -44,6 +44,9 @@ class Trainer(BaseTrainer):
             logs = self._take_step(data)
         return logs, tuple([scope.get_current_value(v) for v in p] for p in parts)
 
+    def _sync_state(self) -> None:
+        self.jax_state_sync()
+
     def _find_averaged(self) -> list[keras.Variable]:
         return self.non_trainable_variables
 
