@@ -71,7 +71,7 @@ def take_in_groups(
         means = (found.loss, new_own, found.gradient, found.result)
 
         def take_share(mean: Tensor) -> Tensor:
-            return mean * ops.cast(share, mean.dtype)
+            return mean * _like(share, mean)
 
         return map_floats(take_share, means), [new[id(v)] for v in others], found.y_pred
 
@@ -192,6 +192,11 @@ def _divide(num_examples: Any, size: int) -> tuple[Any, bool]:
         return num_examples // size, num_examples % size > 0
     # Which may be a whole one: the program knows their number when it runs.
     return ops.maximum(num_examples - 1, 0) // size, True
+
+
+def _like(number: Any, tensor: Tensor) -> Tensor:
+    # At once: a cast would make a Python number float32 first.
+    return ops.convert_to_tensor(number, keras.backend.standardize_dtype(tensor.dtype))
 
 
 def _zeros_like(tensor: Any) -> Tensor:

@@ -16,6 +16,12 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def is_number(value: Any, least: float) -> bool:
+    """Whether a value is a finite number >= `least` by its type; bools are none."""
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    return is_real and least <= float(value) < math.inf
+
+
 class Hyperparameter:
     """A non-negative number, or a schedule of it, that may change without recompiling.
 
@@ -49,8 +55,8 @@ class Hyperparameter:
         """The number as it stands now, or the schedule."""
         if self._schedule is not None:
             return self._schedule
-        # A tensor first: several TensorFlow devices mirror the variable.
-        return float(keras.ops.convert_to_tensor(self.variables[0]))
+        # A sum first: several TensorFlow devices mirror the variable itself.
+        return float(keras.ops.convert_to_numpy(keras.ops.add(self.variables[0], 0.0)))
 
     @value.setter
     def value(self, value: float) -> None:

@@ -89,22 +89,17 @@ class SAMModel(Trainer):
 
     @property
     def perturbation(self) -> Method | None:
-        """The name that `method` had in version 0.1."""
-        warnings.warn(
-            "model.perturbation is now model.method, and goes with the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self.method
+        """The name that `method` had in version 0.1.
+
+        Raises:
+            AttributeError: always, also where it is assigned.
+        """
+        # No warning: keras' saving looks at every attribute, and passes over errors.
+        raise AttributeError("model.perturbation is now model.method")
 
     @perturbation.setter
     def perturbation(self, value: Method | None) -> None:
-        warnings.warn(
-            "model.perturbation is now model.method, and goes with the next release",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        self.method = value
+        raise AttributeError("model.perturbation is now model.method")
 
     @property
     def m_sharpness(self) -> int | None:
@@ -133,12 +128,10 @@ class SAMModel(Trainer):
         """All variables of training, which together continue it to the bit: "variables"
         of the layers, random generators among them, "optimizer", "metrics" and
         "method". Those not built yet are not there; see `build_for`."""
-        optimizer: list[keras.Variable] = []
-        if self.optimizer is not None:
-            optimizer = self.optimizer.variables
+        optimizer = getattr(self, "optimizer", None)  # none before compile
         return {
             "variables": self.variables,
-            "optimizer": optimizer,
+            "optimizer": [] if optimizer is None else optimizer.variables,
             "metrics": self.metrics_variables,
             "method": [] if self.method is None else self.method.state,
         }
@@ -165,9 +158,10 @@ class SAMModel(Trainer):
         """Has the next step, also one of a fit that runs, follow another rule."""
         self._sync_state()
         old = self._rule
-        self._rule = _make_rule(method, m_sharpness, old.l2, old.metrics)
+        rule = _make_rule(method, m_sharpness, old.l2, old.metrics)
         if self.built:
-            self._build_method()
+            self._build_method(rule)  # which may refuse
+        self._rule = rule
         self._renew_train_function()
 
     def _renew_train_function(self) -> None:
@@ -176,6 +170,7 @@ class SAMModel(Trainer):
             self.make_train_function()
 
     def make_train_function(self, force: bool = False) -> Any:
+        self._build_method()  # before callbacks that restore its state
         parts = (self.method, self.m_sharpness, *self._find_inputs())
         made_of = getattr(self.train_function, "made_of", parts)
         # Masks may have been set in a model within this one.
@@ -221,9 +216,12 @@ class SAMModel(Trainer):
         super().load_own_variables(
             {name: store[name] for name in names if not name.startswith(ours)}
         )
-        # Weights may be those of a training by another method, or without one.
+        # Weights may be those of a training by another method, or without one, or with
+        # other layers frozen.
+        if any(name.startswith(METHOD_PREFIX) for name in names):
+            self._build_method()
         for name, variable in self._name_method_state().items():
-            if name in names:
+            if name in names and store[name].shape == tuple(variable.shape):
                 variable.assign(store[name])
         # A model pruned already stays so when it takes the weights of a dense one.
         if masks := [name for name in names if name.startswith(MASK_PREFIX)]:
@@ -236,12 +234,17 @@ class SAMModel(Trainer):
             )
 
     def _name_method_state(self) -> dict[str, keras.Variable]:
-        """The names of the method's state in a weights file."""
+        """The names of the method's state in a weights file: by the method, what it
+        calls the variable, and the place in model.weights of the weight it is like."""
         method = self.method
         if method is None:
             return {}
-        prefix = f"{METHOD_PREFIX}{type(method).__name__.lower()}_"
-        return {f"{prefix}{i}": v for i, v in enumerate(method.state)}
+        places = {id(weight): f"_{i}" for i, weight in enumerate(self.weights)}
+        prefix = f"{METHOD_PREFIX}{type(method).__name__.lower()}"
+        return {
+            f"{prefix}_{variable.name}{places.get(id(weight), '')}": variable
+            for variable, weight in method.state_of_weights
+        }
 
     def load_weights(self, *args: Any, **kwargs: Any) -> None:
         super().load_weights(*args, **kwargs)

@@ -9,7 +9,7 @@ from keras import ops
 from samkeras.backend import backend
 from samkeras.masks import Masks
 from samkeras.scope import Scope
-from samkeras.tensors import Tensor
+from samkeras.tensors import Tensor, are_finite
 
 Batch = Any
 Pairs = list[tuple[keras.Variable, Tensor]]
@@ -55,6 +55,8 @@ class Objective:
             value to what it was made of, and the weight's gradient is that of all
             values that it had. Otherwise it holds for the pass alone.
         scale: the factor by which an optimizer wants the loss scaled, scalar.
+        is_scaled: whether a LossScaleOptimizer chose it, which skips steps whose
+            gradients are not finite.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class Objective:
         state: list[keras.Variable],
         assigns_weights: bool,
         scale: Tensor,
+        is_scaled: bool = False,
     ):
         self.weights, self.state = weights, state
-        self.scale = scale
+        self.scale, self.is_scaled = scale, is_scaled
         self._forward = forward
         self._assigns_weights = assigns_weights
         self._masks = Masks(weights)
@@ -123,10 +126,18 @@ class Objective:
             loss,
             y_pred,
             [*zip(assigned, values, strict=True)],
-            self.mask(gradients),
+            self._spoil(self.mask(gradients)),
             [g is not None for g in found],
             raw,
         )
+
+    def _spoil(self, gradients: list[Tensor]) -> list[Tensor]:
+        """NaN in place of all gradients where one of them is not finite: whatever a
+        method makes of them, the optimizer skips the step."""
+        if not self.is_scaled:
+            return gradients
+        finite = are_finite(gradients)
+        return [ops.where(finite, g, ops.full_like(g, float("nan"))) for g in gradients]
 
 
 class _PassScope(Scope):

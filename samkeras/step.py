@@ -83,6 +83,7 @@ class Step:
         def differentiate(epsilon: list[Tensor] | None) -> list[Tensor]:
             point, held = self.weights, []
             if epsilon is not None:
+                self._check_shapes("epsilon", epsilon)
                 point = add(self.weights, epsilon)
                 if passes and passes[0].raw is not None and backend.count_parts() == 1:
                     held = [*zip(self.objective.weights, point, strict=True), *state]
@@ -109,10 +110,21 @@ class Step:
         if not passes:
             name = type(self.method).__name__
             raise ValueError(f"{name}.gradients must make a pass over the batch")
+        self._check_shapes("result", result)
         first = passes[0]
         return Gradients(
             first.loss, first.y_pred, first.updates, at_weights, result, first.reached
         )
+
+    def _check_shapes(self, what: str, tensors: Any) -> None:
+        expected = [tuple(weight.shape) for weight in self.weights]
+        found: list[Any] = [*tensors] if isinstance(tensors, list | tuple) else []
+        shapes = [tuple(getattr(tensor, "shape", (None,))) for tensor in found]
+        if shapes != expected:
+            raise ValueError(
+                f"{type(self.method).__name__}'s {what} must be a list of one tensor "
+                f"per trainable weight, of shapes {expected}. Received: {tensors!r}"
+            )
 
     def update_method(self, gradients: Gradients) -> Pairs:
         """The new values of the method's state.
@@ -152,7 +164,6 @@ def finish(
     l2: Hyperparameter | None,
     number: Tensor,
     is_due: Tensor | None,
-    is_scaled: bool,
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The gradients for the optimizer, and how those at w relate to them.
 
@@ -163,7 +174,6 @@ def finish(
         number: int scalar, the optimizer's step.
         is_due: bool scalar, whether to compare the gradients at this step; None: never,
             where there is no method.
-        is_scaled: whether a LossScaleOptimizer takes them.
 
     Returns:
         The gradients, one per weight, and statistics; see `compare_gradients`.
@@ -171,8 +181,6 @@ def finish(
     result, statistics = gradients.result, {}
     if is_due is not None and gradients.gradient:
         statistics = compare_gradients(gradients.gradient, result, is_due)
-        if is_scaled:
-            result = poison_unless_finite(result, statistics["grad_norm"])
     if l2 is not None:
         result = add_l2(result, weights, l2, number)
     return result, statistics
@@ -195,16 +203,6 @@ def add_l2(
         g + ops.cast(factor, g.dtype) * ops.cast(w, g.dtype)
         for g, w in zip(gradients, weights, strict=True)
     ]
-
-
-def poison_unless_finite(gradients: list[Tensor], norm: Tensor) -> list[Tensor]:
-    """NaN in place of all gradients where `norm` is not finite.
-
-    A LossScaleOptimizer skips a step whose gradients are not finite. It sees only those
-    of the second pass, which can be finite although the first pass overflowed.
-    """
-    finite = ops.isfinite(norm)
-    return [ops.where(finite, g, ops.full_like(g, float("nan"))) for g in gradients]
 
 
 def keep_unless_finite(updates: Pairs, gradients: list[Tensor]) -> Pairs:

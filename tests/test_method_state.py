@@ -390,7 +390,7 @@ def test_a_method_with_state_is_of_one_model():
         compile_classifier(model, method=method)
         model.train_on_batch(*random_examples(8))
     compile_classifier(other, method=method)
-    with pytest.raises(ValueError, match="give each model a FSAM of its own"):
+    with pytest.raises(ValueError, match="weights to train, a FSAM of its own"):
         other.train_on_batch(*random_examples(8))
     shared = samkeras.ASAM()
     for _ in range(2):
@@ -474,10 +474,207 @@ def test_perturbation_is_still_taken_with_a_warning():
     with pytest.warns(DeprecationWarning, match="compile\\(method="):
         compile_classifier(model, perturbation=samkeras.SAM(0.25))
     assert model.method.rho == 0.25
-    with pytest.warns(DeprecationWarning, match=r"model\.method"):
-        assert model.perturbation is model.method
+    with pytest.raises(AttributeError, match=r"is now model\.method"):
+        model.perturbation = samkeras.SAM(0.5)
+    assert not hasattr(model, "perturbation")
     with (
         pytest.warns(DeprecationWarning, match="compile"),
         pytest.raises(ValueError, match="give one of method and perturbation"),
     ):
         compile_classifier(model, perturbation=samkeras.SAM(), method=samkeras.SAM())
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Anchored(samkeras.Perturbation):
+    """Pulls the weights to where they were when it was built, by rho."""
+
+    passes = 1.0
+
+    def build(self, weights, roles):
+        self.anchors = [self.add_state_like(w, "anchor") for w in weights]
+        self.count = self.add_state((), "count")
+        self.count.assign(5.0)
+        for anchor, weight in zip(self.anchors, weights, strict=True):
+            anchor.assign(weight)
+
+    def gradients(self, context):
+        pairs = zip(context.gradient, context.weights, self.anchors, strict=True)
+        return [g + self.radius(context) * (w - a) for g, w, a in pairs]
+
+
+def test_state_begins_as_build_assigns_it_and_rho_is_read_anew():
+    model = compile_classifier(build_classifier(), method=Anchored(0.0))
+    plain = compile_classifier(build_classifier())
+    start = model.get_weights()
+    plain.set_weights(start)
+    for each in (model, plain):
+        train(each, *random_examples(32))
+    assert relative_error(model.get_weights(), plain.get_weights()) < 1e-6
+    *anchors, count = model.method.state
+    assert float(count) == 5
+    for anchor, weight in zip(anchors, start, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(anchor), weight)
+    model.method.rho = 1.0
+    for each in (model, plain):
+        train(each, *random_examples(32))
+    assert relative_error(model.get_weights(), plain.get_weights()) > 1e-2
+
+
+def test_a_backed_up_fit_goes_on_with_the_state(tmp_path):
+    """keras' BackupAndRestore, of a model built by its functional call."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def fit(*callbacks):
+        keras.utils.set_random_seed(1)
+        model = compile_classifier(build_classifier(), method=samkeras.FSAM(0.3))
+        train(model, *random_examples(), epochs=4, callbacks=callbacks)
+        return model
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(backup, Stop())
+    model, expected = fit(keras.callbacks.BackupAndRestore(tmp_path)), fit()
+    for ours, theirs in zip(
+        [*model.weights, *model.method.state],
+        [*expected.weights, *expected.method.state],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (ours, theirs)))
+
+
+def test_saving_warns_of_nothing(tmp_path, recwarn):
+    model = compile_classifier(build_classifier(), method=samkeras.FSAM())
+    model.train_on_batch(*random_examples(8))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    model.save_weights(tmp_path / "m.weights.h5")
+    loaded.load_weights(tmp_path / "m.weights.h5")
+    assert not [w for w in recwarn if "samkeras" in str(w.message)]
+    assert not [w for w in recwarn if "perturbation" in str(w.message)]
+
+
+def test_state_in_a_weights_file_finds_its_weights(tmp_path):
+    """Also into a model that is not built for training, and where other layers are
+    frozen: what is a weight's stays its own."""
+
+    def build(frozen):
+        inputs = keras.Input((6,))
+        hidden = layers.Dense(6)(layers.Dense(6)(inputs))
+        model = samkeras.SAMModel(inputs, layers.Dense(6)(hidden))
+        for i in frozen:
+            model.layers[i].trainable = False
+        model.compile("sgd", "mse", method=samkeras.FSAM())
+        return model
+
+    model = build(frozen=[3])
+    x = np.random.default_rng(0).standard_normal((8, 6)).astype("float32")
+    model.train_on_batch(x, x)
+    model.save_weights(tmp_path / "m.weights.h5")
+    _, *means = [ops.convert_to_numpy(v) for v in model.method.state]
+    for frozen, expected in (([3], means), ([1], means[2:]), ([], means)):
+        other = build(frozen)
+        other.load_weights(tmp_path / "m.weights.h5")
+        has_mean, *found = [ops.convert_to_numpy(v) for v in other.method.state]
+        assert has_mean == 1
+        for mean, value in zip(found, expected, strict=False):
+            np.testing.assert_array_equal(mean, value)
+        for mean in found[len(expected) :]:
+            assert not mean.any()
+
+
+class Signs(samkeras.Method):
+    """Signs of a gradient, which are finite where it is not; not at w."""
+
+    passes = 1.0
+
+    def build(self, weights, roles):
+        self.count = self.add_state((), "count", "int32")
+
+    def gradients(self, context):
+        return [
+            ops.sign(g) for g in context.gradients_at([0 * w for w in context.weights])
+        ]
+
+    def update(self, context, result):
+        self.count.assign_add(1)
+
+
+def test_no_method_hides_an_overflow():
+    keras.config.set_dtype_policy("mixed_float16")
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=2.0**127
+    )
+    model = compile_classifier(build_classifier(), optimizer=optimizer, method=Signs())
+    weights = model.get_weights()
+    model.train_on_batch(*random_examples(8))
+    assert int(model.optimizer.iterations) == int(model.method.count) == 0
+    for weight, before in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, before)
+
+
+def test_a_method_that_is_refused_leaves_the_old_one():
+    model = compile_classifier(build_classifier(), method=samkeras.SAM(0.1))
+    other = compile_classifier(build_classifier(), method=samkeras.FSAM(0.1))
+    for each in (model, other):
+        each.train_on_batch(*random_examples(8))
+    with pytest.raises(ValueError, match="a FSAM of its own"):
+        model.method = other.method
+    assert isinstance(model.method, samkeras.SAM)
+    model.train_on_batch(*random_examples(8))
+    assert samkeras.SAMModel(model.inputs, model.outputs).state()["optimizer"] == []
+
+
+class Wrong(samkeras.Method):
+    """Returns what it was given."""
+
+    def __init__(self, result, epsilon=None):
+        self.result, self.at = result, epsilon
+
+    def gradients(self, context):
+        if self.at:
+            context.gradients_at(self.at(context))
+        return self.result(context.gradient)
+
+
+class Late(samkeras.SAM):
+    """Makes state where it is too late."""
+
+    def update(self, context, result):
+        self.add_state((), "late")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lambda: Wrong(lambda g: g[1:]), "Wrong's result must be a list of one"),
+        (lambda: Wrong(lambda g: [ops.sum(t) for t in g]), "Wrong's result must be"),
+        (lambda: Wrong(lambda g: [None, *g[1:]]), "Wrong's result must be"),
+        (lambda: Wrong(lambda g: None), "Wrong's result must be"),
+        (lambda: Wrong(list, lambda c: c.weights[1:]), "Wrong's epsilon must be"),
+        (lambda: Late(0.1), "Late must make its state in build"),
+    ],
+)
+def test_what_a_method_returns_is_checked(method, message):
+    model = compile_classifier(build_classifier(), method=method())
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(*random_examples(8))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow mirrors variables"
+)
+def test_a_mirrored_model_is_saved(tmp_path):
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = compile_classifier(build_classifier(), method=samkeras.FSAM(0.25))
+    train(model, *random_examples(32))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert loaded.method.rho == model.method.rho == 0.25
+    for ours, theirs in zip(model.method.state, loaded.method.state, strict=True):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (ours, theirs)))

@@ -17,7 +17,7 @@ from jsonargparse.typing import (
 )
 
 from samkeras.errors import InputError
-from samkeras.experiment.methods import CLASSES, OPTIONS
+from samkeras.experiment.methods import CLASSES, OPTIONS, count_passes
 from samkeras.experiment.strict_yaml import read_yaml
 from samkeras.experiment.targets import ROOT, find_workload
 
@@ -401,7 +401,7 @@ def count_work(config: Config, steps: int) -> float:
     """The work of a number of a run's steps, in gradients."""
     if not config.sam:
         return steps
-    return steps * (1 + (config.ascent_steps if config.method == "sam" else 1))
+    return steps * count_passes(config.method, config.ascent_steps)
 
 
 def read_config(path: Path) -> dict[str, Any]:

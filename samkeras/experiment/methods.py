@@ -1,6 +1,8 @@
 """What `--method` takes, and which options each method has. Without keras, which takes
 seconds to import and --help needs not."""
 
+import functools
+
 # The class in samkeras of each method.
 CLASSES = {
     "sam": "SAM",
@@ -25,3 +27,13 @@ ARGUMENTS = {"ascent_steps": "steps"}
 OPTIONS = {"method": _ALL, **CLASS_OPTIONS, "m_sharpness": _ALL}
 # What takes the place of a workload's defaults, which are for SAM itself.
 DEFAULTS = {"asam": {"rho": 0.5}}
+
+
+@functools.cache
+def count_passes(method: str, ascent_steps: int) -> float:
+    """Forward-backward passes of a step, as the method's class has them."""
+    import samkeras
+
+    has_steps = method in CLASS_OPTIONS["ascent_steps"]
+    arguments = {ARGUMENTS["ascent_steps"]: ascent_steps} if has_steps else {}
+    return getattr(samkeras, CLASSES[method])(**arguments).passes

@@ -1,15 +1,15 @@
 """ASAM: a ball that stretches with the weights."""
 
 import math
-from numbers import Real
 from typing import Any, Self
 
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from samkeras.hyperparameter import is_number
 from samkeras.methods.method import NORM_EPSILON, Context, Perturbation
-from samkeras.tensors import global_norm, scale, widest
+from samkeras.tensors import global_norm, scale
 
 Tensor = Any
 
@@ -50,7 +50,7 @@ class ASAM(Perturbation):
         p: float = 2.0,
     ):
         super().__init__(rho)
-        if not isinstance(eta, Real) or not 0 <= eta < math.inf:
+        if not is_number(eta, 0):
             raise ValueError(f"eta must be a finite number >= 0. Received: eta={eta!r}")
         if p not in (2, math.inf):
             raise ValueError(f"p must be 2 or inf. Received: p={p!r}")
@@ -59,7 +59,7 @@ class ASAM(Perturbation):
 
     def epsilon(self, context: Context) -> list[Tensor]:
         gradient = context.gradient
-        radius = self._rho.at(context.step, widest(gradient))
+        radius = self.radius(context)
         lengths = [
             ops.ones_like(w) if role.is_offset else ops.abs(w) + self.eta
             for w, role in zip(context.weights, context.roles, strict=True)

@@ -1,16 +1,15 @@
 """F-SAM: a perturbation along what sets a batch apart from the others."""
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, Literal
 
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from samkeras.hyperparameter import is_number
 from samkeras.methods.method import NORM_EPSILON, Context, Perturbation, Role
-from samkeras.tensors import global_norm, scale, widest
+from samkeras.tensors import global_norm, scale
 
 Tensor = Any
 ORDERS = ("code", "paper")
@@ -53,11 +52,11 @@ class FSAM(Perturbation):
         order: Literal["code", "paper"] = "code",
     ):
         super().__init__(rho)
-        if not isinstance(sigma, Real) or not 0 <= sigma < math.inf:
+        if not is_number(sigma, 0):
             raise ValueError(
                 f"sigma must be a finite number >= 0. Received: sigma={sigma!r}"
             )
-        if not isinstance(ema_decay, Real) or not 0 <= ema_decay < 1:
+        if not is_number(ema_decay, 0) or ema_decay >= 1:
             raise ValueError(
                 "ema_decay must be a number >= 0 and < 1. "
                 f"Received: ema_decay={ema_decay!r}"
@@ -85,7 +84,7 @@ class FSAM(Perturbation):
         ]
         # What was pruned lately still has a mean.
         differences = context.mask(differences)
-        radius = self._rho.at(context.step, widest(differences))
+        radius = self.radius(context)
         factor = radius / (global_norm(differences) + NORM_EPSILON)
         return scale(differences, factor)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import keras
+from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.backend import backend
@@ -65,7 +66,11 @@ class Context:
         each call makes a pass.
 
         The first pass of a step, whether here or at w, gives the loss, the predictions
-        and the new state of layers.
+        and the new state of layers. It must not be in a branch of `keras.ops.cond`;
+        further ones may be.
+
+        Raises:
+            ValueError: epsilon has not one tensor per weight, of its shape.
         """
         return self._differentiate(epsilon)
 
@@ -73,7 +78,8 @@ class Context:
 class Method:
     """How a training step's gradient is found; the base class of all methods.
 
-    A subclass defines `gradients`, and `update` if it has state:
+    A subclass defines `gradients`, and `build` and `update` if it has state. The names
+    `state`, `state_of_weights`, `variables` and `passes` are taken.
 
         class Lookback(samkeras.Method):
             \"\"\"Adds what the gradient was at the step before.\"\"\"
@@ -93,18 +99,25 @@ class Method:
     It stays the same method under mixed precision, in groups of m examples, on several
     devices and in fused steps: `gradients` reads the state that the step before left,
     and assigns nothing; `update` sees the mean gradient of all groups and devices,
-    once a step, and is undone in a step that a LossScaleOptimizer skips.
+    once a step, and is undone in a step that a LossScaleOptimizer skips. Random draws
+    are functions of `context.step`, as those of `RandomPerturbation`.
     """
 
     passes: float = 2.0
-    """forward-backward passes of a step, on average; progress and prices need it"""
-    _state: tuple[keras.Variable, ...] = ()
+    """forward-backward passes of a step, on average: what a step costs"""
+    _state: tuple[tuple[keras.Variable, keras.Variable | None], ...] = ()
+    _is_building: bool = False
     _built_for: list[int] | None = None
 
     @property
     def state(self) -> list[keras.Variable]:
         """The variables that `update` may assign: a part of every checkpoint and saved
         model, but not of `model.weights`."""
+        return [variable for variable, _ in self._state]
+
+    @property
+    def state_of_weights(self) -> list[tuple[keras.Variable, keras.Variable | None]]:
+        """The state, each variable with the weight that it is like, or None."""
         return [*self._state]
 
     @property
@@ -115,10 +128,10 @@ class Method:
         return [variable for h in found for variable in h.variables]
 
     def build_for(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
-        """Builds the method for a model, unless it is built for it already.
+        """Builds the method for weights, unless it is built for them already.
 
         Raises:
-            ValueError: its state is that of another model's training.
+            ValueError: it has state, of other weights.
         """
         known = [*map(id, weights)]
         if self._built_for == known:
@@ -126,10 +139,15 @@ class Method:
         if self._state:
             name = type(self).__name__
             raise ValueError(
-                f"this {name} holds the state of another model's training; give each "
-                f"model a {name} of its own"
+                f"this {name} holds the state of training other weights; give each "
+                f"model, and each choice of weights to train, a {name} of its own"
             )
+        self._is_building = True
         self.build(weights, roles)
+        self._is_building = False
+        for variable in self.state:
+            # What it was assigned may be a weight's own memory.
+            variable.assign(ops.copy(backend.values_of([variable])[0]))
         self._built_for = known
 
     def build(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
@@ -139,14 +157,27 @@ class Method:
     def add_state(
         self, shape: tuple[int, ...], name: str, dtype: str = "float32"
     ) -> keras.Variable:
-        """A new variable of the state, zeros."""
-        return self._keep(backend.make_state(shape, dtype, name))
+        """A new variable of the state, zeros; `build` may assign something else.
+
+        Args:
+            shape: its shape.
+            name: what it is, once in a method.
+            dtype: its type. Default float32.
+
+        Raises:
+            ValueError: the name is taken, or the method is not being built.
+        """
+        return self._keep(name, None, tuple(shape), dtype)
 
     def add_state_like(self, weight: keras.Variable, name: str) -> keras.Variable:
         """A new variable of the state, zeros, of a weight's shape, and laid out on
-        devices as it is. It has float32 numbers where the weight has fewer bits."""
-        dtype = widest([weight])
-        return self._keep(backend.make_state(weight.shape, dtype, name, like=weight))
+        devices as it is. It has float32 numbers where the weight has fewer bits.
+
+        Raises:
+            ValueError: the weight has one of that name, or the method is not being
+                built.
+        """
+        return self._keep(name, weight, tuple(weight.shape), widest([weight]))
 
     def gradients(self, context: Context) -> list[Tensor]:
         """The gradient that the optimizer gets.
@@ -178,8 +209,20 @@ class Method:
         """The method of a config."""
         return cls(**config)
 
-    def _keep(self, variable: keras.Variable) -> keras.Variable:
-        self._state = (*self._state, variable)
+    def _keep(
+        self,
+        name: str,
+        weight: keras.Variable | None,
+        shape: tuple[int, ...],
+        dtype: str,
+    ) -> keras.Variable:
+        owner = type(self).__name__
+        if not self._is_building:
+            raise ValueError(f"{owner} must make its state in build. Received: {name}")
+        if any(v.name == name and like is weight for v, like in self._state):
+            raise ValueError(f"{owner} must name its state apart. Received: {name}")
+        variable = backend.make_state(shape, dtype, name, like=weight)
+        self._state = (*self._state, (variable, weight))
         return variable
 
 
@@ -207,6 +250,11 @@ class Perturbation(Method):
     @rho.setter
     def rho(self, value: float) -> None:
         self._rho.value = value
+
+    def radius(self, context: Context) -> Tensor:
+        """rho at a step, for `epsilon` to compute with: a scalar of the weights'
+        `widest` type."""
+        return self._rho.at(context.step, widest(context.weights))
 
     def epsilon(self, context: Context) -> list[Tensor]:
         """What is added to the weights for the second pass: one tensor per weight, of

@@ -55,7 +55,7 @@ class SAM(Perturbation):
 
     def epsilon(self, context: Context) -> list[Tensor]:
         gradient = context.gradient
-        radius = self._rho.at(context.step, widest(gradient)) / self.steps
+        radius = self.radius(context) / self.steps
         epsilon = self._ascend(gradient, radius)
         for _ in range(self.steps - 1):
             further = self._ascend(context.gradients_at(epsilon), radius)
@@ -101,7 +101,7 @@ class UnnormalizedSAM(Perturbation):
 
     def epsilon(self, context: Context) -> list[Tensor]:
         gradient = context.gradient
-        return scale(gradient, self._rho.at(context.step, widest(gradient)))
+        return scale(gradient, self.radius(context))
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -140,7 +140,7 @@ class RandomPerturbation(Perturbation):
                 for g in gradient
             ]
         normals = context.mask(normals)
-        radius = self._rho.at(context.step, widest(normals))
+        radius = self.radius(context)
         return scale(normals, radius / (global_norm(normals) + NORM_EPSILON))
 
     def get_config(self) -> dict[str, Any]:

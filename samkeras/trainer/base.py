@@ -90,10 +90,11 @@ class BaseTrainer(keras.Model):
         super()._symbolic_build(iterator=iterator, data_batch=data_batch)
         self._build_method()
 
-    def _build_method(self) -> None:
-        """Builds the method for the weights that are."""
-        if self._rule.method is not None:
-            self._rule.method.build_for(self.trainable_variables, self._find_roles())
+    def _build_method(self, rule: Rule | None = None) -> None:
+        """Builds the rule's method for the weights, when all are there."""
+        method = (rule or self._rule).method
+        if method is not None and all(x.built for x in self._flatten_layers()):
+            method.build_for(self.trainable_variables, self._find_roles())
 
     def _find_roles(self) -> list[Role]:
         """What each trainable weight does."""
@@ -129,6 +130,7 @@ class BaseTrainer(keras.Model):
             self.non_trainable_variables,
             self._assigns_weights,
             ops.convert_to_tensor(factor, "float32"),
+            isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer),
         )
 
     def _forward(self, batch: Batch) -> tuple[Any, Tensor]:
@@ -162,7 +164,6 @@ class BaseTrainer(keras.Model):
             variable.assign(value)
         self._track_loss(gradients.loss, share, batch)
         is_due = rule.metrics.is_due(number) if rule.metrics else None
-        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         # The weights as they are now: a layer may have assigned its own.
         final, statistics = finish(
             gradients,
@@ -170,11 +171,10 @@ class BaseTrainer(keras.Model):
             rule.l2,
             number,
             is_due,
-            is_scaled,
         )
         scaled = scale(final, objective.scale)
         state = step.update_method(gradients)
-        if is_scaled:
+        if objective.is_scaled:
             state = keep_unless_finite(state, scaled)
         self._apply(scaled, gradients.reached)
         for variable, value in state:

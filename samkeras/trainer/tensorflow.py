@@ -28,7 +28,8 @@ class Trainer(BaseTrainer):
             self._symbolic_build(data_batch=data)
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        self._build_method()
+        with tf.init_scope():  # its state may be assigned as it is made
+            self._build_method()
         return self._take_step(data)
 
     def test_step(self, data: Batch) -> dict[str, Tensor]:
