@@ -119,8 +119,8 @@ class Step:
     def _check_shapes(self, what: str, tensors: Any) -> None:
         expected = [tuple(weight.shape) for weight in self.weights]
         found: list[Any] = [*tensors] if isinstance(tensors, list | tuple) else []
-        shapes = [tuple(getattr(tensor, "shape", (None,))) for tensor in found]
-        if shapes != expected:
+        fit = len(found) == len(expected) and all(map(_fits, found, expected))
+        if not fit:
             raise ValueError(
                 f"{type(self.method).__name__}'s {what} must be a list of one tensor "
                 f"per trainable weight, of shapes {expected}. Received: {tensors!r}"
@@ -184,6 +184,19 @@ def finish(
     if l2 is not None:
         result = add_l2(result, weights, l2, number)
     return result, statistics
+
+
+def _fits(tensor: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor has a shape, as far as that is known before a program runs."""
+    if tensor is None or not hasattr(tensor, "shape"):
+        return False
+    if getattr(tensor.shape, "rank", 0) is None:
+        return True
+    sizes = tuple(tensor.shape)
+    return len(sizes) == len(shape) and all(
+        size is None or size == expected
+        for size, expected in zip(sizes, shape, strict=True)
+    )
 
 
 def _check_read(raw: keras.Variable | None) -> None:

@@ -28,6 +28,9 @@ def value_and_grad(
         for w, v in zip(weights, variables, strict=False)
     ]
     gradients = [_add_up(parts) for parts in tape.gradient(scalar, sources)]
+    for gradient, weight in zip(gradients, weights, strict=True):
+        if gradient is not None:
+            gradient.set_shape(weight.shape)  # that of sparse slices is not known
     return others, gradients, next(iter(raw), None)
 
 
