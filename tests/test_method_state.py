@@ -678,3 +678,13 @@ def test_a_mirrored_model_is_saved(tmp_path):
     assert loaded.method.rho == model.method.rho == 0.25
     for ours, theirs in zip(model.method.state, loaded.method.state, strict=True):
         np.testing.assert_array_equal(*map(ops.convert_to_numpy, (ours, theirs)))
+
+
+def test_a_file_of_version_0_1_is_read():
+    """Its configs have the method's old name, in a module that is gone."""
+    model = compile_classifier(build_classifier(), method=samkeras.SAM(0.25, p=3))
+    config = model.get_compile_config()
+    config["perturbation"] = {**config.pop("method"), "module": "samkeras.perturbation"}
+    loaded = build_classifier()
+    loaded.compile_from_config(config)
+    assert loaded.method.get_config() == model.method.get_config()
