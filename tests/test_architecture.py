@@ -66,6 +66,13 @@ def ids(paths: list[Path]) -> dict:
     return {"argvalues": paths, "ids": map(name_of, paths)}
 
 
+# Files are the same on both backends.
+of_files = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="the tests on JAX read the files"
+)
+
+
+@of_files
 @pytest.mark.parametrize("path", **ids(LIBRARY))
 def test_the_library_is_built_bottom_up(path):
     own = part_of(name_of(path))
@@ -86,6 +93,7 @@ def test_no_part_of_samkeras_imports_in_a_circle():
     TopologicalSorter(graph).prepare()
 
 
+@of_files
 @pytest.mark.parametrize("path", **ids(LIBRARY))
 def test_the_library_needs_keras_and_numpy_alone(path):
     allowed = {"samkeras", "keras", "numpy"}
@@ -95,6 +103,7 @@ def test_the_library_needs_keras_and_numpy_alone(path):
     assert packages - sys.stdlib_module_names <= allowed
 
 
+@of_files
 @pytest.mark.parametrize("path", **ids(FILES))
 def test_packages_of_few_workloads_are_imported_where_they_are_used(path):
     packages = {name.split(".")[0] for name in find_imports(path, everywhere=False)}
@@ -129,6 +138,7 @@ def names_in_keras() -> set[str]:
     return set(re.findall(r"(?:def |self\.|cls\.)(_[a-z]\w*)", text))
 
 
+@of_files
 @pytest.mark.parametrize(
     "path", **ids([path for path in FILES if path.parent.name not in INSIDES])
 )

@@ -104,7 +104,7 @@ SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
         (["--sam"], [("train", 0, 3), ("validate", 1, 3), ("train", 2, 0)]),
         (SAM_PRUNED, [("train", 2, 6)]),
         (["--optimizer", "adamw", "--weight_decay", "0.01"], [("train", 1, 3)]),
-        (["--sam", "--method", "fsam", "--m_sharpness", "48"], [("train", 1, 3)]),
+        (["--sam", "--method", "fsam"], [("train", 1, 3)]),
     ],
     ids=["sam", "random_pruned", "adamw", "fsam"],
 )

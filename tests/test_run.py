@@ -104,10 +104,8 @@ def test_a_grid_is_recorded_in_full(train, recorded, store, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        "--method=sam,unnormalized,random",
+        "--method=sam,random,asam,fsam --m_sharpness=64",
         "--p=1.5,inf --ascent_steps=1,2",
-        "--method=asam --rho=0.05 --p=2,inf --eta=0.01,0.1",
-        "--method=fsam --sigma=0.5,1 --ema_decay=0.5,0.9 --m_sharpness=64",
     ],
 )
 def test_every_method_trains(train, recorded, options):
