@@ -267,7 +267,7 @@ class SAMModel(Trainer):
         return {k: v for k, v in results.items() if k not in GRADIENT_METRICS}
 
     def get_gradient_metrics_result(self) -> dict[str, Any]:
-        """The gradients' metrics so far in the epoch; none without a perturbation."""
+        """The gradients' metrics so far in the epoch; none without a method."""
         if self._rule.metrics is None:
             return {}
         return {m.name: m.result() for m in self._rule.metrics.metrics}

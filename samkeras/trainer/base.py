@@ -220,10 +220,8 @@ class BaseTrainer(keras.Model):
 
         def compute(batch: Batch) -> list[Tensor]:
             objective = self._objective()
-            weights, state = (
-                backend.values_of(objective.weights),
-                pairs_of(objective.state),
-            )
+            weights = backend.values_of(objective.weights)
+            state = pairs_of(objective.state)
             return objective.differentiate(weights, state, batch, []).gradients
 
         compiled = backend.compile_reading(compute, self._find_variables)
