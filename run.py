@@ -6,10 +6,10 @@ from pathlib import Path
 from types import ModuleType
 
 from samkeras.errors import InputError
-from samkeras.experiment.command_line import parse_figure, parse_runs
-from samkeras.experiment.interrupt import INTERRUPTED, end_at_once
-from samkeras.experiment.report import write_report
-from samkeras.experiment.targets import REPORT, describe_targets, resolve_target
+from samkeras.experiment.options.parsing import parse_figure, parse_runs
+from samkeras.experiment.options.targets import REPORT, describe_targets, resolve_target
+from samkeras.experiment.runs.interrupt import INTERRUPTED, end_at_once
+from samkeras.experiment.studies.report import write_report
 from samkeras.quiet import silence_native_stderr
 
 BACKENDS = ("jax", "tensorflow")
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
             join_processes(keras)
             from samkeras.backend import backend
-            from samkeras.experiment.grid import run_grid
+            from samkeras.experiment.studies.grid import run_grid
 
             backend.cache_programs()
             if runs[0].workers > 1 or runs[0].ray is not None:

@@ -23,7 +23,7 @@ WIDTH_MULT, STEPS, ROUNDS, STEPS_PER_EPOCH = 10, 36, 7, 469
 
 def main() -> None:
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    from samkeras.experiment.checkpoint import Checkpoints, capture
+    from samkeras.experiment.runs.checkpoint import Checkpoints, capture
 
     for method in ("SGD", "SAM"):
         contender = SamKeras(Task(method == "SAM", WIDTH_MULT, STEPS * BATCH, STEPS))

@@ -77,8 +77,8 @@ def timed(function: Callable, name: str, spent: collections.Counter) -> Callable
 def build_samkeras(width_mult: float, sam: bool) -> Callable:
     from keras import ops
 
-    from samkeras.experiment import data, run
-    from samkeras.experiment.command_line import parse_runs
+    from samkeras.experiment.options.parsing import parse_runs
+    from samkeras.experiment.runs import data, run
 
     options = ["--width_mult", str(width_mult), "--sam", str(sam).lower()]
     (config,) = parse_runs("atari_ppo", options)

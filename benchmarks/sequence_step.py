@@ -70,7 +70,7 @@ class Task:
 
     @functools.cached_property
     def config(self):
-        from samkeras.experiment.command_line import parse_runs
+        from samkeras.experiment.options.parsing import parse_runs
 
         options = f"{OPTIONS[self.workload]} --width_mult={self.width_mult} "
         options += f"--sam={self.sam} ".lower() + CHECK_OPTIONS * self.is_check
@@ -90,7 +90,7 @@ class Task:
 
     def model(self):
         """The uncompiled model, of the same weights each time."""
-        from samkeras.experiment.targets import find_workload
+        from samkeras.experiment.options.targets import find_workload
 
         random.seed(0)  # of which keras draws the seeds of initializers
         workload, info = find_workload(self.workload), load(self.workload).info
@@ -104,7 +104,7 @@ class Task:
 @functools.cache
 def load(workload: str):
     """Its sample data."""
-    from samkeras.experiment.targets import find_workload
+    from samkeras.experiment.options.targets import find_workload
 
     return find_workload(workload).load(Task(workload, False, 1.0, 1).config)
 
@@ -116,7 +116,7 @@ def by_path(variables) -> dict[str, np.ndarray]:
 
 class SamKeras(Contender):
     def __init__(self, task: Task):
-        from samkeras.experiment.run import compile_model
+        from samkeras.experiment.runs.run import compile_model
 
         self.model, self.batches = task.model(), task.batches()
         compile_model(task.config, self.model, task.steps)

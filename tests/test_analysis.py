@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import sem, spearmanr
 
-from samkeras.experiment import analysis
-from samkeras.experiment.analysis import RULE_FIELDS, compare, correlate_gains, estimate
-from samkeras.experiment.config import SupervisedConfig
-from samkeras.experiment.run import Result
+from samkeras.experiment.options.config import SupervisedConfig
+from samkeras.experiment.runs.run import Result
+from samkeras.experiment.studies import comparison as analysis
+from samkeras.experiment.studies.comparison import (
+    RULE_FIELDS,
+    compare,
+    correlate_gains,
+    estimate,
+)
 
 
 def make_result(best=None, final=None, num_params=1, num_nonzero=None, **options):

@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import run as command
-from samkeras.experiment.targets import ROOT
+from samkeras.experiment.options.targets import ROOT
 from tests.test_kills import rows
 
 GRID = ["workloads/synthetic_mlp", "--width_mult", "0.1,0.2,0.3", "--sam", "true,false"]

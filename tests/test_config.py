@@ -9,16 +9,21 @@ import yaml
 
 import run as command
 from samkeras.errors import InputError
-from samkeras.experiment import targets
-from samkeras.experiment.command_line import parse_runs
-from samkeras.experiment.config import OWN_FIELDS, Config, fingerprint, save_config
-from samkeras.experiment.schedule import learning_rate_at
-from samkeras.experiment.targets import (
+from samkeras.experiment.options import targets
+from samkeras.experiment.options.config import (
+    OWN_FIELDS,
+    Config,
+    fingerprint,
+    save_config,
+)
+from samkeras.experiment.options.parsing import parse_runs
+from samkeras.experiment.options.targets import (
     ROOT,
     find_workload,
     list_workloads,
     resolve_target,
 )
+from samkeras.experiment.runs.schedule import learning_rate_at
 
 
 def parse_one(*arguments: str, workload: str = "mnist_mlp") -> Config:

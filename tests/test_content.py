@@ -2,8 +2,8 @@
 
 import pytest
 
-from samkeras.experiment import content
-from samkeras.experiment.content import describe_content
+from samkeras.data import content
+from samkeras.data.content import describe_content
 
 
 @pytest.fixture

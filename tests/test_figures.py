@@ -15,22 +15,19 @@ from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.errors import InputError
-from samkeras.experiment import (
-    analysis,
-    command_line,
-    figure,
-    picture,
-    recorder,
-    run,
-    targets,
-)
-from samkeras.experiment.analysis import compare
-from samkeras.experiment.command_line import parse_figure
-from samkeras.experiment.config import SupervisedConfig
-from samkeras.experiment.figure import Figure, read_figure
-from samkeras.experiment.picture import draw_figure, find_points
-from samkeras.experiment.run import Result
-from samkeras.experiment.targets import FIGURES
+from samkeras.experiment.options import parsing as command_line
+from samkeras.experiment.options import targets
+from samkeras.experiment.options.config import SupervisedConfig
+from samkeras.experiment.options.parsing import parse_figure
+from samkeras.experiment.options.targets import FIGURES
+from samkeras.experiment.runs import recorder, run
+from samkeras.experiment.runs.run import Result
+from samkeras.experiment.studies import comparison as analysis
+from samkeras.experiment.studies import figure
+from samkeras.experiment.studies import pictures as picture
+from samkeras.experiment.studies.comparison import compare
+from samkeras.experiment.studies.figure import Figure, read_figure
+from samkeras.experiment.studies.pictures import draw_figure, find_points
 
 NAMES = sorted(path.stem for path in FIGURES.glob("*.yaml"))
 COUNTS = re.compile(

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from samkeras.experiment.targets import ROOT
+from samkeras.experiment.options.targets import ROOT
 
 pytestmark = pytest.mark.faults
 
 # run.py, which at a run's end also keeps its last weights.
 PROGRAM = """
 import sys, numpy as np, run
-from samkeras.experiment import run as training
+from samkeras.experiment.runs import run as training
 record_best = training._record_best
 def keep_weights(logger, model, recorder, folder):
     np.savez(folder / "final.npz", *model.get_weights())

@@ -6,8 +6,7 @@ import inspect
 import pytest
 
 import samkeras
-from samkeras.experiment.command_line import parse_figure, parse_runs
-from samkeras.experiment.config import (
+from samkeras.experiment.options.config import (
     Config,
     SupervisedConfig,
     count_work,
@@ -16,9 +15,15 @@ from samkeras.experiment.config import (
     result_fields,
     save_config,
 )
-from samkeras.experiment.methods import ARGUMENTS, CLASS_OPTIONS, CLASSES, DEFAULTS
-from samkeras.experiment.run import build_method, run_name
-from samkeras.experiment.tables import label
+from samkeras.experiment.options.methods import (
+    ARGUMENTS,
+    CLASS_OPTIONS,
+    CLASSES,
+    DEFAULTS,
+)
+from samkeras.experiment.options.parsing import parse_figure, parse_runs
+from samkeras.experiment.runs.run import build_method, run_name
+from samkeras.experiment.studies.tables import label
 
 # Arguments that are no options: the paper's control has one seed for all runs.
 NO_OPTIONS = {"random": {"seed"}, "fsam": {"order"}}

@@ -8,8 +8,8 @@ from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.errors import InputError
-from samkeras.experiment import data, recorder, run
-from samkeras.experiment.command_line import parse_runs
+from samkeras.experiment.options.parsing import parse_runs
+from samkeras.experiment.runs import data, recorder, run
 from samkeras.models import gcn, lstm, tagger
 
 SENTENCES = (("the dog runs", "a b c"), ("dogs run", "b c"), ("run", "c"))

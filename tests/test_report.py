@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import run as command
-from samkeras.experiment.targets import ROOT
+from samkeras.experiment.options.targets import ROOT
 
 SUMMARY = {
     "name": "figure4_mnist",

@@ -16,11 +16,11 @@ import pytest
 
 import run as command
 import samkeras
-from samkeras.experiment import checkpoint, recorder, run
-from samkeras.experiment.checkpoint import CheckpointError, Checkpoints
-from samkeras.experiment.command_line import parse_runs
-from samkeras.experiment.interrupt import StopRequest, hidden_from_children
-from samkeras.experiment.progress import RunProgress
+from samkeras.experiment.options.parsing import parse_runs
+from samkeras.experiment.runs import checkpoint, recorder, run
+from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
+from samkeras.experiment.runs.interrupt import StopRequest, hidden_from_children
+from samkeras.experiment.runs.progress import RunProgress
 from tests import helpers
 from workloads import mnist_mlp
 

@@ -20,10 +20,11 @@ from mlflow.tracking import MlflowClient
 import run as command
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
-from samkeras.experiment import data, recorder, run, workers
-from samkeras.experiment.command_line import parse_runs
-from samkeras.experiment.interrupt import StopRequest
-from samkeras.experiment.targets import ROOT, find_workload
+from samkeras.experiment.launch import workers
+from samkeras.experiment.options.parsing import parse_runs
+from samkeras.experiment.options.targets import ROOT, find_workload
+from samkeras.experiment.runs import data, recorder, run
+from samkeras.experiment.runs.interrupt import StopRequest
 
 MNIST = "workloads/mnist_mlp"
 SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "2"]

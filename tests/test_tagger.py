@@ -18,7 +18,7 @@ from samkeras.data.sequences import (
 )
 from samkeras.data.treebank import load_treebank, read_conllu
 from samkeras.errors import InputError
-from samkeras.experiment.schedule import InverseSquareRoot
+from samkeras.experiment.runs.schedule import InverseSquareRoot
 from samkeras.losses import TokenCrossentropy
 from samkeras.models.common import WordDropout
 from samkeras.models.tagger import build_tagger

@@ -14,10 +14,10 @@ from mlflow.tracking import MlflowClient
 from requests.exceptions import ConnectionError
 
 from samkeras.errors import InputError
-from samkeras.experiment import tracking
-from samkeras.experiment.delivery import Delivery, identify
-from samkeras.experiment.journal import FolderGoneError, Journal, find_journals
-from samkeras.experiment.tracking import Tracker, _read_run
+from samkeras.experiment.tracking import tracker as tracking
+from samkeras.experiment.tracking.delivery import Delivery, identify
+from samkeras.experiment.tracking.journal import FolderGoneError, Journal, find_journals
+from samkeras.experiment.tracking.tracker import Tracker, _read_run
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -65,7 +65,7 @@ def silence(monkeypatch):
 
         context = pytest.MonkeyPatch()
         context.setattr(Delivery, "_find_run", refuse)
-        context.setattr("samkeras.experiment.delivery.PATIENCE_SEC", 0.5)
+        context.setattr("samkeras.experiment.tracking.delivery.PATIENCE_SEC", 0.5)
         return context.undo
 
     undo = []
@@ -202,7 +202,7 @@ def test_a_child_waits_for_its_parent(
     first.close()  # and yet the parent's folder is taken until its end
     answer()
     with monkeypatch.context() as context:
-        context.setattr("samkeras.experiment.delivery.PATIENCE_SEC", 0.5)
+        context.setattr("samkeras.experiment.tracking.delivery.PATIENCE_SEC", 0.5)
         second = tracker()
         second.deliver_pending(tmp_path)
         second.close()
@@ -436,7 +436,7 @@ def test_a_file_that_cannot_be_uploaded_holds_nothing_up(
     tracker, recorded, curve, tmp_path, monkeypatch, capsys
 ):
     """A broken artifact store costs the files, until it works; not the metrics."""
-    monkeypatch.setattr("samkeras.experiment.delivery.PATIENCE_SEC", 0.5)
+    monkeypatch.setattr("samkeras.experiment.tracking.delivery.PATIENCE_SEC", 0.5)
 
     def fail(*_):
         raise PermissionError("read-only")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from samkeras.experiment.journal import find_journals
-from samkeras.experiment.targets import ROOT
-from samkeras.experiment.tracking import Tracker
+from samkeras.experiment.options.targets import ROOT
+from samkeras.experiment.tracking.journal import find_journals
+from samkeras.experiment.tracking.tracker import Tracker
 from tests.servers import MlflowServer, Postgres, Proxy, find_postgres, wait_until
 
 pytestmark = pytest.mark.faults
@@ -218,8 +218,8 @@ def record_in_a_process(uri, run_dir, before="", **options):
     script = f"""
 import os, signal, sys, time
 from pathlib import Path
-from samkeras.experiment.journal import Journal
-from samkeras.experiment.delivery import Delivery
+from samkeras.experiment.tracking.journal import Journal
+from samkeras.experiment.tracking.delivery import Delivery
 from tests.test_tracking_server import NUM_POINTS, Session
 
 def die(*_):

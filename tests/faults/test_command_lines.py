@@ -22,14 +22,14 @@ import keras
 import numpy as np
 import pytest
 
-from samkeras.experiment.config import (
+from samkeras.experiment.options.config import (
     EXECUTION_FIELDS,
     NEW_NAMES,
     OWN_FIELDS,
     option_types,
 )
-from samkeras.experiment.methods import OPTIONS
-from samkeras.experiment.targets import ROOT
+from samkeras.experiment.options.methods import OPTIONS
+from samkeras.experiment.options.targets import ROOT
 
 pytestmark = pytest.mark.faults
 

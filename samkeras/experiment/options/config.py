@@ -17,9 +17,9 @@ from jsonargparse.typing import (
 )
 
 from samkeras.errors import InputError
-from samkeras.experiment.methods import CLASSES, OPTIONS, count_passes
-from samkeras.experiment.strict_yaml import read_yaml
-from samkeras.experiment.targets import ROOT, find_workload
+from samkeras.experiment.options.methods import CLASSES, OPTIONS, count_passes
+from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.experiment.options.targets import ROOT, find_workload
 
 # What float32 holds, in which models are trained: larger numbers would be infinite
 # there, smaller ones zero, and those nearer to 1 would be 1.

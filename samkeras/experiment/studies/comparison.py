@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from samkeras.experiment.config import Config, result_fields, varied_fields
-from samkeras.experiment.methods import OPTIONS
-from samkeras.experiment.run import Result
+from samkeras.experiment.options.config import Config, result_fields, varied_fields
+from samkeras.experiment.options.methods import OPTIONS
+from samkeras.experiment.runs.run import Result
 
 # A method is taken at the values of these that are best for it.
 RULE_FIELDS = tuple(name for name in OPTIONS if name != "method")

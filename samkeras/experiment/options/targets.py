@@ -11,7 +11,7 @@ from samkeras.errors import InputError, nearest
 if TYPE_CHECKING:  # it imports keras, which takes seconds and --help needs not
     from samkeras.workload import Workload
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIGURES = ROOT / "configs" / "figures"
 REPORT = "report"
 

@@ -6,7 +6,6 @@ trains the run holds a lock on `journal.lock` beside them, whoever delivers it o
 the journal. A process that is killed lets go of both.
 """
 
-import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from samkeras.errors import InputError
+from samkeras.files import replace_file
 
 
 class FolderGoneError(RuntimeError):
@@ -194,15 +194,3 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
     with open(path, "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file in one step: a kill or a full disk leaves the old one or none."""
-    new = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        new.write_bytes(data)
-        os.replace(new, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -8,7 +8,7 @@ from keras import ops
 
 from samkeras.backend import backend
 from samkeras.data.atari import Game, Games, Step
-from samkeras.experiment.config import PPOConfig
+from samkeras.experiment.options.config import PPOConfig
 from samkeras.ppo import Target, estimate_advantages
 
 Policy = Callable[[np.ndarray], Any]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.config import option_types
-from samkeras.experiment.strict_yaml import read_yaml
-from samkeras.experiment.targets import FIGURES, list_workloads
+from samkeras.experiment.options.config import option_types
+from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.experiment.options.targets import FIGURES, list_workloads
 
 X = (
     "num_params",

@@ -14,22 +14,25 @@ from typing import Any
 
 from samkeras.backend import backend
 from samkeras.errors import InputError
-from samkeras.experiment import cluster, data, picture, run, tables
-from samkeras.experiment.config import (
+from samkeras.experiment.launch import ray as cluster
+from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
+from samkeras.experiment.options.config import (
     Config,
     PPOConfig,
     SupervisedConfig,
     count_work,
     varied_fields,
 )
-from samkeras.experiment.figure import Figure
-from samkeras.experiment.interrupt import INTERRUPTED, raise_interrupt
-from samkeras.experiment.journal import FolderGoneError
-from samkeras.experiment.progress import ProgressDisplay
-from samkeras.experiment.run import Result
-from samkeras.experiment.targets import find_workload
-from samkeras.experiment.tracking import DEFAULT_URI, RunLogger, Tracker
-from samkeras.experiment.workers import Job, train_here, train_in_workers
+from samkeras.experiment.options.targets import find_workload
+from samkeras.experiment.runs import data, run
+from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
+from samkeras.experiment.runs.progress import ProgressDisplay
+from samkeras.experiment.runs.run import Result
+from samkeras.experiment.studies import pictures as picture
+from samkeras.experiment.studies import tables
+from samkeras.experiment.studies.figure import Figure
+from samkeras.experiment.tracking.journal import FolderGoneError
+from samkeras.experiment.tracking.tracker import DEFAULT_URI, RunLogger, Tracker
 from samkeras.workload import Splits, Workload
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval
 
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.config import (
+from samkeras.experiment.options.config import (
     EXECUTION_FIELDS,
     NEW_NAMES,
     Config,
@@ -38,9 +38,9 @@ from samkeras.experiment.config import (
     to_yaml,
     with_new_names,
 )
-from samkeras.experiment.figure import Figure, read_figure
-from samkeras.experiment.methods import DEFAULTS, OPTIONS
-from samkeras.experiment.targets import FIGURES, describe_targets
+from samkeras.experiment.options.methods import DEFAULTS, OPTIONS
+from samkeras.experiment.options.targets import FIGURES, describe_targets
+from samkeras.experiment.studies.figure import Figure, read_figure
 
 # How messages name the values that a type allows, and help their place.
 ALLOWED = {

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError
-from samkeras.experiment.delivery import Delivery, identify
-from samkeras.experiment.journal import Journal, find_journals, own_folder
-from samkeras.experiment.targets import ROOT
+from samkeras.experiment.options.targets import ROOT
+from samkeras.experiment.tracking.delivery import Delivery, identify
+from samkeras.experiment.tracking.journal import Journal, find_journals, own_folder
 
 DEFAULT_URI = f"sqlite:///{ROOT / 'mlflow' / 'mlflow.db'}"
 LOCAL_SERVER = "http://127.0.0.1:5000"

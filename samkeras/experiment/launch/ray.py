@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError
-from samkeras.experiment.config import Config
-from samkeras.experiment.progress import ProgressDisplay
-from samkeras.experiment.run import Result
-from samkeras.experiment.targets import ROOT
-from samkeras.experiment.tracking import Tracker, resolve_uri
-from samkeras.experiment.workers import ATTEMPTS, Job, give_up, train_alone
+from samkeras.experiment.launch.workers import ATTEMPTS, Job, give_up, train_alone
+from samkeras.experiment.options.config import Config
+from samkeras.experiment.options.targets import ROOT
+from samkeras.experiment.runs.progress import ProgressDisplay
+from samkeras.experiment.runs.run import Result
+from samkeras.experiment.tracking.tracker import Tracker, resolve_uri
 
 CONNECT_TIMEOUT_SEC = 10
 LISTEN_EVERY_SEC = 0.5

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from samkeras.backend import backend
 from samkeras.errors import InputError
-from samkeras.experiment import data, run
-from samkeras.experiment.config import Config
-from samkeras.experiment.interrupt import (
+from samkeras.experiment.options.config import Config
+from samkeras.experiment.runs import data, run
+from samkeras.experiment.runs.interrupt import (
     end_at_once,
     hidden_from_children,
     raise_interrupt,
 )
-from samkeras.experiment.journal import Journal
-from samkeras.experiment.progress import ProgressDisplay, RunProgress
-from samkeras.experiment.run import Result
-from samkeras.experiment.tracking import Tracker
+from samkeras.experiment.runs.progress import ProgressDisplay, RunProgress
+from samkeras.experiment.runs.run import Result
+from samkeras.experiment.tracking.journal import Journal
+from samkeras.experiment.tracking.tracker import Tracker
 from samkeras.workload import Splits
 
 REACH_EVERY_SEC = 0.2

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from samkeras.experiment.journal import replace_file
+from samkeras.files import replace_file
 from samkeras.workload import Content
 
 KEPT_FROM = 64 * 2**20  # bytes; smaller files are read again in less than a second

@@ -12,13 +12,13 @@ import numpy as np
 from samkeras.backend import backend
 from samkeras.data.batches import EpochBatches
 from samkeras.data.image_stream import StreamBatches
-from samkeras.experiment import checkpoint
-from samkeras.experiment.checkpoint import CheckpointError, Checkpoints
-from samkeras.experiment.config import Config, count_work
-from samkeras.experiment.interrupt import StopRequest
-from samkeras.experiment.progress import RunProgress
-from samkeras.experiment.schedule import learning_rate_at
-from samkeras.experiment.tracking import RunLogger
+from samkeras.experiment.runs import checkpoint
+from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
+from samkeras.experiment.options.config import Config, count_work
+from samkeras.experiment.runs.interrupt import StopRequest
+from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.schedule import learning_rate_at
+from samkeras.experiment.tracking.tracker import RunLogger
 from samkeras.workload import Workload
 
 

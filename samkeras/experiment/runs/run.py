@@ -19,9 +19,9 @@ import numpy as np
 
 import samkeras
 from samkeras.errors import InputError
-from samkeras.experiment import data
-from samkeras.experiment.checkpoint import Checkpoints, has_checkpoint
-from samkeras.experiment.config import (
+from samkeras.experiment.runs import data
+from samkeras.experiment.runs.checkpoint import Checkpoints, has_checkpoint
+from samkeras.experiment.options.config import (
     Config,
     PPOConfig,
     fingerprint,
@@ -30,15 +30,15 @@ from samkeras.experiment.config import (
     result_fields,
     save_config,
 )
-from samkeras.experiment.interrupt import StopRequest
-from samkeras.experiment.journal import replace_file
-from samkeras.experiment.methods import ARGUMENTS, CLASS_OPTIONS, CLASSES
-from samkeras.experiment.ppo_recorder import PPORecorder
-from samkeras.experiment.progress import RunProgress
-from samkeras.experiment.recorder import Recorder
-from samkeras.experiment.schedule import build_schedule
-from samkeras.experiment.targets import find_workload
-from samkeras.experiment.tracking import RunLogger, Tracker
+from samkeras.experiment.runs.interrupt import StopRequest
+from samkeras.files import replace_file
+from samkeras.experiment.options.methods import ARGUMENTS, CLASS_OPTIONS, CLASSES
+from samkeras.experiment.runs.ppo_recorder import PPORecorder
+from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.recorder import Recorder
+from samkeras.experiment.runs.schedule import build_schedule
+from samkeras.experiment.options.targets import find_workload
+from samkeras.experiment.tracking.tracker import RunLogger, Tracker
 from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.methods import Method
 from samkeras.pruning import count_kept, find_kernels

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from samkeras.errors import InputError
-from samkeras.experiment.journal import Delivered, Journal, locked
+from samkeras.experiment.tracking.journal import Delivered, Journal, locked
 
 JOURNAL_TAG = "samkeras.journal"
 HEALTH_TIMEOUT_SEC = 5

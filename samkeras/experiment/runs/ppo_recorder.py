@@ -6,9 +6,9 @@ from functools import cached_property
 import numpy as np
 
 from samkeras.data.atari import FRAMES
-from samkeras.experiment.checkpoint import Arrays
-from samkeras.experiment.recorder import Recorder
-from samkeras.experiment.rollouts import Policy, play
+from samkeras.experiment.runs.checkpoint import Arrays
+from samkeras.experiment.runs.recorder import Recorder
+from samkeras.experiment.runs.rollouts import Policy, play
 from samkeras.ppo import Target
 from samkeras.seeds import derive_seed
 

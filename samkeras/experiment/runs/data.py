@@ -13,10 +13,10 @@ from samkeras.data.batches import EpochBatches, PaddedBatches, count_in_pass
 from samkeras.data.image_stream import ImageStream
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
-from samkeras.experiment.config import Config, PPOConfig, SupervisedConfig
-from samkeras.experiment.content import describe_content
-from samkeras.experiment.rollouts import Rollouts
-from samkeras.experiment.targets import find_workload
+from samkeras.experiment.options.config import Config, PPOConfig, SupervisedConfig
+from samkeras.data.content import describe_content
+from samkeras.experiment.runs.rollouts import Rollouts
+from samkeras.experiment.options.targets import find_workload
 from samkeras.seeds import derive_seed
 from samkeras.workload import Examples, Splits
 

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 import keras
 
-from samkeras.experiment.analysis import (
+from samkeras.experiment.options.config import (
+    plain_values,
+    result_fields,
+    varied_fields,
+)
+from samkeras.experiment.options.targets import find_workload
+from samkeras.experiment.runs.run import Result
+from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
     Comparison,
     Estimate,
@@ -22,11 +29,8 @@ from samkeras.experiment.analysis import (
     estimate,
     rule_of,
 )
-from samkeras.experiment.config import plain_values, result_fields, varied_fields
-from samkeras.experiment.figure import Figure
-from samkeras.experiment.run import Result
-from samkeras.experiment.tables import cell
-from samkeras.experiment.targets import find_workload
+from samkeras.experiment.studies.figure import Figure
+from samkeras.experiment.studies.tables import cell
 
 # Okabe and Ito's, which the colour-blind tell apart; markers do so in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.config import EXECUTION_FIELDS
-from samkeras.experiment.targets import numbers_as_such
+from samkeras.experiment.options.config import EXECUTION_FIELDS
+from samkeras.experiment.options.targets import numbers_as_such
 
 EXAMPLE = "python run.py configs/figures/figure1_synthetic.yaml --preset small"
 # What the page takes from a summary.json.

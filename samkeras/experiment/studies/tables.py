@@ -7,16 +7,16 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
-from samkeras.experiment import data, run
-from samkeras.experiment.analysis import (
+from samkeras.experiment.options.config import Config, result_fields, varied_fields
+from samkeras.experiment.options.targets import find_workload
+from samkeras.experiment.runs import data, run
+from samkeras.experiment.runs.run import Result
+from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
     Estimate,
     compare,
     estimate,
 )
-from samkeras.experiment.config import Config, result_fields, varied_fields
-from samkeras.experiment.run import Result
-from samkeras.experiment.targets import find_workload
 from samkeras.workload import Splits
 
 
