@@ -77,15 +77,16 @@ def timed(function: Callable, name: str, spent: collections.Counter) -> Callable
 def build_samkeras(width_mult: float, sam: bool) -> Callable:
     from keras import ops
 
-    from samkeras.experiment.options.parsing import parse_runs
+    from samkeras.experiment.options.parsing import parse_command
+    from samkeras.experiment.options.targets import find_target
     from samkeras.experiment.runs import data, run
 
     options = ["--width_mult", str(width_mult), "--sam", str(sam).lower()]
-    (config,) = parse_runs("atari_ppo", options)
+    (config,) = parse_command(find_target("atari_ppo"), options).configs
     splits = data.load_data(config)
-    model = run.build_model(config, splits.info)
+    model = run.build_model(run.Run(config), splits.info)
     rollouts = data.make_batches(config, splits, splits.train, "order")
-    run.compile_model(config, model, rollouts.num_batches)
+    run.compile_model(run.Run(config), model, rollouts.num_batches)
     policy, step = model.make_call_function(), rollouts._games.step
 
     def learn(batches):

@@ -70,14 +70,15 @@ class Task:
 
     @functools.cached_property
     def config(self):
-        from samkeras.experiment.options.parsing import parse_runs
+        from samkeras.experiment.options.parsing import parse_command
+        from samkeras.experiment.options.targets import find_target
 
         options = f"{OPTIONS[self.workload]} --width_mult={self.width_mult} "
         options += f"--sam={self.sam} ".lower() + CHECK_OPTIONS * self.is_check
         # The last value of each option counts.
         values = dict(option.split("=") for option in options.split())
         pairs = [f"{name}={value}" for name, value in values.items()]
-        return parse_runs(self.workload, pairs)[0]
+        return parse_command(find_target(self.workload), pairs).configs[0]
 
     def batches(self):
         from samkeras.data.batches import EpochBatches
@@ -116,10 +117,10 @@ def by_path(variables) -> dict[str, np.ndarray]:
 
 class SamKeras(Contender):
     def __init__(self, task: Task):
-        from samkeras.experiment.runs.run import compile_model
+        from samkeras.experiment.runs.run import Run, compile_model
 
         self.model, self.batches = task.model(), task.batches()
-        compile_model(task.config, self.model, task.steps)
+        compile_model(Run(task.config), self.model, task.steps)
         self.start = by_path(self.model.trainable_variables)
         self.epoch(0)
 

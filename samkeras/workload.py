@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 import keras
 import numpy as np
 
+from samkeras.methods import Method
+
 Examples = tuple[np.ndarray, np.ndarray]
 
 
@@ -101,8 +103,10 @@ class Workload:
         score: (labels, weights, predictions) of the whole validation set, arrays whose
             first axis is the example -> names and values of what can only be measured
             on all of it. None: nothing.
-        version: raised by a change of what the same options give, so that runs from
-            before it are trained again.
+        methods: methods of its own that `--method` takes, by their names: config -> a
+            Method.
+        version: raised by a change of what it imports, so that runs from before it are
+            trained again; a change of its own module has that effect by itself.
     """
 
     load: Callable[[Any], Splits]
@@ -112,4 +116,5 @@ class Workload:
     monitor: str
     mode: Literal["max", "min"]
     score: Callable[..., dict[str, float]] | None = None
+    methods: Mapping[str, Callable[[Any], Method]] = field(default_factory=dict)
     version: int = 1

@@ -4,6 +4,10 @@ import keras
 import numpy as np
 
 import samkeras
+from samkeras.experiment.options.fingerprint import find_marks
+from samkeras.experiment.options.groups import Config, compose
+from samkeras.experiment.options.parsing import parse_command
+from samkeras.experiment.options.targets import find_target
 from samkeras.methods import Context, Role
 
 FEATURES, HIDDEN, CLASSES = 5, 8, 3
@@ -139,3 +143,25 @@ def add(weights: list, epsilon: list) -> list:
 
 def scale(tensors: list, factor: float) -> list:
     return [factor * t for t in tensors]
+
+
+def parse_runs(workload: str, arguments: list[str]) -> list[Config]:
+    """The configs of the runs that a command line asks for."""
+    return parse_command(find_target(workload), arguments).configs
+
+
+def make_config(workload: str, **options: object) -> Config:
+    """A workload's run of these options, the classes' defaults for the others."""
+    return compose(find_target(workload))(**options)
+
+
+def find_mark(
+    config: Config,
+    of: str = "now",
+    version: int | None = None,
+    backend: str = "jax",
+    content: str | None = None,
+) -> str:
+    """A run's fingerprint of this version, or the "old" one, of 0.1."""
+    version = version or config.target.load().version
+    return getattr(find_marks(config, version, backend, content), of)

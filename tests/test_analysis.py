@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import sem, spearmanr
 
-from samkeras.experiment.options.config import SupervisedConfig
 from samkeras.experiment.runs.run import Result
 from samkeras.experiment.studies import comparison as analysis
 from samkeras.experiment.studies.comparison import (
@@ -15,12 +14,13 @@ from samkeras.experiment.studies.comparison import (
     correlate_gains,
     estimate,
 )
+from tests.helpers import make_config
 
 
 def make_result(best=None, final=None, num_params=1, num_nonzero=None, **options):
     """A run of these options; without a metric, one that failed."""
     return Result(
-        SupervisedConfig(workload="mnist_mlp", **options),
+        make_config("mnist_mlp", **options),
         num_params,
         num_params if num_nonzero is None else num_nonzero,
         best=best,

@@ -10,20 +10,18 @@ import yaml
 import run as command
 from samkeras.errors import InputError
 from samkeras.experiment.options import targets
-from samkeras.experiment.options.config import (
-    OWN_FIELDS,
-    Config,
-    fingerprint,
-    save_config,
-)
-from samkeras.experiment.options.parsing import parse_runs
+from samkeras.experiment.options.config import option_types, to_yaml
+from samkeras.experiment.options.groups import GROUPS, Config, Options
+from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import (
     ROOT,
+    find_target,
     find_workload,
     list_workloads,
     resolve_target,
 )
 from samkeras.experiment.runs.schedule import learning_rate_at
+from tests.helpers import find_mark, parse_runs
 
 
 def parse_one(*arguments: str, workload: str = "mnist_mlp") -> Config:
@@ -36,6 +34,8 @@ def test_every_workload_has_a_valid_config(workload):
     """Each configs/<workload>.yaml holds known fields with allowed values."""
     config = parse_one(workload=workload)
     values = yaml.safe_load((ROOT / "configs" / f"{workload}.yaml").read_text())
+    assert values.pop("workload") == workload
+    assert set(values.pop("options")) <= set(GROUPS)
     for name, value in values.items():
         expected = tuple(value) if isinstance(value, list) else value
         assert getattr(config, name) == expected
@@ -274,19 +274,20 @@ def test_a_saved_config_reads_back(tmp_path):
     """--config gives the same run; an option on the command line wins over it."""
     config = parse_one("--sam", "--rho", "0.3", "--lr_milestones", "[0.1,0.2]")
     path = tmp_path / "config.yaml"
-    save_config(config, path)
+    path.write_text(to_yaml(config))
     assert parse_one("--config", str(path)) == config
     assert parse_one("--config", str(path), "--rho", "0.4").rho == 0.4
 
 
 def test_fingerprint_is_of_what_defines_the_result():
     """Where files go does not change it; hyperparameters and the backend do."""
-    base = fingerprint(parse_one(), "jax")
-    assert fingerprint(parse_one("--run_dir", "x", "--verbose", "0"), "jax") == base
+    base = find_mark(parse_one())
+    places = ["--run_dir", "x", "--verbose", "0", "--data_dir", "y"]
+    assert find_mark(parse_one(*places)) == base
     for run in parse_runs("mnist_mlp", ["--sam", "true,false", "--rho", "0.7"]):
-        assert (fingerprint(run, "jax") == base) != run.sam  # no SAM, no rho
-    assert fingerprint(parse_one("--seed", "1"), "jax") != base
-    assert fingerprint(parse_one(), "tensorflow") != base
+        assert (find_mark(run) == base) != run.sam  # no SAM, no rho
+    assert find_mark(parse_one("--seed", "1")) != base
+    assert find_mark(parse_one(), backend="tensorflow") != base
 
 
 @pytest.mark.parametrize(
@@ -301,30 +302,35 @@ def test_fingerprint_is_of_what_defines_the_result():
 def test_fingerprints_stay_what_they_were(workload, plain, sam):
     """Of workloads whose results have not changed: their runs are not trained again,
     whatever options there are since."""
-    assert fingerprint(parse_one(workload=workload), "jax") == plain
+    assert find_mark(parse_one(workload=workload), "old") == plain
     config = parse_one("--sam", "--seed", "1", workload=workload)
-    assert fingerprint(config, "tensorflow") == sam
+    assert find_mark(config, "old", backend="tensorflow") == sam
 
 
 def test_another_version_or_content_is_another_run(monkeypatch):
     config = parse_one()
-    marks = [fingerprint(config, "jax"), fingerprint(config, "jax", "0")]
-    marks.append(fingerprint(config, "jax", "1"))
+    marks = [find_mark(config, content=content) for content in (None, "0", "1")]
     newer = dataclasses.replace(find_workload("mnist_mlp"), version=2)
     monkeypatch.setattr("workloads.mnist_mlp.workload", newer)
-    marks.append(fingerprint(config, "jax"))
+    marks.append(find_mark(config))
     assert len(set(marks)) == 4
 
 
 @pytest.mark.parametrize("workload", list_workloads())
 def test_a_workloads_file_names_the_options_that_it_reads(workload):
-    """Of those that not all workloads have; crops and alpha are applied to its data
-    and its model."""
+    """Of those that not all workloads have; noise, crops and alpha are applied to its
+    data and its model."""
     source = (ROOT / "workloads" / f"{workload}.py").read_text()
-    values = yaml.safe_load((ROOT / "configs" / f"{workload}.yaml").read_text())
-    assert values["workload"] == workload
-    read = {name for name in OWN_FIELDS if f"config.{name}" in source}
-    assert {n for n in OWN_FIELDS if n in values} - {"augment", "alpha"} == read
+    optional = {
+        field.name
+        for name, groups in GROUPS.items()
+        if name not in ("supervised", "ppo")
+        for group in groups
+        for field in dataclasses.fields(group)
+    } - {field.name for field in dataclasses.fields(Options)}
+    read = {name for name in optional if f"config.{name}" in source}
+    has = optional & option_types(find_target(workload)).keys()
+    assert has - {"augment", "alpha", "label_noise"} == read
 
 
 def test_options_that_a_workload_has_not_are_not_shown(capsys, tmp_path):
@@ -334,7 +340,8 @@ def test_options_that_a_workload_has_not_are_not_shown(capsys, tmp_path):
         parse_runs("mnist_mlp", ["--help"])
     assert "--depth" in (shown := capsys.readouterr().out)
     assert "--image_size" not in shown
-    save_config(parse_one(), path := tmp_path / "config.yaml")
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(parse_one()))
     assert "image_size" not in path.read_text()
     path.write_text(path.read_text() + "image_size: null\nword_dropout: 0.0\n")
     assert parse_one("--config", str(path)) == parse_one()
@@ -355,15 +362,17 @@ def test_options_without_effect_make_no_other_run(workload, options):
         parse_one(*options.split(), workload=workload),
         parse_one(workload=workload),
     )
-    assert fingerprint(run, "jax") == fingerprint(base, "jax")
+    assert find_mark(run) == find_mark(base)
+    assert find_mark(run, "old") == find_mark(base, "old")
 
 
 def test_paths_are_of_the_users_home(monkeypatch, tmp_path):
     """~ is expanded, which no shell does in --run_dir=~/runs nor in a file."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.yaml").write_text("data_dir: ~/data\ndataset: ~/a.npz")
-    config = parse_one("--run_dir=~/runs", "--config=~/own.yaml")
-    names = (config.run_dir, config.data_dir, config.dataset)
+    options = ["--run_dir=~/runs", "--config=~/own.yaml"]
+    session, (config,) = parse_command(find_target("mnist_mlp"), options)
+    names = (session.run_dir, config.data_dir, config.dataset)
     assert names == tuple(f"{tmp_path}/{name}" for name in ("runs", "data", "a.npz"))
 
 
@@ -389,7 +398,7 @@ def test_a_dense_run_is_one_run_whatever_the_pruner():
     assert [(c.pruner, c.sparsity) for c in runs if c.is_pruned] == [("snip", 0.5)]
     assert len(runs) == 2
     runs = parse_runs("mnist_mlp", ["--pruner=random", "--match_width=1"])
-    assert fingerprint(runs[0], "jax") == fingerprint(parse_one(), "jax")
+    assert find_mark(runs[0]) == find_mark(parse_one())
 
 
 @pytest.mark.parametrize(
@@ -397,7 +406,7 @@ def test_a_dense_run_is_one_run_whatever_the_pruner():
 )
 def test_targets_resolve(target):
     """A workload is found by its path, with or without .py."""
-    assert resolve_target(target) == "workloads/mnist_mlp"
+    assert resolve_target(target) == find_target("mnist_mlp")
 
 
 def test_unknown_targets_name_the_nearest():

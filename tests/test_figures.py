@@ -15,19 +15,19 @@ from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.errors import InputError
-from samkeras.experiment.options import parsing as command_line
+from samkeras.experiment.launch import workers
 from samkeras.experiment.options import targets
-from samkeras.experiment.options.config import SupervisedConfig
-from samkeras.experiment.options.parsing import parse_figure
 from samkeras.experiment.options.targets import FIGURES
-from samkeras.experiment.runs import recorder, run
+from samkeras.experiment.runs import recorder
 from samkeras.experiment.runs.run import Result
 from samkeras.experiment.studies import comparison as analysis
 from samkeras.experiment.studies import figure
 from samkeras.experiment.studies import pictures as picture
 from samkeras.experiment.studies.comparison import compare
 from samkeras.experiment.studies.figure import Figure, read_figure
+from samkeras.experiment.studies.figure import parse_figure as parse_file
 from samkeras.experiment.studies.pictures import draw_figure, find_points
+from tests.helpers import make_config
 
 NAMES = sorted(path.stem for path in FIGURES.glob("*.yaml"))
 COUNTS = re.compile(
@@ -53,6 +53,12 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 POINT_COLUMNS = ("standard_error", "seeds", "rho", "is_best_rho", "unfinished_runs")
 
 
+def parse_figure(name: str, options: list[str]):
+    """A figure of the folder of figures, and its runs."""
+    drawn, parsed = parse_file(figure.FIGURES / f"{name}.yaml", options)
+    return drawn, parsed.configs
+
+
 @functools.cache
 def expand(name: str, preset: str | None):
     """The figure of configs/figures/ and its runs."""
@@ -65,7 +71,7 @@ def write(tmp_path, monkeypatch):
     the place of configs/figures/."""
     folder = tmp_path / "figures"
     folder.mkdir()
-    for module in (targets, figure, command_line):
+    for module in (targets, figure):
         monkeypatch.setattr(module, "FIGURES", folder)
 
     def call(name: str, fields: dict):
@@ -135,7 +141,7 @@ def make_figure(y="gain", x="num_params", **fields):
 def make_result(best=None, final=None, num_nonzero=None, **options):
     """A run of these options, of 1000 parameters at width 1; without a metric, one that
     failed."""
-    config = SupervisedConfig(workload="mnist_mlp", **options)
+    config = make_config("mnist_mlp", **options)
     num_params = round(1000 * config.width_mult)
     return Result(
         config,
@@ -736,7 +742,7 @@ def test_a_command_trains_and_draws(draw, recorded, store, tmp_path, monkeypatch
     def train(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(workers, "train", train)
     code, again, _ = draw()
     assert (code, again) == (0, rows)
     assert made <= {path.name for path in folder.iterdir()}
@@ -784,13 +790,13 @@ def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):
     """Runs that are not trained yet are counted, and the exit code is 130."""
     trained = []
 
-    def train(config, *_):
+    def train(run, *_):
         if len(trained) == 3:
             raise KeyboardInterrupt
-        trained.append(config)
-        return Result(config, 1000, 1000, 0.5, 0.5, 1.0)
+        trained.append(run)
+        return Result(run.config, 1000, 1000, 0.5, 0.5, 1.0)
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(workers, "train", train)
     code, rows, _ = draw()
     assert code == 130
     assert [row["unfinished_runs"] for row in rows] == ["0", "1"]

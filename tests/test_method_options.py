@@ -6,24 +6,19 @@ import inspect
 import pytest
 
 import samkeras
-from samkeras.experiment.options.config import (
-    Config,
-    SupervisedConfig,
-    count_work,
-    fingerprint,
-    read_config,
-    result_fields,
-    save_config,
-)
+from samkeras.experiment.options.config import result_fields, to_yaml, varied_fields
+from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import (
     ARGUMENTS,
     CLASS_OPTIONS,
     CLASSES,
     DEFAULTS,
 )
-from samkeras.experiment.options.parsing import parse_figure, parse_runs
-from samkeras.experiment.runs.run import build_method, run_name
+from samkeras.experiment.options.targets import FIGURES
+from samkeras.experiment.runs.run import Run, build_method
+from samkeras.experiment.studies.figure import parse_figure
 from samkeras.experiment.studies.tables import label
+from tests.helpers import find_mark, make_config, parse_runs
 
 # Arguments that are no options: the paper's control has one seed for all runs.
 NO_OPTIONS = {"random": {"seed"}, "fsam": {"order"}}
@@ -57,26 +52,25 @@ def test_a_method_is_built_of_its_options(method):
     """Each at a value of its own."""
     values = {"rho": 0.25, "p": "inf", "ascent_steps": 3}
     values.update(eta=0.125, sigma=0.5, ema_decay=0.75)
-    config = SupervisedConfig(workload="mnist_mlp", sam=True, method=method, **values)
-    built = build_method(config)
+    config = make_config("mnist_mlp", sam=True, method=method, **values)
+    built = build_method(Run(config))
     assert type(built).__name__ == CLASSES[method]
     for option, methods in CLASS_OPTIONS.items():
         if method in methods:
             actual = getattr(built, ARGUMENTS.get(option, option))
             assert actual == float(values[option])
-    assert build_method(dataclasses.replace(config, sam=False)) is None
+    assert build_method(Run(dataclasses.replace(config, sam=False))) is None
 
 
 @pytest.mark.parametrize("ascent_steps", [1, 3])
 @pytest.mark.parametrize("method", CLASSES)
 def test_work_is_counted_in_the_methods_passes(method, ascent_steps):
-    config = SupervisedConfig(
-        workload="mnist_mlp", sam=True, method=method, ascent_steps=ascent_steps
+    config = make_config(
+        "mnist_mlp", sam=True, method=method, ascent_steps=ascent_steps
     )
     passes = 1 + ascent_steps if method == "sam" else 2
-    assert count_work(config, 10) == 10 * passes
-    assert count_work(dataclasses.replace(config, sam=False), 10) == 10
-    assert build_method(config).passes == passes
+    assert Run(config).passes == passes
+    assert Run(dataclasses.replace(config, sam=False)).passes == 1
 
 
 def test_asam_has_a_rho_of_its_own(tmp_path):
@@ -89,8 +83,9 @@ def test_asam_has_a_rho_of_its_own(tmp_path):
     assert parse_one("--config", str(path)).rho == 0.3
     path.write_text("method: asam")
     assert parse_one("--config", str(path)).rho == 0.5
-    _, runs = parse_figure("figure1_mnist", ["--method", "asam", "--preset", "small"])
-    assert {config.rho for config in runs if config.sam} == {0.05, 0.2}
+    options = ["--method", "asam", "--preset", "small"]
+    _, study = parse_figure(FIGURES / "figure1_mnist.yaml", options)
+    assert {config.rho for config in study.configs if config.sam} == {0.05, 0.2}
 
 
 @pytest.mark.parametrize("workload", ["atari_ppo", "mnist_mlp"])
@@ -104,38 +99,37 @@ def test_options_of_other_methods_make_no_other_run(workload):
     assert (counts, len(runs)) == ([4, 4, 1], 10)
     for config in runs:
         alone = dataclasses.replace(config, **result_fields(config))
-        assert fingerprint(alone, "jax") == fingerprint(config, "jax")
+        assert find_mark(alone) == find_mark(config)
 
 
 def test_runs_that_are_recorded_stay_known():
     """These fingerprints are of the option's older name, before there were others."""
     options = ["--method", "random"]
-    assert fingerprint(parse_one(*options), "jax") == "b02ab7af120b68e3"
+    assert find_mark(parse_one(*options), "old") == "b02ab7af120b68e3"
     options = ["--method", "unnormalized", "--rho", "0.1", "--m_sharpness", "32"]
-    assert fingerprint(parse_one(*options), "jax") == "b0bd6ea2aa4924b9"
-    options = ["--method", "sam", "--p", "2", "--ascent_steps", "1"]
-    assert fingerprint(parse_one(*options), "jax") == fingerprint(parse_one(), "jax")
-    for options in (["--p", "inf"], ["--ascent_steps", "2"]):
-        assert fingerprint(parse_one(*options), "jax") != fingerprint(
-            parse_one(), "jax"
-        )
+    assert find_mark(parse_one(*options), "old") == "b0bd6ea2aa4924b9"
+    for of in ("now", "old"):
+        options = ["--method", "sam", "--p", "2", "--ascent_steps", "1"]
+        base = find_mark(parse_one(), of)
+        assert find_mark(parse_one(*options), of) == base
+        for options in (["--p", "inf"], ["--ascent_steps", "2"]):
+            assert find_mark(parse_one(*options), of) != base
 
 
 def test_a_config_with_the_older_name_is_read(tmp_path):
     config = parse_one("--method", "random", "--rho", "0.3")
     path = tmp_path / "config.yaml"
-    save_config(config, path)
+    path.write_text(to_yaml(config))
     path.write_text(path.read_text().replace("method:", "perturbation:"))
     assert "method" not in path.read_text()
     assert parse_one("--config", str(path)) == config
-    assert read_config(path)["method"] == "random"
 
 
 def test_a_saved_norm_reads_back(tmp_path):
     """A word where it is infinite, as JSON and YAML's numbers have none."""
     for p in ("inf", "1.5"):
         config = parse_one("--p", p)
-        save_config(config, tmp_path / "config.yaml")
+        (tmp_path / "config.yaml").write_text(to_yaml(config))
         assert parse_one("--config", str(tmp_path / "config.yaml")) == config
 
 
@@ -150,7 +144,7 @@ def test_a_saved_norm_reads_back(tmp_path):
     ],
 )
 def test_runs_are_named_by_their_method(options, name):
-    assert run_name(parse_one(*options)) == f"mnist_mlp_w1_{name}_s0"
+    assert Run(parse_one(*options)).name == f"mnist_mlp_w1_{name}_s0"
 
 
 def test_labels_leave_out_what_has_no_effect():
@@ -158,7 +152,8 @@ def test_labels_leave_out_what_has_no_effect():
         "mnist_mlp",
         ["--sam=true,false", "--method=sam,asam", "--rho=0.1", "--eta=0.1,0.2"],
     )
-    assert [label(config, runs) for config in runs] == [
+    varied = varied_fields(runs)
+    assert [label(Run(config), varied) for config in runs] == [
         "sam=true method=sam rho=0.1",
         "sam=true method=asam rho=0.1 eta=0.1",
         "sam=true method=asam rho=0.1 eta=0.2",

@@ -8,9 +8,9 @@ from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.errors import InputError
-from samkeras.experiment.options.parsing import parse_runs
 from samkeras.experiment.runs import data, recorder, run
 from samkeras.models import gcn, lstm, tagger
+from tests.helpers import parse_runs
 
 SENTENCES = (("the dog runs", "a b c"), ("dogs run", "b c"), ("run", "c"))
 LONG = ("one after the other they all run to the house", "d a a b b b c a a b")
@@ -112,7 +112,7 @@ def test_dropout_is_an_option(treebank, workload, own):
     for option in ([], ["--dropout", "0.25"]):
         options = [*options_of(workload, treebank), *option]
         (config,) = parse_runs(workload, options)
-        model = run.build_model(config, data.load_data(config).info)
+        model = run.build_model(run.Run(config), data.load_data(config).info)
         layers = [x for x in model.layers if isinstance(x, keras.layers.Dropout)]
         rates.append({layer.rate for layer in layers})
     assert rates == [{own}, {0.25}]
@@ -125,7 +125,7 @@ def test_dropout_needs_a_model_that_has_it(options):
     with pytest.raises(
         InputError, match=r"^--dropout: the model of mnist_mlp has none"
     ):
-        run.build_model(config, data.load_data(config).info)
+        run.build_model(run.Run(config), data.load_data(config).info)
 
 
 # How many shapes batches have at most, each to train and to evaluate.

@@ -16,12 +16,12 @@ import pytest
 
 import run as command
 import samkeras
-from samkeras.experiment.options.parsing import parse_runs
 from samkeras.experiment.runs import checkpoint, recorder, run
 from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
 from samkeras.experiment.runs.interrupt import StopRequest, hidden_from_children
 from samkeras.experiment.runs.progress import RunProgress
 from tests import helpers
+from tests.helpers import parse_runs
 from workloads import mnist_mlp
 
 # 8 steps an epoch, in calls of 3: an epoch ends with two single steps.
@@ -163,14 +163,14 @@ def test_an_unfinished_run_of_another_config_is_mentioned(train, tmp_path):
 
 @pytest.mark.parametrize("text", [None, b"\xff", b"a: [", b"- 1"])
 def test_another_runs_broken_config_is_no_matter(tmp_path, text):
-    other = tmp_path / "name_01234567"
+    (config,) = parse_runs("mnist_mlp", [])
+    progress, made = RunProgress(pytest.fail), run.Run(config)
+    other = tmp_path / f"{made.name}_01234567"
     other.mkdir()
     (other / "checkpoint_000001_00000000.npz").touch()
     if text is not None:
         (other / "config.yaml").write_bytes(text)
-    (config,) = parse_runs("mnist_mlp", [])
-    progress = RunProgress(pytest.fail)
-    run._mention_other_config(config, "name", tmp_path / "name_76543210", progress)
+    run._mention_other_config(made, tmp_path / f"{made.name}_76543210", progress)
 
 
 def damage(path, how: str) -> None:

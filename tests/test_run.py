@@ -21,10 +21,10 @@ import run as command
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.experiment.launch import workers
-from samkeras.experiment.options.parsing import parse_runs
 from samkeras.experiment.options.targets import ROOT, find_workload
 from samkeras.experiment.runs import data, recorder, run
 from samkeras.experiment.runs.interrupt import StopRequest
+from tests.helpers import parse_runs
 
 MNIST = "workloads/mnist_mlp"
 SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "2"]
@@ -158,7 +158,7 @@ def test_best_weights_give_the_best_metric(train, recorded, tmp_path):
     train(*options[:4], *options[6:])
     (config,) = parse_runs("synthetic_mlp", [*options[:4], *options[6:]])
     splits = data.load_data(config)
-    model = run.build_model(config, splits.info)
+    model = run.build_model(run.Run(config), splits.info)
     (path,) = (tmp_path / "runs").glob("*/best.weights.h5")
     model.load_weights(path)
     x, y = splits.validation
@@ -251,6 +251,7 @@ def test_of_equal_epochs_the_first_is_best(mode, values):
     made = recorder.Recorder(
         config,
         dataclasses.replace(find_workload("synthetic_mlp"), mode=mode),
+        passes=1.0,
         **{name: Mock() for name in ("logger", "checkpoints", "progress")},
         stop=StopRequest(),
     )
@@ -478,7 +479,7 @@ def test_a_pruned_run_matches_the_dense_ones_size(train, recorded, tmp_path):
     assert {c.data.params["num_params"] for c in children} == {"125810"}
     for path in (tmp_path / "runs").glob("*/config.yaml"):
         (config,) = parse_runs("mnist_mlp", ["--config", str(path)])
-        model = run.build_model(config, data.load_data(config).info)
+        model = run.build_model(run.Run(config), data.load_data(config).info)
         model.load_weights(path.with_name("best.weights.h5"))
         kernels = sum(np.count_nonzero(w) for w in model.get_weights() if w.ndim == 2)
         assert kernels + (150 + 50 + 10) == dense
@@ -544,7 +545,7 @@ def test_twice_the_epochs_stretch_the_schedule(train, recorded, store):
 def test_depth_is_the_number_of_equal_hidden_layers(workload, depth, count):
     (config,) = parse_runs(workload, ["--depth", str(depth)])
     info = data.load_data(config).info
-    assert run.measure_size(config, info).num_params == count
+    assert run.measure_size(run.Run(config), info).num_params == count
 
 
 BLOCKED = {"jax": "tensorflow", "tensorflow": "jax"}

@@ -15,7 +15,7 @@ from samkeras.data.arrays import load_npz
 from samkeras.data.imagenet import load_imagenet
 from samkeras.data.images import load_images
 from samkeras.errors import InputError
-from samkeras.experiment.options.parsing import parse_runs
+from tests.helpers import parse_runs
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 6, 6), dtype=np.uint8)

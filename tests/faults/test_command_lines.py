@@ -22,14 +22,10 @@ import keras
 import numpy as np
 import pytest
 
-from samkeras.experiment.options.config import (
-    EXECUTION_FIELDS,
-    NEW_NAMES,
-    OWN_FIELDS,
-    option_types,
-)
+from samkeras.experiment.options.config import NEW_NAMES, known_defaults, option_types
 from samkeras.experiment.options.methods import OPTIONS
-from samkeras.experiment.options.targets import ROOT
+from samkeras.experiment.options.parsing import SESSION_FIELDS
+from samkeras.experiment.options.targets import ROOT, find_target
 
 pytestmark = pytest.mark.faults
 
@@ -206,9 +202,9 @@ def make_line(rng: random.Random, files: dict[str, list[str]]) -> list[str]:
         workload = re.search("^workload: (.*)$", (ROOT / target).read_text(), re.M)[1]
     words = TARGETS[target].split()
     options = dict(zip(words[::2], words[1::2], strict=True))
-    hints = option_types(workload)
+    hints = option_types(find_target(workload))
     # Less often of where and how runs are done, which is soon refused.
-    names = [n for n in hints if n not in EXECUTION_FIELDS or rng.random() < 0.3]
+    names = [n for n in hints if n not in SESSION_FIELDS or rng.random() < 0.3]
     for name in rng.sample(names, rng.choice([0, 1, 1, 2, 2, 3, 4])):
         options[f"--{name}"] = random_value(rng, name, hints[name], files)
     if rng.random() < 0.25:
@@ -238,7 +234,7 @@ def spoil(rng: random.Random, arguments: list[str]) -> None:
     """Adds, doubles, drops or misspells a word."""
     at = rng.randrange(len(arguments) + 1)
     extra = ["--", "-x", "--roh", "--help", "-h", "--print_config", "--image_size=8"]
-    extra += [f"--{name}=1" for name in (*OWN_FIELDS, *NEW_NAMES)] + HOSTILE
+    extra += [f"--{name}=1" for name in (*known_defaults(), *NEW_NAMES)] + HOSTILE
     if rng.random() < 0.6 or not arguments:
         arguments.insert(at, rng.choice(extra))
     elif rng.random() < 0.5:

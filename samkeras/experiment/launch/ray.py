@@ -10,10 +10,10 @@ from typing import Any
 
 from samkeras.errors import InputError
 from samkeras.experiment.launch.workers import ATTEMPTS, Job, give_up, train_alone
-from samkeras.experiment.options.config import Config
-from samkeras.experiment.options.targets import ROOT
+from samkeras.experiment.options.session import Session
+from samkeras.experiment.options.targets import IS_CHECKOUT, PROJECT, Target
 from samkeras.experiment.runs.progress import ProgressDisplay
-from samkeras.experiment.runs.run import Result
+from samkeras.experiment.runs.run import Result, Run
 from samkeras.experiment.tracking.tracker import Tracker, resolve_uri
 
 CONNECT_TIMEOUT_SEC = 10
@@ -21,8 +21,9 @@ LISTEN_EVERY_SEC = 0.5
 PACKED = ("samkeras", "workloads", "configs")  # of the project, and sent to the nodes
 
 
-def connect(config: Config) -> None:
-    """Joins the cluster at config.ray, once a process.
+def connect(session: Session, target: Target) -> None:
+    """Joins the cluster at session.ray, once a process; a workload that is not one of
+    workloads/ goes to its nodes with its folder.
 
     Raises:
         InputError: Ray is not installed, nothing answers at the address, or the nodes
@@ -34,35 +35,36 @@ def connect(config: Config) -> None:
         raise InputError("--ray needs Ray: pip install '.[ray]'") from None
     if ray.is_initialized():
         return
-    _knock(config.ray)
+    _knock(session.ray)
     variables = {
         name: value
         for name, value in os.environ.items()
         if name.startswith(("KERAS_", "MLFLOW_", "TF_", "XLA_", "JAX_"))
     }
-    left_out = [f"/{p.name}" for p in ROOT.iterdir() if p.name not in PACKED]
+    environment = {"env_vars": variables}
+    if IS_CHECKOUT:  # else the nodes have samkeras among their packages
+        left_out = [f"/{p.name}" for p in PROJECT.iterdir() if p.name not in PACKED]
+        environment |= {"working_dir": str(PROJECT), "excludes": left_out}
+    if not target.is_house:
+        environment["py_modules"] = [str(target.path.parent)]
     try:
         ray.init(
-            config.ray,
+            session.ray,
             log_to_driver=False,
             logging_level="error",
-            runtime_env={
-                "working_dir": str(ROOT),
-                "excludes": left_out,
-                "env_vars": variables,
-            },
+            runtime_env=environment,
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"--ray {config.ray}: no Ray cluster answers ({reason})"
+            f"--ray {session.ray}: no Ray cluster answers ({reason})"
         ) from None
-    uri = resolve_uri(config.tracking_uri)
+    uri = resolve_uri(session.tracking_uri)
     hosts = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if uri.startswith("sqlite:") and len(hosts) > 1:
         ray.shutdown()
         raise InputError(
-            f"--ray {config.ray} has {len(hosts)} machines, and they cannot all write "
+            f"--ray {session.ray} has {len(hosts)} machines, and they cannot all write "
             f"to {uri}: give --tracking_uri of a server, see mlflow/README.md"
         )
 
@@ -85,9 +87,9 @@ def _knock(address: str) -> None:
 
 
 def train_on_ray(
-    jobs: list[Job], config: Config, tracker: Tracker, progress: ProgressDisplay
+    jobs: list[Job], session: Session, tracker: Tracker, progress: ProgressDisplay
 ) -> Iterator[tuple[Job, Result]]:
-    """Trains runs as Ray tasks, each with the CPUs, GPUs and TPU chips of the config.
+    """Trains runs as Ray tasks, each with the CPUs, GPUs and TPU chips of the session.
 
     A run that a lost node took with it is trained again on another one, from its
     checkpoint where that one sees the same run_dir.
@@ -101,16 +103,17 @@ def train_on_ray(
     relay = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_Relay)
     relay = relay.remote()
     task = ray.remote(
-        num_cpus=config.cpus_per_run,
-        num_gpus=config.gpus_per_run,
-        resources={"TPU": config.tpus_per_run} if config.tpus_per_run else None,
+        num_cpus=session.cpus_per_run,
+        num_gpus=session.gpus_per_run,
+        resources={"TPU": session.tpus_per_run} if session.tpus_per_run else None,
         max_retries=ATTEMPTS - 1,
     )(_train)
-    uri = resolve_uri(config.tracking_uri)
+    uri = resolve_uri(session.tracking_uri)
     tasks = {
         task.remote(
             job.number,
-            dataclasses.replace(job.config, tracking_uri=uri),
+            job.run,
+            dataclasses.replace(session, tracking_uri=uri),
             job.parent and job.parent.path.absolute(),
             job.parent_id,
             Path.cwd(),
@@ -130,8 +133,7 @@ def train_on_ray(
             for reference in done:
                 job = tasks.pop(reference)
                 try:
-                    result = ray.get(reference)
-                    yield job, dataclasses.replace(result, config=job.config)
+                    yield job, ray.get(reference)
                 except ray.exceptions.RayError as error:
                     reason = " ".join(str(error).split())[:300]
                     yield job, give_up(job, tracker, reason)
@@ -169,7 +171,8 @@ _shared: dict = {}  # the data that this process has read
 
 def _train(
     number: int,
-    config: Config,
+    run: Run,
+    session: Session,
     parent: Path | None,
     parent_id: str | None,
     folder: Path,
@@ -188,4 +191,4 @@ def _train(
         relay.tell.remote(number, event, values)
 
     tell("start")
-    return train_alone(config, parent, parent_id, _shared, tell)
+    return train_alone(run, session, parent, parent_id, _shared, tell)

@@ -13,15 +13,21 @@ from pathlib import Path
 
 from samkeras.backend import backend
 from samkeras.errors import InputError
-from samkeras.experiment.options.config import Config
-from samkeras.experiment.runs import data, run
+from samkeras.experiment.options.session import Session
+from samkeras.experiment.runs import data
 from samkeras.experiment.runs.interrupt import (
     end_at_once,
     hidden_from_children,
     raise_interrupt,
 )
 from samkeras.experiment.runs.progress import ProgressDisplay, RunProgress
-from samkeras.experiment.runs.run import Result
+from samkeras.experiment.runs.run import (
+    Result,
+    Run,
+    start_record,
+    train,
+    without_metrics,
+)
 from samkeras.experiment.tracking.journal import Journal
 from samkeras.experiment.tracking.tracker import Tracker
 from samkeras.workload import Splits
@@ -37,13 +43,15 @@ class Job:
 
     Attributes:
         number: its place among the runs.
-        config: what it is.
+        run: what it is.
+        session: how it is executed.
         splits: its data.
         parent: the journal of the run that it is nested in, if it is.
     """
 
     number: int
-    config: Config
+    run: Run
+    session: Session
     splits: Splits
     parent: Journal | None
 
@@ -58,8 +66,10 @@ def train_here(
     """Trains runs one after the other in this process."""
     for job in jobs:
         told = progress.start_run(job.number)
-        with backend.split_batches(data.run_devices(job.config)):
-            result = run.train(job.config, job.splits, tracker, job.parent_id, told)
+        with backend.split_batches(data.run_devices(job.run.config)):
+            result = train(
+                job.run, job.session, job.splits, tracker, job.parent_id, told
+            )
         yield job, result
 
 
@@ -108,9 +118,11 @@ def train_in_workers(
 def give_up(job: Job, tracker: Tracker, failure: str) -> Result:
     """Records a run as failed that could not do so itself."""
     with contextlib.suppress(InputError):  # something still trains it
-        logger = run.start_record(job.config, job.splits, tracker, job.parent_id)
+        logger, _ = start_record(
+            job.run, job.session, job.splits, tracker, job.parent_id
+        )
         logger.end("FAILED", failure)
-    return run.without_metrics(job.config, job.splits.info, failure)
+    return without_metrics(job.run, job.splits.info, failure)
 
 
 class _Worker:
@@ -145,7 +157,7 @@ class _Worker:
         self.job = job
         parent = job.parent and job.parent.path
         with contextlib.suppress(BrokenPipeError):  # hear() says that it died
-            self.connection.send((job.config, parent, job.parent_id))
+            self.connection.send((job.run, job.session, parent, job.parent_id))
 
     def hear(self) -> tuple:
         """The next that the process says: a run's progress, ("result", result),
@@ -197,9 +209,9 @@ def _work(connection: Connection, number: int, num_workers: int) -> None:
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         signal.signal(signal.SIGTERM, raise_interrupt)
         while True:
-            config, parent, parent_id = connection.recv()
+            run, session, parent, parent_id = connection.recv()
             try:
-                result = train_alone(config, parent, parent_id, shared, tell)
+                result = train_alone(run, session, parent, parent_id, shared, tell)
             except KeyboardInterrupt:
                 connection.send(("stopped",))
                 break
@@ -208,7 +220,8 @@ def _work(connection: Connection, number: int, num_workers: int) -> None:
 
 
 def train_alone(
-    config: Config,
+    run: Run,
+    session: Session,
     parent: Path | None,
     parent_id: str | None,
     shared: dict,
@@ -217,7 +230,8 @@ def train_alone(
     """Trains and records a run that belongs to a grid of another process.
 
     Args:
-        config: what it is.
+        run: what it is.
+        session: how it is executed.
         parent: where that process has the journal of the grid.
         parent_id: its id.
         shared: data that this process has read already, see load_shared.
@@ -225,14 +239,14 @@ def train_alone(
     """
     backend.cache_programs()
     # A process that died, or its node, may not have let go of the run yet.
-    experiment = config.experiment or config.workload
-    tracker = Tracker(config.tracking_uri, experiment, patience=PATIENCE_SEC)
+    experiment = session.experiment or run.config.workload
+    tracker = Tracker(session.tracking_uri, experiment, patience=PATIENCE_SEC)
     try:
         if parent is not None:
             tracker.know(parent)
-        splits = data.load_shared(config, shared)
-        with backend.split_batches(data.run_devices(config)):
-            return run.train(config, splits, tracker, parent_id, RunProgress(tell))
+        splits = data.load_shared(run.config, shared)
+        with backend.split_batches(data.run_devices(run.config)):
+            return train(run, session, splits, tracker, parent_id, RunProgress(tell))
     finally:
         tracker.close()
 

@@ -1,8 +1,6 @@
 """What `--method` takes, and which options each method has. Without keras, which takes
 seconds to import and --help needs not."""
 
-import functools
-
 # The class in samkeras of each method.
 CLASSES = {
     "sam": "SAM",
@@ -29,11 +27,8 @@ OPTIONS = {"method": _ALL, **CLASS_OPTIONS, "m_sharpness": _ALL}
 DEFAULTS = {"asam": {"rho": 0.5}}
 
 
-@functools.cache
-def count_passes(method: str, ascent_steps: int) -> float:
-    """Forward-backward passes of a step, as the method's class has them."""
-    import samkeras
-
-    has_steps = method in CLASS_OPTIONS["ascent_steps"]
-    arguments = {ARGUMENTS["ascent_steps"]: ascent_steps} if has_steps else {}
-    return getattr(samkeras, CLASSES[method])(**arguments).passes
+def takes(method: str, option: str) -> bool:
+    """Whether an option means something to a method; to a workload's own method those
+    do that all methods have."""
+    methods = OPTIONS[option]
+    return method in methods or (method not in CLASSES and methods == _ALL)

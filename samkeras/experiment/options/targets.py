@@ -1,29 +1,176 @@
-"""What there is to run: the modules of workloads/ and the files of configs/figures/."""
+"""What there is to run: workloads, the studies of configs/figures/ and the report."""
 
 import ast
+import hashlib
 import importlib
+import importlib.util
+import os
 import re
+import sys
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from samkeras.errors import InputError, nearest
+from samkeras.experiment.options.strict_yaml import read_yaml
 
 if TYPE_CHECKING:  # it imports keras, which takes seconds and --help needs not
     from samkeras.workload import Workload
 
-ROOT = Path(__file__).resolve().parents[3]
+PROJECT = Path(__file__).resolve().parents[3]
+PACKAGE = PROJECT / "samkeras"
+IS_CHECKOUT = (PROJECT / "run.py").is_file() and (PROJECT / "workloads").is_dir()
+# Where workloads/ and configs/ are: an installed samkeras has them within itself.
+ROOT = PROJECT if IS_CHECKOUT else PACKAGE
 FIGURES = ROOT / "configs" / "figures"
 REPORT = "report"
 
 
+def home() -> Path:
+    """The folder whose mlflow/ is the store unless another is named: the project's, or
+    of an installed samkeras the one where the user stands."""
+    return PROJECT if IS_CHECKOUT else Path.cwd()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A workload's place.
+
+    Attributes:
+        name: the workload's name.
+        module: the module's dotted name; None: its file is no part of a package.
+        path: its file.
+        defaults: the YAML file of its options and their defaults, beside it; those of
+            workloads/ are in configs/.
+    """
+
+    name: str
+    module: str | None
+    path: Path
+    defaults: Path
+
+    def __str__(self) -> str:
+        return f"workloads/{self.name}" if self.is_house else str(self.path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another machine has the project elsewhere.
+        if self.is_house:
+            return find_target, (self.name,)
+        return _find_again, (self.name, self.module, self.path, self.defaults)
+
+    @property
+    def is_house(self) -> bool:
+        """Whether it is one of workloads/."""
+        return self.path.parent == ROOT / "workloads"
+
+    def load(self) -> "Workload":
+        """The workload that its module calls `workload`.
+
+        Raises:
+            InputError: its file cannot be imported, or has no workload.
+        """
+        workload = getattr(self.import_module(), "workload", None)
+        if workload is None:
+            raise InputError(f"{self.path} has no `workload = Workload(...)`")
+        return workload
+
+    def import_module(self) -> ModuleType:
+        """Its module.
+
+        Raises:
+            InputError: it raises an error.
+        """
+        try:
+            if self.module is not None:
+                return importlib.import_module(self.module)
+            return _import_file(self.path)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"cannot import {self.path}: {reason[:300]}") from error
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """What its YAML file holds; nothing where a file outside has none.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if not self.is_house and not self.defaults.exists():
+            return {}
+        return read_yaml(self.defaults)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The names of its groups of options.
+
+        Raises:
+            InputError: the YAML file cannot be read, or has no list of names.
+        """
+        names = self.values.get("options", ["supervised"])
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise InputError(
+                f"{self.defaults}: options must be a list of names, such as "
+                f"[supervised, depth]. Received: {names}"
+            )
+        return tuple(names)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """The module of a file that is part of no package, imported once; what stands
+    beside it can be imported by it, as by a script."""
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _find_again(name: str, module: str | None, path: Path, defaults: Path) -> Target:
+    """A target of another process: where its folder was sent along to this machine,
+    the copy."""
+    if not path.exists():
+        for folder in map(Path, sys.path):
+            copy = folder / path.parent.name / path.name
+            if copy.exists():
+                return Target(name, module, copy, copy.with_name(defaults.name))
+    return Target(name, module, path, defaults)
+
+
 def list_workloads() -> list[str]:
-    """The names of the workloads."""
+    """The names of the workloads in workloads/."""
     return sorted(path.stem for path in (ROOT / "workloads").glob("[!_]*.py"))
+
+
+def find_target(name: str) -> Target:
+    """The target of a workload in workloads/."""
+    package = "workloads" if ROOT == PROJECT else "samkeras.workloads"
+    path = ROOT / "workloads" / f"{name}.py"
+    return Target(name, f"{package}.{name}", path, ROOT / "configs" / f"{name}.yaml")
+
+
+def find_workload(name: str) -> "Workload":
+    """The workload of the module workloads/<name>.py."""
+    return find_target(name).load()
 
 
 def describe_targets() -> dict[str, str]:
     """What `run.py` runs, each with a line that says what it is: the workloads, by
-    their docstrings, the figures, by their titles, and the report."""
+    their docstrings, the studies, by their titles, and the report."""
     workloads = {
         f"workloads/{name}": _find_docstring(ROOT / "workloads" / f"{name}.py")
         for name in list_workloads()
@@ -47,6 +194,11 @@ def _find_docstring(path: Path) -> str:
         return ""
 
 
+def describe_target(target: Target) -> str:
+    """The line that says what a workload is."""
+    return _find_docstring(target.path).split("\n")[0]
+
+
 def _find_title(path: Path) -> str:
     try:
         text = path.read_text("utf-8", errors="replace")
@@ -57,40 +209,69 @@ def _find_title(path: Path) -> str:
     return found[1].strip("'\"") if found else ""
 
 
-def numbers_as_such(path: Path) -> list:
+def numbers_as_such(path: Path) -> list[int | str]:
     """The key that sorts figure4 before figure16."""
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if part.isdecimal() else part for part in parts]
 
 
-def resolve_target(target: str) -> str:
-    """The key of `describe_targets` that a target such as `workloads/mnist_mlp.py`
-    names.
+def resolve_target(target: str) -> Target | Path | str:
+    """What a target names: a workload of workloads/, by its name or path, of any other
+    .py file, or of a module such as `package.module`; a study's file; or the report.
 
     Raises:
         InputError: there is no such target.
     """
-    known = describe_targets()
     if target == REPORT:
         return REPORT
     folder, name = Path(target).parent, Path(target).name
     is_figure = target.endswith((".yaml", ".yml")) or folder.name == "figures"
-    kind, ending = ("configs/figures", ".yaml") if is_figure else ("workloads", "")
     stem = name.removesuffix(".yml").removesuffix(".yaml").removesuffix(".py")
-    found = f"{kind}/{stem}{ending}"
-    in_place = str(folder) == "." or str(folder).endswith(kind.rpartition("/")[2])
-    if found in known and in_place:
-        return found
-    names = [Path(key).name for key in known if key.startswith(f"{kind}/")]
-    hint = nearest(f"{stem}{ending}", names)
     if is_figure:
-        raise InputError(f"unknown figure {target}: `python run.py` lists them{hint}")
+        return _resolve_figure(target, folder, stem)
+    in_place = str(folder) == "." or str(folder).endswith("workloads")
+    path = Path(os.path.expanduser(target)).absolute()
+    is_file = path.suffix == ".py" and path.is_file()
+    if (
+        in_place
+        and stem in list_workloads()
+        and not (is_file and path.resolve().parent != ROOT / "workloads")
+    ):
+        return find_target(stem)
+    if is_file:
+        return Target(path.stem, None, path, path.with_suffix(".yaml"))
+    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target) and not target.endswith(
+        ".py"
+    ):
+        return _resolve_module(target)
+    names = list_workloads()
     raise InputError(
         f"unknown workload {target}: there are "
-        f"{', '.join(f'workloads/{n}' for n in names)}{hint}"
+        f"{', '.join(f'workloads/{n}' for n in names)}, the path of a .py file and "
+        f"package.module{nearest(stem, names)}"
     )
 
 
-def find_workload(name: str) -> "Workload":
-    """The workload of the module workloads/<name>.py."""
-    return importlib.import_module(f"workloads.{name}").workload
+def _resolve_module(name: str) -> Target:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise InputError(f"unknown workload {name}: Python finds no such module")
+    path = Path(spec.origin)
+    return Target(path.stem, name, path, path.with_suffix(".yaml"))
+
+
+def _resolve_figure(target: str, folder: Path, stem: str) -> Path:
+    """A study's file, of configs/figures/ or of any other folder."""
+    path = Path(os.path.expanduser(target)).absolute()
+    if path.is_file():
+        return path
+    in_place = str(folder) == "." or str(folder).endswith("figures")
+    if in_place and (found := FIGURES / f"{stem}.yaml").exists():
+        return found
+    hint = nearest(f"{stem}.yaml", [path.name for path in FIGURES.glob("*.yaml")])
+    raise InputError(f"unknown figure {target}: `python run.py` lists them{hint}")

@@ -13,10 +13,19 @@ from samkeras.data.batches import EpochBatches, PaddedBatches, count_in_pass
 from samkeras.data.image_stream import ImageStream
 from samkeras.data.label_noise import add_label_noise
 from samkeras.errors import InputError
-from samkeras.experiment.options.config import Config, PPOConfig, SupervisedConfig
+from samkeras.experiment.options.groups import (
+    PPO,
+    Augmentation,
+    Config,
+    Dataset,
+    ImageSize,
+    LabelNoise,
+    Linearized,
+    MaxLength,
+    Treebank,
+)
 from samkeras.data.content import describe_content
 from samkeras.experiment.runs.rollouts import Rollouts
-from samkeras.experiment.options.targets import find_workload
 from samkeras.seeds import derive_seed
 from samkeras.workload import Examples, Splits
 
@@ -24,8 +33,8 @@ from samkeras.workload import Examples, Splits
 def load_data(config: Config) -> Splits:
     """The data of a run: the first examples that it asks for, a part of those to train
     on held out where it asks for that."""
-    splits = find_workload(config.workload).load(config)
-    if not isinstance(config, SupervisedConfig):
+    splits = config.target.load().load(config)
+    if isinstance(config, PPO):
         return splits
     limits = (config.train_examples, config.validation_examples)
     sizes = (splits.info.num_train, splits.info.num_validation)
@@ -35,16 +44,20 @@ def load_data(config: Config) -> Splits:
                 f"--{name}_examples must be at most {size}, the examples of "
                 f"{splits.info.name}. Received: {limit}"
             )
-    for name in ("label_noise", "alpha"):
-        if getattr(config, name) and splits.info.num_classes is None:
+    needs_classes = {
+        "label_noise": LabelNoise.of(config).label_noise,
+        "alpha": Linearized.of(config).alpha,
+    }
+    for name, value in needs_classes.items():
+        if value and splits.info.num_classes is None:
             raise InputError(
                 f"--{name} needs classes, and {splits.info.name} is a regression"
             )
-    if config.augment and len(splits.info.input_shape) != 3:
+    if Augmentation.of(config).augment and len(splits.info.input_shape) != 3:
         raise InputError(f"--augment needs images, and {splits.info.name} has none")
-    if config.max_length is not None and splits.info.vocabulary_size is None:
+    if MaxLength.of(config).max_length is not None and splits.info.vocabulary_size is None:
         raise InputError(f"--max_length needs words, and {splits.info.name} has none")
-    if config.word_dropout and splits.info.word_counts is None:
+    if Treebank.of(config).word_dropout and splits.info.word_counts is None:
         raise InputError(
             f"--word_dropout needs a treebank, and {splits.info.name} is none"
         )
@@ -79,7 +92,7 @@ def load_data(config: Config) -> Splits:
             x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
         return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
 
-    content = describe_content(config.dataset)
+    content = describe_content(Dataset.of(config).dataset)
     return dataclasses.replace(splits, info=info, read=read, content=content)
 
 
@@ -87,7 +100,7 @@ def load_shared(config: Config, shared: dict[Any, Splits]) -> Splits:
     """The data of a run, read once for all runs whose options give the same; `shared`
     holds what is read already."""
     key = config
-    if isinstance(config, SupervisedConfig):
+    if not isinstance(config, PPO):
         fields = (
             "workload",
             "dataset",
@@ -99,7 +112,7 @@ def load_shared(config: Config, shared: dict[Any, Splits]) -> Splits:
             "holdout",
             "image_size",
         )
-        key = tuple(getattr(config, name) for name in fields)
+        key = tuple(getattr(config, name, None) for name in fields)
     if key not in shared:
         splits = load_data(config)
         _ = splits.train
@@ -108,7 +121,7 @@ def load_shared(config: Config, shared: dict[Any, Splits]) -> Splits:
 
 
 def add_noise(
-    config: SupervisedConfig, splits: Splits
+    config: Config, splits: Splits
 ) -> tuple[Examples | ImageStream, dict[str, np.ndarray], float]:
     """The training examples with the run's label noise; arrays that say which labels
     are replaced, and by what; and their share of all labels."""
@@ -133,7 +146,7 @@ def add_noise(
 
 
 def make_batches(
-    config: SupervisedConfig,
+    config: Config,
     splits: Splits,
     examples: Examples | ImageStream,
     stream: str | None = None,
@@ -145,7 +158,7 @@ def make_batches(
     seed = None if stream is None else derive_seed(config.seed, stream)
     if isinstance(examples, Game):
         return examples if seed is None else Rollouts(examples, config, seed)
-    augment = config.augment and stream == "order"
+    augment = Augmentation.of(config).augment and stream == "order"
     multiple = batch_multiple(config)
     number, num_processes = process or backend.find_process()
     if not isinstance(examples, ImageStream):
@@ -164,7 +177,7 @@ def make_batches(
         examples = examples.first(len(examples) // multiple * multiple)
     batch_size = config.batch_size // num_processes
     batches = examples.part(number, num_processes).batches(
-        batch_size, config.image_size, seed, augment
+        batch_size, ImageSize.of(config).image_size, seed, augment
     )
     if len(examples) % multiple == 0:
         return batches
@@ -180,7 +193,7 @@ def count_examples(examples: Examples | ImageStream) -> int:
 def run_devices(config: Config) -> list[str]:
     """The devices that a run uses: all, or the first for the small steps of a game."""
     devices = keras.distribution.list_devices()
-    return devices[:1] if isinstance(config, PPOConfig) else devices
+    return devices[:1] if isinstance(config, PPO) else devices
 
 
 def batch_multiple(config: Config) -> int:
@@ -207,7 +220,7 @@ def batch_multiple(config: Config) -> int:
 
 def steps_per_epoch(config: Config, splits: Splits, num_train: int) -> int:
     """Steps from one validation to the next, with `num_train` examples to train on."""
-    if isinstance(config, PPOConfig):
+    if isinstance(config, PPO):
         return config.rollouts_per_epoch * config.batches_per_rollout
     if config.steps:
         return config.steps_a_round

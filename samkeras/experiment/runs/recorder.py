@@ -14,7 +14,7 @@ from samkeras.data.batches import EpochBatches
 from samkeras.data.image_stream import StreamBatches
 from samkeras.experiment.runs import checkpoint
 from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
-from samkeras.experiment.options.config import Config, count_work
+from samkeras.experiment.options.groups import Config
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.schedule import learning_rate_at
@@ -47,6 +47,7 @@ class Recorder(keras.callbacks.Callback):
         config: Config,
         workload: Workload,
         *,
+        passes: float,
         logger: RunLogger,
         checkpoints: Checkpoints,
         progress: RunProgress,
@@ -57,6 +58,7 @@ class Recorder(keras.callbacks.Callback):
         self.monitor, self._mode = workload.monitor, workload.mode
         self._score = workload.score
         self._config, self._logger, self._progress = config, logger, progress
+        self._passes = passes
         self._checkpoints, self._stop = checkpoints, stop
         self._finite_logs, self._restored = {}, None
         process, self._num_processes = backend.find_process()
@@ -308,4 +310,4 @@ class Recorder(keras.callbacks.Callback):
         """Shows how far the run is: at the `step`-th step of the current epoch."""
         per_epoch = self._batches.num_batches_in_all
         steps = self._epoch * per_epoch + min(step, per_epoch)
-        self._progress.reach(count_work(self._config, steps))
+        self._progress.reach(steps * self._passes)

@@ -8,7 +8,7 @@ from keras import ops
 
 from samkeras.backend import backend
 from samkeras.data.atari import Game, Games, Step
-from samkeras.experiment.options.config import PPOConfig
+from samkeras.experiment.options.groups import PPO
 from samkeras.ppo import Target, estimate_advantages
 
 Policy = Callable[[np.ndarray], Any]
@@ -38,7 +38,7 @@ class Rollouts:
         actions: the actions of the epoch so far, uint8[step, game].
     """
 
-    def __init__(self, game: Game, config: PPOConfig, seed: int):
+    def __init__(self, game: Game, config: PPO, seed: int):
         self._config, self._seed = config, seed
         self._games = Games(game, config.num_actors)
         self.num_batches_in_all = config.rollouts_per_epoch * config.batches_per_rollout

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import io
 import math
@@ -10,9 +11,11 @@ import platform
 import random
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -22,31 +25,84 @@ from samkeras.errors import InputError
 from samkeras.experiment.runs import data
 from samkeras.experiment.runs.checkpoint import Checkpoints, has_checkpoint
 from samkeras.experiment.options.config import (
-    Config,
-    PPOConfig,
-    fingerprint,
     plain_values,
-    read_config,
     result_fields,
-    save_config,
+    to_yaml,
+    with_new_names,
+)
+from samkeras.experiment.options.fingerprint import Marks, find_marks
+from samkeras.experiment.options.groups import (
+    PPO,
+    Config,
+    Dropout,
+    LabelNoise,
+    Linearized,
 )
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.files import replace_file
 from samkeras.experiment.options.methods import ARGUMENTS, CLASS_OPTIONS, CLASSES
+from samkeras.experiment.options.session import Session
+from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.runs.ppo_recorder import PPORecorder
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.recorder import Recorder
 from samkeras.experiment.runs.schedule import build_schedule
-from samkeras.experiment.options.targets import find_workload
 from samkeras.experiment.tracking.tracker import RunLogger, Tracker
 from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.methods import Method
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
-from samkeras.workload import DataInfo, Examples, Splits
+from samkeras.workload import DataInfo, Examples, Splits, Workload
 
 # Options that the library's messages mention, by the names of its arguments.
 _LIBRARY_ARGUMENTS = re.compile(r"\b(allow_empty_layers|alpha|m_sharpness)\b")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of a workload's model.
+
+    Attributes:
+        config: what decides its result.
+    """
+
+    config: Config
+
+    def __reduce__(self):
+        return Run, (self.config,)  # a workload holds functions without a name
+
+    @cached_property
+    def workload(self) -> Workload:
+        return self.config.target.load()
+
+    @cached_property
+    def passes(self) -> float:
+        """Forward-backward passes of a step, the unit of a run's work."""
+        method = build_method(self)
+        return 1.0 if method is None else method.passes
+
+    @property
+    def name(self) -> str:
+        config = self.config
+        # Most names say of themselves that they are of SAM's family.
+        method = config.method if "sam" in config.method else f"sam_{config.method}"
+        trained = f"{method}{config.rho:g}" if config.sam else config.optimizer
+        if config.is_pruned:
+            trained = f"{config.pruner}_{trained}"
+        return f"{config.workload}_w{config.width_mult:g}_{trained}_s{config.seed}"
+
+    def find_marks(self, splits: Splits) -> Marks:
+        """Its fingerprints on this backend."""
+        content = splits.content and splits.content.digest
+        backend = keras.backend.backend()
+        return find_marks(self.config, self.workload.version, backend, content)
+
+    def find_folder(self, run_dir: str, marks: Marks) -> tuple[Path, str]:
+        """Its folder, and the fingerprint that its files there have: the one of 0.1
+        where that version has begun it."""
+        now, old = (Path(run_dir) / f"{self.name}_{mark[:8]}" for mark in marks)
+        is_old = old.exists() and not now.exists()
+        return (old, marks.old) if is_old else (now, marks.now)
 
 
 @dataclass(frozen=True)
@@ -62,25 +118,31 @@ class Result:
     failure: str | None = None
 
 
-def build_model(config: Config, info: DataInfo) -> keras.Model:
+def build_model(run: Run, info: DataInfo) -> keras.Model:
     """The run's model, uncompiled, initialized by the run's seed."""
+    config = run.config
     keras.config.set_dtype_policy(config.precision)
     # Keras draws the seeds of initializers and dropout from Python's generator;
     # keras.utils.set_random_seed would import TensorFlow for every backend.
     random.seed(derive_seed(config.seed, "init"))
-    workload = find_workload(config.workload)
+    return _build(run, info)
+
+
+def _build(run: Run, info: DataInfo) -> keras.Model:
+    config = run.config
 
     def build():
-        model = workload.build(config, info)
+        model = run.workload.build(config, info)
         is_dropout = [isinstance(x, keras.layers.Dropout) for x in model.layers]
-        if config.dropout is not None and not any(is_dropout):
+        if Dropout.of(config).dropout is not None and not any(is_dropout):
             raise InputError(f"--dropout: the model of {config.workload} has none")
         return model
 
-    if config.alpha is None:
+    alpha = Linearized.of(config).alpha
+    if alpha is None:
         return build()
     try:
-        return centre(build, config.alpha)
+        return centre(build, alpha)
     except InputError:
         raise
     except ValueError as error:
@@ -95,15 +157,48 @@ class ModelSize(NamedTuple):
     sparsity: float
 
 
-def measure_size(config: Config, info: DataInfo) -> ModelSize:
-    """The size of a run's model, known without the memory for it.
+def measure_size(run: Run, info: DataInfo) -> ModelSize:
+    """The size of a run's model, known without the memory for it; measured once for
+    all runs whose options that it depends on are the same.
 
     Raises:
         InputError: the biases alone are more than the dense model of match_width has.
     """
+    measure = functools.partial(_measure_size, info=info)
+    return _recall((run.config.target, info), measure, run.config)
+
+
+_known: dict[Any, list[tuple[dict[str, Any], Any]]] = {}
+
+
+def _recall(key: Any, function: Callable[[Config], Any], config: Config) -> Any:
+    """A function's result, remembered for configs that have the same values of the
+    fields that it read."""
+    for read, result in _known.setdefault(key, []):
+        if all(getattr(config, name) == value for name, value in read.items()):
+            return result
+    fields = {field.name for field in dataclasses.fields(config)}
+    read = {}
+
+    class Observed(type(config)):
+        def __getattribute__(self, name):
+            value = super().__getattribute__(name)
+            if name in fields:
+                read[name] = value
+            return value
+
+    observed = object.__new__(Observed)
+    vars(observed).update(vars(config))
+    result = function(observed)
+    _known[key].append((read, result))
+    return result
+
+
+def _measure_size(config: Config, info: DataInfo) -> ModelSize:
+    run = Run(config)
     # In a stateless scope variables have shapes but no values: no memory, no time.
     with keras.StatelessScope(initialize_variables=False):
-        model = build_model(config, info)
+        model = _build(run, info)
         num_params = count_params(model.trainable_variables)
         if not config.is_pruned:
             return ModelSize(num_params, num_params, 0.0)
@@ -111,7 +206,8 @@ def measure_size(config: Config, info: DataInfo) -> ModelSize:
         sparsity = config.sparsity
         if config.match_width is not None:
             dense = dataclasses.replace(config, width_mult=config.match_width)
-            target = count_params(build_model(dense, info).trainable_variables)
+            dense_model = _build(Run(dense), info)
+            target = count_params(dense_model.trainable_variables)
             num_kept = target - (num_params - size)
             if num_kept < 1:
                 raise InputError(
@@ -129,16 +225,9 @@ def count_params(weights: list[keras.Variable]) -> int:
     return sum(math.prod(weight.shape) for weight in weights)
 
 
-def run_name(config: Config) -> str:
-    # Most names say of themselves that they are of SAM's family.
-    method = config.method if "sam" in config.method else f"sam_{config.method}"
-    trained = f"{method}{config.rho:g}" if config.sam else config.optimizer
-    pruned = f"_{config.pruner}" if config.is_pruned else ""
-    return f"{config.workload}_w{config.width_mult:g}{pruned}_{trained}_s{config.seed}"
-
-
 def train(
-    config: Config,
+    run: Run,
+    session: Session,
     splits: Splits,
     tracker: Tracker,
     parent: str | None,
@@ -150,41 +239,42 @@ def train(
     Args:
         parent: id of the journal of the run that this one is nested in, if it is.
     """
-    started = time.monotonic()
-    size = measure_size(config, splits.info)
+    started, config = time.monotonic(), run.config
+    size = measure_size(run, splits.info)
     result = Result(config, size.num_params, size.num_nonzero)
     try:
         _check_memory(config, size)
-        model = build_model(config, splits.info)
+        model = build_model(run, splits.info)
     except InputError:
         raise
     except Exception as error:
         return dataclasses.replace(result, failure=_explain(error, config))
     try:
-        logger = start_record(config, splits, tracker, parent)
+        logger, mark = start_record(run, session, splits, tracker, parent)
     except (InputError, OSError) as error:
         return dataclasses.replace(result, failure=str(error))
     folder = logger.folder
-    checkpoints = Checkpoints(folder, mark_of(config, splits), progress.say)
+    checkpoints = Checkpoints(folder, mark, progress.say)
     try:
-        if config.rerun:
+        if session.rerun:
             checkpoints.clear()
         if parent is None:
-            _mention_other_config(config, run_name(config), folder, progress)
-        _record_setup(logger, config, size, model, splits, folder)
+            _mention_other_config(run, folder, progress)
+        _record_setup(logger, run, session, size, model, splits)
         examples = splits.train
-        if config.label_noise:
+        if LabelNoise.of(config).label_noise:
             examples, *record = data.add_noise(config, splits)
             _record_noise(logger, folder, *record)
         batches = data.make_batches(config, splits, examples, "order")
-        compile_model(config, model, batches.num_batches)
+        compile_model(run, model, batches.num_batches)
         if config.is_pruned:
             _prune(config, model, size.sparsity, splits, examples)
         with StopRequest() as stop:
-            recorder_type = PPORecorder if isinstance(config, PPOConfig) else Recorder
+            recorder_type = PPORecorder if isinstance(config, PPO) else Recorder
             recorder = recorder_type(
                 config,
-                find_workload(config.workload),
+                run.workload,
+                passes=run.passes,
                 logger=logger,
                 checkpoints=checkpoints,
                 progress=progress,
@@ -235,46 +325,43 @@ def _end(logger: RunLogger, status: str, reason: str) -> None:
         logger.end(status, reason)
 
 
-def mark_of(config: Config, splits: Splits) -> str:
-    """The fingerprint of a run on this backend."""
-    content = splits.content and splits.content.digest
-    return fingerprint(config, keras.backend.backend(), content)
-
-
 def start_record(
-    config: Config, splits: Splits, tracker: Tracker, parent: str | None
-) -> RunLogger:
-    """Starts a run's record, or goes on with it.
+    run: Run,
+    session: Session,
+    splits: Splits,
+    tracker: Tracker,
+    parent: str | None,
+) -> tuple[RunLogger, str]:
+    """Starts a run's record, or goes on with it; and the fingerprint that it is of.
 
     Raises:
         InputError: another command is at this run.
     """
-    name, mark = run_name(config), mark_of(config, splits)
-    tags = {"workload": config.workload, "fingerprint": mark}
-    folder = Path(config.run_dir) / f"{name}_{mark[:8]}"
-    return tracker.start(name, tags, parent, folder, fresh=config.rerun)
+    folder, mark = run.find_folder(session.run_dir, run.find_marks(splits))
+    tags = {"workload": run.config.workload, "fingerprint": mark}
+    logger = tracker.start(run.name, tags, parent, folder, fresh=session.rerun)
+    return logger, mark
 
 
-def without_metrics(config: Config, info: DataInfo, failure: str) -> Result:
+def without_metrics(run: Run, info: DataInfo, failure: str) -> Result:
     """The result of a run that failed outside of `train`, or is missing."""
-    size = measure_size(config, info)
-    return Result(config, size.num_params, size.num_nonzero, failure=failure)
+    size = measure_size(run, info)
+    return Result(run.config, size.num_params, size.num_nonzero, failure=failure)
 
 
-def _mention_other_config(
-    config: Config, name: str, folder: Path, progress: RunProgress
-) -> None:
+def _mention_other_config(run: Run, folder: Path, progress: RunProgress) -> None:
     """Says so where an unfinished run differs from a new one in its config alone."""
     if has_checkpoint(folder):
         return
-    for other in sorted(folder.parent.glob(f"{name}_????????")):
+    for other in sorted(folder.parent.glob(f"{run.name}_????????")):
         if other == folder or not has_checkpoint(other):
             continue
         try:
-            saved = read_config(other / "config.yaml")
+            path = other / "config.yaml"
+            saved = with_new_names(read_yaml(path), path)
         except InputError:
             continue  # It says nothing of this run.
-        values = plain_values(config)
+        values = plain_values(run.config)
         changed = [key for key in saved if saved[key] != values.get(key)]
         shown = [f"{key} {saved[key]} -> {values.get(key)}" for key in changed]
         progress.say(
@@ -307,9 +394,10 @@ def _explain(error: Exception, config: Config) -> str:
     return text[:500]
 
 
-def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
+def compile_model(run: Run, model: keras.Model, num_batches: int) -> None:
     """Compiles a run's model for epochs of `num_batches` steps."""
-    workload = find_workload(config.workload)
+    config, workload = run.config, run.workload
+    alpha = Linearized.of(config).alpha
     loss = workload.loss
     if not isinstance(loss, keras.losses.Loss):
         loss = loss(config)
@@ -318,10 +406,10 @@ def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
     )
     model.compile(
         optimizer=_build_optimizer(config, num_batches),
-        loss=ScaledSquaredError(config.alpha) if config.alpha else loss,
+        loss=ScaledSquaredError(alpha) if alpha else loss,
         # Weighted, because several devices share batches that are filled up.
         weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
-        method=build_method(config),
+        method=build_method(run),
         m_sharpness=config.m_sharpness if config.sam else None,
         l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
         # Keras fuses no steps of several TensorFlow devices, nor compiles them.
@@ -332,10 +420,13 @@ def compile_model(config: Config, model: keras.Model, num_batches: int) -> None:
     )
 
 
-def build_method(config: Config) -> Method | None:
+def build_method(run: Run) -> Method | None:
     """The run's method, of its options; None without SAM."""
+    config = run.config
     if not config.sam:
         return None
+    if config.method in run.workload.methods:
+        return run.workload.methods[config.method](config)
     options = {
         ARGUMENTS.get(name, name): getattr(config, name)
         for name, methods in CLASS_OPTIONS.items()
@@ -356,7 +447,7 @@ def _prune(
     """Prunes a run's model; snip scores one training batch, as the authors do."""
     # Every process scores the whole batch, so that all prune the same weights.
     batches = data.make_batches(config, splits, examples, "pruning", process=(0, 1))
-    if isinstance(config, PPOConfig):
+    if isinstance(config, PPO):
         batch = batches.collect(model.make_call_function())[0]
     else:
         batch = batches[0]
@@ -406,21 +497,23 @@ def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
 
 def _record_setup(
     logger: RunLogger,
-    config: Config,
+    run: Run,
+    session: Session,
     size: ModelSize,
     model: keras.Model,
     splits: Splits,
-    folder: Path,
 ) -> None:
+    config, folder = run.config, logger.folder
     backend = keras.backend.backend()
     devices = data.run_devices(config)
     content = splits.content._asdict() if splits.content else {}
     logger.log_params(
         {
+            **dataclasses.asdict(session),
             **dataclasses.asdict(config),
             **result_fields(config),
             **{f"data_{name}": value for name, value in content.items()},
-            "workload_version": find_workload(config.workload).version,
+            "workload_version": run.workload.version,
             "num_params": size.num_params,
             "num_nonzero_params": size.num_nonzero,
             "keras_backend": backend,
@@ -432,7 +525,7 @@ def _record_setup(
             "python_version": platform.python_version(),
         }
     )
-    save_config(config, folder / "config.yaml")
+    (folder / "config.yaml").write_text(to_yaml(config))
     with open(folder / "model_summary.txt", "w") as file:
         model.summary(print_fn=lambda line: print(line, file=file))
     for name, text in splits.files.items():

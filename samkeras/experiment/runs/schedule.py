@@ -3,7 +3,7 @@
 from keras import ops
 from keras.optimizers import schedules
 
-from samkeras.experiment.options.config import Config
+from samkeras.experiment.options.groups import Config
 
 
 class InverseSquareRoot(schedules.LearningRateSchedule):

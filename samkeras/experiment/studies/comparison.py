@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from samkeras.experiment.options.config import Config, result_fields, varied_fields
+from samkeras.experiment.options.config import result_fields, varied_fields
+from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import OPTIONS
 from samkeras.experiment.runs.run import Result
 

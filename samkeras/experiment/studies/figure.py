@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.options.config import option_types
+from samkeras.experiment.options.config import option_types, with_new_names
+from samkeras.experiment.options.parsing import (
+    DIRECTIVES,
+    SESSION_FIELDS,
+    Command,
+    Study,
+    pair_options,
+    parse_command,
+)
 from samkeras.experiment.options.strict_yaml import read_yaml
-from samkeras.experiment.options.targets import FIGURES, list_workloads
+from samkeras.experiment.options.targets import FIGURES, find_target, list_workloads
 
 X = (
     "num_params",
@@ -70,6 +78,26 @@ class Figure:
         return [{**self.grid, **variant, **small} for variant in self.variants]
 
 
+def parse_figure(path: Path, arguments: list[str]) -> tuple[Figure, Command]:
+    """A figure and its runs: those of its file, with `--preset small` and any other
+    options in the place of what it says.
+
+    Raises:
+        InputError: the file, an option or a value is wrong.
+    """
+    figure = read_figure(path.stem)
+    target = find_target(figure.workload)
+    known = {**option_types(target), "preset": str}
+    given = dict(pair_options(arguments, target, known))
+    others = (*SESSION_FIELDS, *DIRECTIVES)
+    of_runs = {name: v for name, v in given.items() if name not in others}
+    variants = figure.options(given.pop("preset", None))
+    variants = [with_new_names(options, path) for options in variants]
+    study = Study(path, figure.title, variants)
+    command = parse_command(target, arguments, given, study)
+    return dataclasses.replace(figure, changes=of_runs), command
+
+
 def read_figure(name: str) -> Figure:
     """Reads configs/figures/<name>.yaml.
 
@@ -116,7 +144,7 @@ def _check(path: Path, figure: Figure) -> None:
                 f"{path}: {name} must be one of {', '.join(allowed)}. Received: "
                 f"{value}{nearest(str(value), allowed)}"
             )
-    if figure.x not in ("num_params", *option_types(figure.workload)):
+    if figure.x not in ("num_params", *option_types(find_target(figure.workload))):
         raise InputError(
             f"{path}: workloads/{figure.workload} has no option {figure.x}"
         )

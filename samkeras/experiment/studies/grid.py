@@ -16,18 +16,14 @@ from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment.launch import ray as cluster
 from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
-from samkeras.experiment.options.config import (
-    Config,
-    PPOConfig,
-    SupervisedConfig,
-    count_work,
-    varied_fields,
-)
-from samkeras.experiment.options.targets import find_workload
-from samkeras.experiment.runs import data, run
+from samkeras.experiment.options.config import varied_fields
+from samkeras.experiment.options.fingerprint import Marks
+from samkeras.experiment.options.groups import PPO, Linearized
+from samkeras.experiment.options.session import Session
+from samkeras.experiment.runs import data
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.runs.progress import ProgressDisplay
-from samkeras.experiment.runs.run import Result
+from samkeras.experiment.runs.run import Result, Run, measure_size, without_metrics
 from samkeras.experiment.studies import pictures as picture
 from samkeras.experiment.studies import tables
 from samkeras.experiment.studies.figure import Figure
@@ -36,7 +32,7 @@ from samkeras.experiment.tracking.tracker import DEFAULT_URI, RunLogger, Tracker
 from samkeras.workload import Splits, Workload
 
 
-def run_grid(configs: list[Config], figure: Figure | None = None) -> int:
+def run_grid(session: Session, runs: list[Run], figure: Figure | None = None) -> int:
     """Trains the runs, prints their table, draws their figure and returns the exit
     code.
 
@@ -44,11 +40,11 @@ def run_grid(configs: list[Config], figure: Figure | None = None) -> int:
         InputError: something is wrong that can be known before training.
     """
     if backend.find_process()[0] > 0:
-        return _follow(configs)
-    return _run_grid(configs, figure)
+        return _follow(session, runs)
+    return _run_grid(session, runs, figure)
 
 
-def _follow(configs: list[Config]) -> int:
+def _follow(session: Session, runs: list[Run]) -> int:
     """Does a further process's part of the runs, of which the first one tells and
     records: what this one records is thrown away."""
     with (
@@ -56,53 +52,49 @@ def _follow(configs: list[Config]) -> int:
         contextlib.redirect_stdout(io.StringIO()),
     ):
         uri = f"sqlite:///{folder}/mlflow.db"
-        return _run_grid(
-            [
-                dataclasses.replace(
-                    config, tracking_uri=uri, run_dir=f"{folder}/runs", verbose=0
-                )
-                for config in configs
-            ]
+        private = dataclasses.replace(
+            session, tracking_uri=uri, run_dir=f"{folder}/runs", verbose=0
         )
+        return _run_grid(private, runs)
 
 
-def _run_grid(configs: list[Config], figure: Figure | None = None) -> int:
-    session = configs[0]
-    splits = [data.load_data(config) for config in configs]
+def _run_grid(session: Session, runs: list[Run], figure: Figure | None = None) -> int:
+    splits = [data.load_data(run.config) for run in runs]
     if session.dry_run:
-        tables.print_dry_run(configs, splits)
+        tables.print_dry_run(runs, splits)
         return 0
-    workload = find_workload(session.workload)
-    _check(configs, splits, workload)
+    target, workload = runs[0].config.target, runs[0].workload
+    _check(session, runs, splits)
     # A data set that cannot be had is bad input, and known before anything is logged.
     shared = {}
-    splits = [data.load_shared(config, shared) for config in configs]
+    splits = [data.load_shared(run.config, shared) for run in runs]
     if session.ray is not None:
-        cluster.connect(session)
-    tracker = Tracker(session.tracking_uri, session.experiment or session.workload)
+        cluster.connect(session, target)
+    tracker = Tracker(session.tracking_uri, session.experiment or target.name)
     tracker.deliver_pending(Path(session.run_dir))
-    tracker.save_view(session.workload, workload.monitor, workload.mode)
-    marks = [run.mark_of(*pair) for pair in zip(configs, splits, strict=True)]
-    results = {} if session.rerun else _find_finished(tracker, configs, marks)
+    tracker.save_view(target.name, workload.monitor, workload.mode)
+    marks = [run.find_marks(each) for run, each in zip(runs, splits, strict=True)]
+    results = {} if session.rerun else _find_finished(tracker, runs, marks)
     results = backend.broadcast(results)
     signal.signal(signal.SIGTERM, raise_interrupt)
-    remaining = [i for i in range(len(configs)) if i not in results]
+    remaining = [i for i in range(len(runs)) if i not in results]
     # A grid that was killed in its last run is ended too.
     folder = _grid_folder(session, marks, figure)
     is_grid = len(remaining) > 1 or (remaining and folder.exists())
     parent = None
     if is_grid or figure is not None:
         try:
-            parent = _start_parent(tracker, configs, folder, figure)
+            parent = _start_parent(tracker, session, runs, folder, figure)
         except OSError as error:
             raise InputError(f"--run_dir cannot be written: {error}") from None
-    jobs = [Job(i, configs[i], splits[i], parent and parent.journal) for i in remaining]
-    interrupted = _train_all(jobs, configs, results, tracker)
+    journal = parent and parent.journal
+    jobs = [Job(i, runs[i], session, splits[i], journal) for i in remaining]
+    interrupted = _train_all(jobs, session, runs, results, tracker)
     failed = any(result.failure for result in results.values())
     picture_path = None
     try:
         if figure is not None:
-            picture_path = _draw(figure, configs, splits, results, parent)
+            picture_path = _draw(figure, session, runs, splits, results, parent)
         if parent is not None:
             parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
     except (OSError, FolderGoneError) as error:  # such as a full disk
@@ -119,27 +111,28 @@ def _run_grid(configs: list[Config], figure: Figure | None = None) -> int:
     return 1 if failed else 0
 
 
-def _check(configs: list[Config], splits: list[Splits], workload: Workload) -> None:
+def _check(session: Session, runs: list[Run], splits: list[Splits]) -> None:
     """Checks what can be known before the data is read.
 
     Raises:
         InputError: something is wrong.
     """
-    session = configs[0]
-    for config, loaded in zip(configs, splits, strict=True):
-        if config.match_width is not None or config.alpha is not None:
-            run.measure_size(config, loaded.info)  # which says what cannot be built
+    for run, loaded in zip(runs, splits, strict=True):
+        config = run.config
+        if config.match_width is not None or Linearized.of(config).alpha is not None:
+            measure_size(run, loaded.info)  # which says what cannot be built
         data.batch_multiple(config)
+    workload = runs[0].workload
     num_processes = backend.find_process()[1]
     if num_processes > 1 and (session.workers > 1 or session.ray is not None):
         raise InputError(
             "--workers and --ray train many runs at once, several processes train one "
             f"run together. Received: both, with {num_processes} processes"
         )
-    is_whole = workload.score is not None or isinstance(session, PPOConfig)
+    is_whole = workload.score is not None or isinstance(runs[0].config, PPO)
     if num_processes > 1 and is_whole:
         raise InputError(
-            f"workloads/{session.workload} trains in one process: its "
+            f"{runs[0].config.target} trains in one process: its "
             f"{workload.monitor} is of all predictions or games together. "
             f"Received: {num_processes} processes"
         )
@@ -148,22 +141,22 @@ def _check(configs: list[Config], splits: list[Splits], workload: Workload) -> N
 
 def _train_all(
     jobs: list[Job],
-    configs: list[Config],
+    session: Session,
+    runs: list[Run],
     results: dict[int, Result],
     tracker: Tracker,
 ) -> bool:
     """Trains what is left and adds it to the results. Returns whether it was
     interrupted."""
-    session = configs[0]
-    workload = find_workload(session.workload)
-    work = {job.number: _count_work(job.config, job.splits) for job in jobs}
-    labels = {job.number: tables.label(job.config, configs) for job in jobs}
+    work = {job.number: _count_work(job.run, job.splits) for job in jobs}
+    varied = varied_fields(run.config for run in runs)
+    labels = {job.number: tables.label(job.run, varied) for job in jobs}
     notes = dict.fromkeys(note for job in jobs for note in job.splits.notes)
     with ProgressDisplay(work, labels, session.verbose) as progress:
         for note in notes:
             progress.say(note)
         if results:
-            progress.say(f"{len(results)} of {len(configs)} runs already finished")
+            progress.say(f"{len(results)} of {len(runs)} runs already finished")
         try:
             for job, result in _train(jobs, session, tracker, progress):
                 results[job.number] = result
@@ -171,14 +164,14 @@ def _train_all(
                     progress.say(f"FAILED {result.failure}")
                     if backend.find_process()[1] > 1:
                         break  # The other processes may still be in this run.
-                progress.end_run(job.number, _describe_best(results, workload))
+                progress.end_run(job.number, _describe_best(results, runs[0].workload))
         except KeyboardInterrupt:
             return True
     return False
 
 
 def _train(
-    jobs: list[Job], session: Config, tracker: Tracker, progress: ProgressDisplay
+    jobs: list[Job], session: Session, tracker: Tracker, progress: ProgressDisplay
 ) -> Iterator[tuple[Job, Result]]:
     """Trains runs where the session says, and gives each result as it comes."""
     if not jobs:
@@ -200,7 +193,8 @@ def _describe_best(results: dict[int, Result], workload: Workload) -> str:
 
 def _draw(
     figure: Figure,
-    configs: list[Config],
+    session: Session,
+    runs: list[Run],
     splits: list[Splits],
     results: dict[int, Result],
     parent: RunLogger,
@@ -209,10 +203,10 @@ def _draw(
     whole = [
         results[i]
         if i in results
-        else run.without_metrics(config, loaded.info, "not trained yet")
-        for i, (config, loaded) in enumerate(zip(configs, splits, strict=True))
+        else without_metrics(run, loaded.info, "not trained yet")
+        for i, (run, loaded) in enumerate(zip(runs, splits, strict=True))
     ]
-    paths = picture.draw_figure(figure, whole, Path(configs[0].run_dir))
+    paths = picture.draw_figure(figure, whole, Path(session.run_dir))
     for path in paths:
         parent.log_file(path)
     return paths[0]
@@ -228,12 +222,12 @@ def print_address(tracker: Tracker) -> None:
     print(f"Compare the runs: {start}{tracker.view_url}")
 
 
-def _count_work(config: Config, splits: Splits) -> float:
-    num_train = splits.info.num_train
-    if isinstance(config, SupervisedConfig):
+def _count_work(run: Run, splits: Splits) -> float:
+    config, num_train = run.config, splits.info.num_train
+    if not isinstance(config, PPO):
         num_train = data.count_examples(splits.train)
     per_epoch = data.steps_per_epoch(config, splits, num_train)
-    return count_work(config, config.total_epochs * per_epoch)
+    return run.passes * config.total_epochs * per_epoch
 
 
 def _check_writable(folder: Path) -> None:
@@ -251,25 +245,25 @@ def _check_writable(folder: Path) -> None:
 
 
 def _find_finished(
-    tracker: Tracker, configs: list[Config], marks: list[str]
+    tracker: Tracker, runs: list[Run], marks: list[Marks]
 ) -> dict[int, Result]:
     """The results of the runs that MLflow holds as finished, by position."""
     finished = {}
-    for i, (config, mark) in enumerate(zip(configs, marks, strict=True)):
-        found = tracker.find_finished(mark)
-        result = found and _read_result(config, found)
+    for i, (run, of_run) in enumerate(zip(runs, marks, strict=True)):
+        found = tracker.find_finished(of_run.now) or tracker.find_finished(of_run.old)
+        result = found and _read_result(run, found)
         if result is not None:
             finished[i] = result
     return finished
 
 
-def _read_result(config: Config, found: Any) -> Result | None:
+def _read_result(run: Run, found: Any) -> Result | None:
     """The result that MLflow holds of a run; None if it is none, or not whole."""
     params, metrics = found.data.params, found.data.metrics
-    monitor = find_workload(config.workload).monitor
+    monitor = run.workload.monitor
     try:
         result = Result(
-            config,
+            run.config,
             num_params=int(params["num_params"]),
             num_nonzero=int(params["num_nonzero_params"]),
             best=metrics[f"best_{monitor}"],
@@ -284,23 +278,33 @@ def _read_result(config: Config, found: Any) -> Result | None:
 
 
 def _start_parent(
-    tracker: Tracker, configs: list[Config], folder: Path, figure: Figure | None
+    tracker: Tracker,
+    session: Session,
+    runs: list[Run],
+    folder: Path,
+    figure: Figure | None,
 ) -> RunLogger:
-    config = configs[0]
     varied = ", ".join(
         f"{name} {','.join(map(tables.cell, values))}"
-        for name, values in varied_fields(configs).items()
+        for name, values in varied_fields(run.config for run in runs).items()
     )
-    tags = {"workload": config.workload, "grid": varied}
+    tags = {"workload": runs[0].config.workload, "grid": varied}
     name = f"grid: {varied}"
     if figure is not None:
         tags["figure"] = name = figure.name
-    return tracker.start(name, tags, None, folder, fresh=config.rerun)
+    return tracker.start(name, tags, None, folder, fresh=session.rerun)
 
 
-def _grid_folder(session: Config, marks: list[str], figure: Figure | None) -> Path:
-    marks = sorted(marks)
-    if figure is not None:
-        marks.append(figure.name)
-    digest = hashlib.sha256(" ".join(marks).encode()).hexdigest()
-    return Path(session.run_dir) / f"grid_{digest[:8]}"
+def _grid_folder(session: Session, marks: list[Marks], figure: Figure | None) -> Path:
+    """The folder of the runs together; the one of 0.1 where that version has begun
+    it."""
+
+    def place(of_runs: list[str]) -> Path:
+        names = sorted(of_runs)
+        if figure is not None:
+            names.append(figure.name)
+        digest = hashlib.sha256(" ".join(names).encode()).hexdigest()
+        return Path(session.run_dir) / f"grid_{digest[:8]}"
+
+    now, old = place([each.now for each in marks]), place([each.old for each in marks])
+    return old if old.exists() and not now.exists() else now

@@ -18,7 +18,6 @@ from samkeras.experiment.options.config import (
     result_fields,
     varied_fields,
 )
-from samkeras.experiment.options.targets import find_workload
 from samkeras.experiment.runs.run import Result
 from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
@@ -95,7 +94,7 @@ def draw_figure(figure: Figure, results: Sequence[Result], run_dir: Path) -> lis
     """
     folder = run_dir / "figures" / figure.name
     folder.mkdir(parents=True, exist_ok=True)
-    workload = find_workload(figure.workload)
+    workload = results[0].config.target.load()
     comparisons = compare(results, workload.mode)
     points = find_points(figure, results, comparisons)
     names = [f"{figure.name}.{kind}" for kind in ("png", "svg", "csv")]
@@ -235,7 +234,7 @@ def summarize(
         "title": figure.title,
         "changes": describe_changes(figure),
         "workload": figure.workload,
-        "monitor": find_workload(figure.workload).monitor,
+        "monitor": results[0].config.target.load().monitor,
         "drawn_at": datetime.now().astimezone().isoformat(timespec="seconds"),
         "runs": len(results),
         "finished": len(done),

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.options.config import EXECUTION_FIELDS
+from samkeras.experiment.options.parsing import SESSION_FIELDS
 from samkeras.experiment.options.targets import numbers_as_such
 
 EXAMPLE = "python run.py configs/figures/figure1_synthetic.yaml --preset small"
@@ -99,7 +99,7 @@ def _read_figure(folder: Path) -> dict:
     config = {
         name: value
         for name, value in summary["config"].items()
-        if name not in EXECUTION_FIELDS and value is not None
+        if name not in (*SESSION_FIELDS, "data_dir") and value is not None
     }
     picture = folder / f"{folder.name}.svg"
     with _naming(picture):

@@ -2,15 +2,15 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 
 import keras
 from rich.console import Console
 from rich.table import Table
 
-from samkeras.experiment.options.config import Config, result_fields, varied_fields
-from samkeras.experiment.options.targets import find_workload
+from samkeras.experiment.options.config import result_fields, varied_fields
 from samkeras.experiment.runs import data, run
-from samkeras.experiment.runs.run import Result
+from samkeras.experiment.runs.run import Result, Run
 from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
     Estimate,
@@ -20,12 +20,13 @@ from samkeras.experiment.studies.comparison import (
 from samkeras.workload import Splits
 
 
-def print_dry_run(configs: list[Config], splits: list[Splits]) -> None:
+def print_dry_run(runs: list[Run], splits: list[Splits]) -> None:
     """Says what would run: a grid in a line a run, one run in full."""
     devices = ", ".join(keras.distribution.list_devices())
-    for config, loaded in zip(configs, splits, strict=True):
-        info = loaded.info
-        size = run.measure_size(config, info)
+    varied = varied_fields(each.config for each in runs)
+    for each, loaded in zip(runs, splits, strict=True):
+        config, info = each.config, loaded.info
+        size = run.measure_size(each, info)
         shown = f"{size.num_params:,} trainable"
         if config.is_pruned:
             shown += f", non-zero: {size.num_nonzero:,}"
@@ -35,8 +36,8 @@ def print_dry_run(configs: list[Config], splits: list[Splits]) -> None:
             steps = (
                 f"{per_epoch:,} an epoch, {per_epoch * config.total_epochs:,} in all"
             )
-        if len(configs) > 1:
-            print(f"{label(config, configs)}: parameters: {shown}; steps: {steps}")
+        if len(runs) > 1:
+            print(f"{label(each, varied)}: parameters: {shown}; steps: {steps}")
             continue
         for name, value in dataclasses.asdict(config).items():
             print(f"{name}: {value}")
@@ -49,15 +50,15 @@ def print_dry_run(configs: list[Config], splits: list[Splits]) -> None:
         print(f"parameters: {shown}")
         print(f"steps: {steps}")
         print(f"devices: {devices} ({keras.backend.backend()})")
-    if len(configs) > 1:
-        print(f"{len(configs)} runs on {devices} ({keras.backend.backend()})")
+    if len(runs) > 1:
+        print(f"{len(runs)} runs on {devices} ({keras.backend.backend()})")
 
 
 def print_table(results: list[Result]) -> None:
     """A row a run, and for runs with and without SAM the gain at each width."""
     if not results:
         return
-    workload = find_workload(results[0].config.workload)
+    workload = results[0].config.target.load()
     varied = varied_fields(result.config for result in results)
     columns = ["width_mult", "parameters", "sam", "rho"]
     if any(result.config.is_pruned for result in results):
@@ -110,15 +111,12 @@ def _console() -> Console:
     return Console(highlight=False, width=width)
 
 
-def label(config: Config, configs: list[Config]) -> str:
-    """What sets a run apart from the others; of one run, its name."""
-    values = result_fields(config)
-    pairs = [
-        f"{name}={cell(values[name])}"
-        for name in varied_fields(configs)
-        if name not in config.unused
-    ]
-    return " ".join(pairs) or run.run_name(config)
+def label(run: Run, varied: Iterable[str]) -> str:
+    """What sets a run apart from those from which it differs in some of the fields
+    that vary; of one run, its name."""
+    values, unused = result_fields(run.config), run.config.unused
+    pairs = [f"{name}={cell(values[name])}" for name in varied if name not in unused]
+    return " ".join(pairs) or run.name
 
 
 def cell(value: object) -> str:

@@ -1,0 +1,115 @@
+"""The command line: `python run.py`, or `python -m samkeras` from anywhere."""
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from samkeras.errors import InputError
+from samkeras.experiment.options.parsing import parse_command
+from samkeras.experiment.options.targets import (
+    REPORT,
+    Target,
+    describe_targets,
+    resolve_target,
+)
+from samkeras.experiment.runs.interrupt import INTERRUPTED, end_at_once
+from samkeras.quiet import silence_native_stderr
+
+BACKENDS = ("jax", "tensorflow")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command line. Returns the exit code: 0, 1, 2 or 130."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print_targets()
+        return 0
+    try:
+        return _run(resolve_target(arguments[0]), arguments[1:])
+    except InputError as error:
+        print(f"run.py: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # while nothing trains, or a second time
+        print("run.py: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(target: Target | Path | str, options: list[str]) -> int:
+    if target == REPORT:
+        from samkeras.experiment.studies.report import write_report
+
+        return write_report(options)
+    set_backend()
+    figure = None
+    if isinstance(target, Target):
+        session, configs = parse_command(target, options)
+    else:
+        from samkeras.experiment.studies.figure import parse_figure
+
+        figure, (session, configs) = parse_figure(target, options)
+    # Imported late: keras takes seconds, help and most errors need none.
+    with silence_native_stderr():
+        import keras
+
+        join_processes(keras)
+        from samkeras.backend import backend
+        from samkeras.experiment.runs.run import Run
+        from samkeras.experiment.studies.grid import run_grid
+
+        backend.cache_programs()
+        if session.workers > 1 or session.ray is not None:
+            backend.use_cpu_only()
+        keras.distribution.list_devices()  # starts the backend
+
+    return run_grid(session, list(map(Run, configs)), figure)
+
+
+def _one_line(text: str) -> str:
+    """A text without what breaks lines, and without the middle of what has no end."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= 1000 else f"{line[:700]} ... {line[-200:]}"
+
+
+def print_targets() -> None:
+    print("python run.py TARGET [--option value[,value...]] ...\n\nTargets:")
+    targets = describe_targets()
+    width = max(map(len, targets))
+    for target, description in targets.items():
+        print(f"  {target:{width}}  {description}")
+    print(
+        "\nA workload of your own is the path of its .py file, or package.module.\n"
+        "python run.py TARGET --help shows a target's options and defaults."
+    )
+
+
+def set_backend() -> None:
+    """Chooses JAX unless KERAS_BACKEND says otherwise, before keras is imported."""
+    backend = os.environ.setdefault("KERAS_BACKEND", "jax")
+    if backend not in BACKENDS:
+        raise InputError(
+            f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}. Received: {backend}"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def join_processes(keras: ModuleType) -> None:
+    """Joins the processes on other hosts, where the environment names them."""
+    if not any(name.startswith("KERAS_DISTRIBUTION_") for name in os.environ):
+        return
+    if os.environ["KERAS_BACKEND"] != "jax":
+        raise InputError("several processes need KERAS_BACKEND=jax")
+    try:
+        keras.distribution.initialize()
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID do not "
+            f"lead to the other processes: {reason[:200]}"
+        ) from None
+
+
+def run_and_exit() -> None:
+    """Runs this process' command line and ends the process with its exit code."""
+    code = main(sys.argv[1:])
+    end_at_once()
+    sys.exit(code)

@@ -1,0 +1,131 @@
+"""The values that options take: their types, and how text and YAML are read as them."""
+
+import re
+import typing
+from typing import Any, Literal
+
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    OpenUnitInterval,
+    restricted_number_type,
+)
+
+from samkeras.errors import InputError, nearest
+
+# What float32 holds, in which models are trained: larger numbers would be infinite
+# there, smaller ones zero, and those nearer to 1 would be 1.
+_TINY, _HUGE, _BELOW_ONE = 1.1754943508222875e-38, 3.4028234663852886e38, 1 - 2**-24
+_FINITE = ("<=", _HUGE)
+PositiveFloat = restricted_number_type("Positive", float, [(">=", _TINY), _FINITE])
+NonNegativeFloat = restricted_number_type("NonNegative", float, [(">=", 0), _FINITE])
+Norm = restricted_number_type("Norm", float, [(">", 1), _FINITE])
+Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<=", _BELOW_ONE)])
+# Counts are int32 where they are computed with; seeds are what generators take.
+PositiveInt = restricted_number_type("Count", int, [(">=", 1), ("<", 2**31)])
+NonNegativeInt = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+# Keras goes through a model's layers by recursion, which ends at about a thousand;
+# steps of ascent are compiled one by one.
+SmallInt = restricted_number_type("Small", int, [(">=", 1), ("<=", 100)])
+
+# How messages name the values that a type allows, and help their place.
+ALLOWED = {
+    PositiveFloat: ("a number > 0 that float32 holds", "X"),
+    NonNegativeFloat: ("a number >= 0 that float32 holds", "X"),
+    PositiveInt: ("an integer >= 1 and < 2**31", "N"),
+    NonNegativeInt: ("an integer >= 0 and < 2**32", "N"),
+    Norm: ("a number > 1 that float32 holds, or inf", "X|inf"),
+    SmallInt: ("an integer >= 1 and <= 100", "N"),
+    ClosedUnitInterval: ("a number from 0 to 1", "X"),
+    OpenUnitInterval: ("a number between 0 and 1", "X"),
+    Fraction: ("a number >= 0 and < 1 that float32 holds", "X"),
+    bool: ("true or false", "[true|false]"),
+    int: ("an integer", "N"),
+    float: ("a number", "X"),
+    str: ("text", "TEXT"),
+}
+
+# Numbers as all write them, not as Python does: no 1_000, and no other script's digits.
+_NUMBERS = {
+    int: re.compile(r"[-+]?\d+", re.ASCII),
+    float: re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE),
+}
+
+
+def parse_option(name: str, value: Any, hint: Any) -> Any:
+    """An option's value, given as text or as YAML has it.
+
+    Raises:
+        InputError: it is none that the option takes.
+    """
+    try:
+        return _parse_value(value, hint)
+    except (ValueError, KeyError):
+        shown = "null" if value is None else shown_value(value)
+        is_choice = typing.get_origin(hint) is Literal
+        choices = map(str, typing.get_args(hint) if is_choice else ())
+        raise InputError(
+            f"{name} must be {allowed_values(hint)[0]}. Received: "
+            f"{shown}{nearest(shown, choices)}"
+        ) from None
+
+
+def _parse_value(value: Any, hint: Any) -> Any:
+    arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        return None if value in (None, "null") else _parse_value(value, arguments[0])
+    if Literal["inf"] in arguments:
+        return value if value == "inf" else _parse_value(value, arguments[0])
+    if typing.get_origin(hint) is tuple:
+        return tuple(_parse_value(v, arguments[0]) for v in _list_values(value))
+    if value is None or isinstance(value, list | dict):
+        raise ValueError
+    return _parse_text(shown_value(value), hint)
+
+
+def _parse_text(text: str, hint: Any) -> Any:
+    if typing.get_origin(hint) is Literal:
+        return {str(value): value for value in typing.get_args(hint)}[text]
+    if hint is bool:
+        return {"true": True, "false": False}[text.lower()]
+    if hint is str:
+        if not text or text == "null" or not text.isprintable():
+            raise ValueError
+        return text
+    kind = int if issubclass(hint, int) else float
+    if not _NUMBERS[kind].fullmatch(text):
+        raise ValueError
+    return kind(hint(text)) + 0  # -0.0 is the same run as 0.0
+
+
+def _list_values(value: Any) -> list[Any]:
+    """The values of a list, of YAML or of text such as [0.5,0.75]."""
+    if isinstance(value, list):
+        return value
+    found = re.fullmatch(r"\[(.*)\]", str(value))
+    if found is None:
+        raise ValueError
+    return split_list(found[1]) if found[1].strip() else []
+
+
+def split_list(text: str) -> list[str]:
+    """Splits at commas outside brackets: "1,2" is two values, "[1,2]" is one."""
+    return [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
+
+
+def allowed_values(hint: Any) -> tuple[str, str]:
+    """What options of a type take: in words, and in short for their place in the
+    help."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        choices = [str(argument) for argument in arguments]
+        return f"one of {', '.join(choices)}", f"{{{'|'.join(choices)}}}"
+    if typing.get_origin(hint) is tuple:
+        return f"a list like [0.5,0.75], each {ALLOWED[arguments[0]][0]}", "[X,X]"
+    return ALLOWED[arguments[0] if arguments else hint]
+
+
+def shown_value(value: object) -> str:
+    """A value as messages and the command line have it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value) if isinstance(value, tuple) else value)

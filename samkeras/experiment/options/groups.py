@@ -1,0 +1,521 @@
+"""The options of runs, in groups, of which each workload has some."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval
+
+from samkeras.errors import InputError, nearest
+from samkeras.experiment.options.fields import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Norm,
+    PositiveFloat,
+    PositiveInt,
+    SmallInt,
+)
+from samkeras.experiment.options.methods import OPTIONS, takes
+from samkeras.experiment.options.targets import Target
+
+# Of a field that says where something is, not what it is.
+PLACE = {"is_place": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A group of options: the base of all groups, with what every run has.
+
+    Each field is an option of the command line under its own name; its type says what
+    it takes, its default is the value without effect where there is one, and the text
+    under it is its help. A group of your own is a frozen dataclass with keyword fields
+    that inherits from this class.
+
+    Attributes:
+        target: the workload's.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Moons(Options):
+        ...     noise: NonNegativeFloat = 0.1
+        ...     \"\"\"standard deviation of the points\"\"\"
+    """
+
+    target: ClassVar[Target]
+
+    workload: str = ""
+    """name of the workload, set by the target"""
+    width_mult: PositiveFloat = 1.0
+    """width of the model, as a multiple of the standard model's"""
+    seed: NonNegativeInt = 0
+    """seed of initialization, data order and every other draw"""
+
+    @classmethod
+    def of(cls, config: "Options") -> Self:
+        """A run's values of this group, the defaults where its workload has it not."""
+        return config if isinstance(config, cls) else cls()
+
+    @property
+    def total_epochs(self) -> int:
+        """Rounds of training that end with a validation."""
+        raise NotImplementedError
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Fields without effect on the result, given the others."""
+        return ()
+
+    @property
+    def neutral(self) -> dict[str, Any]:
+        """The fields that the result does not depend on, with the value that all runs
+        are taken to have that differ in them alone."""
+        return {name: getattr(type(self), name) for name in self.unused}
+
+    def check(self) -> None:
+        """Checks the values against each other.
+
+        Raises:
+            InputError: they contradict each other.
+        """
+
+    @classmethod
+    def check_given(cls, given: Mapping[str, str], configs: Iterable[Any]) -> None:
+        """Checks that the options of a command mean something to one of its runs.
+
+        Raises:
+            InputError: one does not.
+        """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its class is made for its workload, here and in other processes.
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _restore, (self.target, values)
+
+
+def _restore(target: Target, values: dict[str, Any]) -> "Config":
+    return compose(target)(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Options):
+    """SAM and its relatives."""
+
+    sam: bool = False
+    """train with sharpness-aware minimization"""
+    method: str = "sam"
+    """with sam: the rule for the perturbation, sam's or a variant's"""
+    rho: NonNegativeFloat = 0.05
+    """with sam: radius of the perturbation, of asam 0.5 unless it is given"""
+    m_sharpness: PositiveInt | None = None
+    """with sam: examples that share a perturbation (default: the whole batch)"""
+    p: Norm | Literal["inf"] = 2.0  # a word, as JSON has no infinity
+    """with method sam or asam: norm of the perturbation, of asam 2 or inf"""
+    ascent_steps: SmallInt = 1
+    """with method sam: steps of ascent, each costs a gradient"""
+    eta: NonNegativeFloat = 0.01
+    """with method asam: what is added to the absolute values of the weights"""
+    sigma: NonNegativeFloat = 1.0
+    """with method fsam: how much of the gradients' running mean is taken off"""
+    ema_decay: Fraction = 0.9
+    """with method fsam: decay of the gradients' running mean"""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        if not self.sam:
+            return (*super().unused, *OPTIONS)
+        names = [name for name in OPTIONS if not takes(self.method, name)]
+        return (*super().unused, *names)
+
+    @property
+    def neutral(self) -> dict[str, Any]:
+        return super().neutral | ({} if self.sam else {"rho": 0.0})
+
+    def check(self) -> None:
+        super().check()
+        if self.sam and self.method == "asam" and self.p not in (2, "inf"):
+            raise InputError(
+                f"--p must be 2 or inf with --method asam. Received: {self.p:g}"
+            )
+
+    @classmethod
+    def check_given(cls, given: Mapping[str, str], configs: Iterable[Any]) -> None:
+        super().check_given(given, configs)
+        used = {config.method for config in configs if config.sam}
+        for name, methods in OPTIONS.items():
+            if name in given and not any(takes(method, name) for method in used):
+                shown = f"--method {given[name]}" if name == "method" else f"--{name}"
+                needed = f"--method {' or '.join(methods)}" if used else "--sam"
+                raise InputError(f"{shown} needs {needed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning(Options):
+    """Sparsity from the start."""
+
+    pruner: Literal["none", "snip", "random", "magnitude"] = "none"
+    """how to choose the weights that stay zero from the start"""
+    sparsity: Fraction | None = None
+    """with a pruner: fraction of the kernels' weights to prune"""
+    match_width: PositiveFloat | None = None
+    """with a pruner: prune to the size of the dense model of this width_mult"""
+    allow_empty_layers: bool = False
+    """with a pruner: let a layer lose all its weights"""
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether any weight is pruned."""
+        is_dense = self.match_width == self.width_mult or self.sparsity == 0
+        return self.pruner != "none" and not is_dense
+
+    @property
+    def neutral(self) -> dict[str, Any]:
+        if self.is_pruned:
+            return super().neutral
+        names = ("pruner", "sparsity", "match_width", "allow_empty_layers")
+        return super().neutral | {name: getattr(type(self), name) for name in names}
+
+    def check(self) -> None:
+        super().check()
+        if self.pruner == "none":
+            return
+        if self.sparsity is None and self.match_width is None:
+            raise InputError(
+                f"--pruner {self.pruner} needs --sparsity S or --match_width W"
+            )
+        if self.sparsity is not None and self.match_width is not None:
+            raise InputError("give one of --sparsity and --match_width, not both")
+        if self.match_width and self.match_width > self.width_mult:
+            raise InputError(
+                f"--match_width must be at most --width_mult {self.width_mult:g}. "
+                f"Received: {self.match_width:g}"
+            )
+
+    @classmethod
+    def check_given(cls, given: Mapping[str, str], configs: Iterable[Any]) -> None:
+        super().check_given(given, configs)
+        if any(config.pruner != "none" for config in configs):
+            return
+        for name in ("sparsity", "match_width"):
+            if any(getattr(config, name) is not None for config in configs):
+                raise InputError(
+                    f"--{name} needs --pruner, one of snip, random, magnitude"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Options):
+    """The base optimizer and its learning rate."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """base optimizer"""
+    momentum: ClosedUnitInterval = 0.0
+    """momentum of sgd"""
+    beta_1: Fraction = 0.9
+    """decay of adam's and adamw's mean of the gradients"""
+    beta_2: Fraction = 0.999
+    """decay of adam's and adamw's mean of their squares"""
+    epsilon: PositiveFloat = 1e-8
+    """adam's and adamw's number that keeps them from dividing by zero"""
+    clip_norm: PositiveFloat | None = None
+    """scale the gradients that the optimizer takes down to this norm"""
+    learning_rate: NonNegativeFloat = 0.1
+    """initial learning rate, after the warm-up"""
+    lr_schedule: Literal["step", "cosine", "linear", "rsqrt"] = "step"
+    """how the learning rate falls"""
+    warmup_steps: NonNegativeInt = 0
+    """with cosine and rsqrt: steps in which the learning rate rises from 0"""
+    lr_milestones: tuple[OpenUnitInterval, ...] = ()
+    """with step: fractions of the epochs after which the learning rate drops"""
+    lr_decay: PositiveFloat = 0.1
+    """with step: factor of each drop"""
+    weight_decay: NonNegativeFloat = 0.0
+    """coupled L2 with sgd and adam, decoupled with adamw"""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        is_sgd = self.optimizer == "sgd"
+        names = ["beta_1", "beta_2", "epsilon"] if is_sgd else ["momentum"]
+        if self.lr_schedule not in ("cosine", "rsqrt"):
+            names.append("warmup_steps")
+        if self.lr_schedule != "step":
+            names.append("lr_milestones")
+        if self.lr_schedule != "step" or not self.lr_milestones:
+            names.append("lr_decay")
+        return (*super().unused, *names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Options):
+    """What a step is taken on, and how."""
+
+    batch_size: PositiveInt = 128
+    """examples per step"""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """keras dtype policy"""
+    steps_per_execution: PositiveInt = 32
+    """steps in one compiled call"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Training, Optimizer, Pruning, Method):
+    """What decides a run's result; the class of a workload's runs adds its groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Options):
+    """Which examples there are."""
+
+    dataset: str = ""
+    """data set: a TFDS name, an .npz file or the workload's sample"""
+    data_dir: str | None = dataclasses.field(default=None, metadata=PLACE)
+    """directory of prepared TFDS data sets (default: TFDS's own)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amounts(Options):
+    """How many examples are used, and what for."""
+
+    train_examples: PositiveInt | None = None
+    """train on the first N examples"""
+    validation_examples: PositiveInt | None = None
+    """validate on the first N examples"""
+    holdout: Fraction = 0.0
+    """validate on this fraction of the training set, not on the test split"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs(Options):
+    """How long to train, in passes over the examples or in steps."""
+
+    epochs: PositiveInt = 1
+    """passes over the training set"""
+    steps: PositiveInt | None = None
+    """train by steps, not by epochs: this many"""
+    eval_every: PositiveInt = 1000
+    """with steps: validate every N steps, which then count as an epoch"""
+    epochs_mult: PositiveFloat = 1.0
+    """factor of epochs and steps; the learning rate's schedule stretches with them"""
+
+    @property
+    def total_epochs(self) -> int:
+        """Passes over the training set, or rounds of steps that end with a validation,
+        with their factor applied."""
+        rounds = self.steps / self.steps_a_round if self.steps else self.epochs
+        # No more than are refused, where the product is infinite.
+        return max(1, round(min(rounds * self.epochs_mult, 2.0**31)))
+
+    @property
+    def steps_a_round(self) -> int | None:
+        """Steps from one validation to the next; None where epochs decide."""
+        return self.steps and min(self.steps, self.eval_every)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        # One of them says how long to train.
+        return (*super().unused, "epochs" if self.steps else "eval_every")
+
+    def check(self) -> None:
+        super().check()
+        if self.total_epochs >= 2**31:
+            raise InputError(
+                "--epochs_mult must leave less than 2**31 epochs. Received: "
+                f"{self.epochs_mult:g}"
+            )
+        if self.steps and self.steps % self.steps_a_round:
+            raise InputError(
+                f"--steps must be a multiple of --eval_every {self.eval_every}. "
+                f"Received: {self.steps}"
+            )
+
+    @classmethod
+    def check_given(cls, given: Mapping[str, str], configs: Iterable[Any]) -> None:
+        super().check_given(given, configs)
+        if "epochs" in given and any(config.steps for config in configs):
+            raise InputError("give one of --epochs and --steps, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelNoise(Options):
+    """Labels that are wrong."""
+
+    label_noise: ClosedUnitInterval = 0.0
+    """fraction of training labels replaced by another class"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth(Options):
+    """The model's depth."""
+
+    depth: SmallInt | None = None
+    """hidden layers, or blocks a stage (default: the standard model's)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Options):
+    """Dropout, in the models that have it."""
+
+    dropout: Fraction | None = None
+    """rate of dropout"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxLength(Options):
+    """Sentences of a limited length."""
+
+    max_length: PositiveInt | None = None
+    """cut sentences to N words"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treebank(Options):
+    """What a tagger learns of a treebank."""
+
+    tags: Literal["xpos", "upos"] = "xpos"
+    """tags of the treebank's language, or those that all treebanks share"""
+    word_dropout: NonNegativeFloat = 0.0
+    """words are unknown in training with probability X / (X + their count)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSize(Options):
+    """Images of one size."""
+
+    image_size: PositiveInt | None = None
+    """height and width that images are brought to"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Options):
+    """Images that differ from epoch to epoch."""
+
+    augment: bool = False
+    """train on random crops of the images, mirrored or not"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linearized(Options):
+    """The linear regime."""
+
+    alpha: PositiveFloat | None = None
+    """train the centred model scaled by alpha with a squared loss: linear if large"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPO(Training):
+    """A game, and how to learn it by proximal policy optimization (PPO)."""
+
+    game: str = "breakout"
+    """Atari game, such as breakout or space_invaders"""
+    sticky_actions: ClosedUnitInterval = 0.25
+    """probability that the game repeats the last action instead"""
+    noop_max: NonNegativeInt = 0
+    """a game starts with up to N frames of no action"""
+    fire_reset: bool = False
+    """a game starts with FIRE where it has that; else it is for the policy to press"""
+    episodic_life: bool = False
+    """a lost life ends an episode in training"""
+    clip_rewards: bool = True
+    """train on the signs of the rewards"""
+
+    frames: PositiveInt = 40_000_000
+    """observations to train on, of four of the game's frames each"""
+    eval_every: PositiveInt = 1_000_000
+    """play whole games for the score every N observations, which count as an epoch"""
+    eval_games: PositiveInt = 10
+    """games that the score is the mean of"""
+    num_actors: PositiveInt = 8
+    """games that are played at the same time"""
+    rollout_steps: PositiveInt = 128
+    """observations of each game between two updates"""
+    rollout_epochs: PositiveInt = 3
+    """passes over a rollout"""
+    discount: ClosedUnitInterval = 0.99
+    """gamma: weight of a reward one step later"""
+    gae_lambda: ClosedUnitInterval = 0.95
+    """lambda of generalized advantage estimation"""
+    clip_range: PositiveFloat = 0.1
+    """how far a probability's ratio may go from 1; falls linearly to 0"""
+    value_coefficient: NonNegativeFloat = 0.5
+    """weight of the value's loss"""
+    entropy_coefficient: NonNegativeFloat = 0.01
+    """weight of the policy's entropy"""
+
+    @property
+    def rollout_size(self) -> int:
+        """Observations of a rollout, of all actors."""
+        return self.num_actors * self.rollout_steps
+
+    @property
+    def batches_per_rollout(self) -> int:
+        """Minibatches of a rollout, of all passes over it."""
+        return self.rollout_size // self.batch_size * self.rollout_epochs
+
+    @property
+    def rollouts_per_epoch(self) -> int:
+        """Rollouts from one evaluation to the next."""
+        return max(1, min(self.frames, self.eval_every) // self.rollout_size)
+
+    @property
+    def total_epochs(self) -> int:
+        """Rounds that end with an evaluation."""
+        frames_per_epoch = self.rollouts_per_epoch * self.rollout_size
+        return max(1, round(self.frames / frames_per_epoch))
+
+    def check(self) -> None:
+        super().check()
+        if self.rollout_size % self.batch_size:
+            raise InputError(
+                "--batch_size must divide --num_actors times --rollout_steps, "
+                f"{self.rollout_size}. Received: {self.batch_size}"
+            )
+
+
+# The groups that a workload's file names in `options:`.
+GROUPS: dict[str, tuple[type[Options], ...]] = {
+    "supervised": (Dataset, Amounts, Epochs),
+    "ppo": (PPO,),
+    "label_noise": (LabelNoise,),
+    "depth": (Depth,),
+    "dropout": (Dropout,),
+    "max_length": (MaxLength,),
+    "treebank": (Treebank,),
+    "image_size": (ImageSize,),
+    "augmentation": (Augmentation,),
+    "linearized": (Linearized,),
+}
+
+
+@functools.cache
+def compose(target: Target) -> type[Config]:
+    """The class of a workload's runs, of the groups that its YAML file names.
+
+    Raises:
+        InputError: the file cannot be read, or names a group that there is not.
+    """
+    groups = [group for name in target.groups for group in _find_groups(target, name)]
+    # Fields come in the order of the last base first.
+    bases = (*reversed(dict.fromkeys(groups)), Config)
+    return dataclasses.make_dataclass(
+        "Config",
+        [("workload", str, target.name)],
+        bases=bases,
+        namespace={"target": target},
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def _find_groups(target: Target, name: str) -> tuple[type[Options], ...]:
+    """The groups of a name: one of GROUPS, or a class of the workload's module."""
+    if name in GROUPS:
+        return GROUPS[name]
+    group = getattr(target.import_module(), name, None)
+    if not (isinstance(group, type) and issubclass(group, Options)):
+        raise InputError(
+            f"{target.defaults}: options must be of {', '.join(GROUPS)} or classes of "
+            f"{target.path}. Received: {name}{nearest(name, GROUPS)}"
+        )
+    return (group,)

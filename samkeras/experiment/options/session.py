@@ -1,0 +1,34 @@
+"""How runs are executed: what changes nothing of their results."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from samkeras.experiment.options.fields import NonNegativeFloat, PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The options of a command, the same for all its runs."""
+
+    experiment: str | None = None
+    """MLflow experiment (default: the workload's name)"""
+    tracking_uri: str | None = None
+    """MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlflow/mlflow.db)"""
+    run_dir: str = "runs"
+    """directory of the runs' files"""
+    workers: PositiveInt = 1
+    """processes that train runs at the same time, and share the cores and GPUs"""
+    ray: str | None = None
+    """train the runs on the Ray cluster at this address: HOST:PORT or auto"""
+    cpus_per_run: NonNegativeFloat = 1.0
+    """with ray: CPUs that a run needs"""
+    gpus_per_run: NonNegativeFloat = 0.0
+    """with ray: GPUs that a run needs"""
+    tpus_per_run: NonNegativeFloat = 0.0
+    """with ray: TPU chips that a run needs"""
+    rerun: bool = False
+    """train again what is already finished"""
+    dry_run: bool = False
+    """say what would run, and stop"""
+    verbose: Literal[0, 1, 2] = 1
+    """0: the table alone; 1: progress; 2: a line an epoch"""
