@@ -111,6 +111,17 @@ def test_packages_of_few_workloads_are_imported_where_they_are_used(path):
     assert not packages & few
 
 
+@of_files
+def test_one_file_knows_mlflow():
+    """What the others know of runs that are recorded is samkeras' own."""
+    know = [
+        name_of(path)
+        for path in FILES
+        if any(module.split(".")[0] == "mlflow" for module in find_imports(path))
+    ]
+    assert know == ["samkeras.experiment.tracking.mlflow_store"]
+
+
 def find_private_names(path: Path) -> tuple[set[str], set[str]]:
     """The names of one underscore that a file takes of objects, and those that it
     gives to its own."""

@@ -14,10 +14,17 @@ from mlflow.tracking import MlflowClient
 from requests.exceptions import ConnectionError
 
 from samkeras.errors import InputError
-from samkeras.experiment.tracking import tracker as tracking
-from samkeras.experiment.tracking.delivery import Delivery, identify
-from samkeras.experiment.tracking.journal import FolderGoneError, Journal, find_journals
-from samkeras.experiment.tracking.tracker import Tracker, _read_run
+from samkeras.experiment.options import targets
+from samkeras.experiment.options.targets import ROOT, home
+from samkeras.experiment.tracking import record
+from samkeras.experiment.tracking.journal import Journal, find_journals
+from samkeras.experiment.tracking.mlflow_store import MLflowStore, identify
+from samkeras.experiment.tracking.record import (
+    FolderGoneError,
+    MemoryTracker,
+    RecordedRun,
+)
+from samkeras.experiment.tracking.tracker import MLflowTracker, resolve_uri
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -25,7 +32,7 @@ NOBODY = "http://127.0.0.1:9"
 @pytest.fixture
 def tracker(store, request):
     """A function: () -> a tracker of the test's own experiment."""
-    return lambda: Tracker(store, request.node.name)
+    return lambda: MLflowTracker(store, request.node.name)
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def silence(monkeypatch):
             raise ConnectionError("refused")
 
         context = pytest.MonkeyPatch()
-        context.setattr(Delivery, "_find_run", refuse)
+        context.setattr(MLflowStore, "holds", refuse)
         context.setattr("samkeras.experiment.tracking.delivery.PATIENCE_SEC", 0.5)
         return context.undo
 
@@ -90,7 +97,7 @@ def test_a_run_that_goes_on_in_another_store_is_whole_there(
 ):
     """What the first store got before the interruption is in the second too; a run
     that was finished elsewhere is a new one."""
-    elsewhere = Tracker(f"sqlite:///{tmp_path}/other.db", "experiment")
+    elsewhere = MLflowTracker(f"sqlite:///{tmp_path}/other.db", "experiment")
     run = elsewhere.start("run", {}, None, tmp_path / "run")
     run.log_params({"rho": 0.1})
     log(run, range(3))
@@ -116,9 +123,7 @@ def test_everything_is_recorded(tracker, recorded, curve, store, tmp_path):
     """Names, tags, params, points, files, statuses and nesting reach MLflow."""
     session = tracker()
     parent = session.start("parent", {"workload": "w"}, None, tmp_path / "parent")
-    run = session.start(
-        "child", {"workload": "w"}, parent.journal.id, tmp_path / "child"
-    )
+    run = session.start("child", {"workload": "w"}, parent.id, tmp_path / "child")
     run.log_params({"rho": 0.1, "sam": True})
     path = tmp_path / "child" / "config.yaml"
     path.write_text("rho: 0.1")
@@ -147,7 +152,7 @@ def test_everything_is_recorded(tracker, recorded, curve, store, tmp_path):
 def test_a_silent_server_delays_nothing(tmp_path, capsys):
     """Records are on disk when the call returns; the end says where they are."""
     started = time.monotonic()
-    tracker = Tracker(NOBODY, "e")
+    tracker = MLflowTracker(NOBODY, "e")
     run = tracker.start("name", {}, None, tmp_path / "run")
     log(run, range(1000))
     (journal,) = find_journals(tmp_path)
@@ -172,7 +177,7 @@ def test_a_silent_store_gets_everything_later(
     session = tracker()
     parent = session.start("parent", {}, None, tmp_path / "parent")
     # A folder that sorts before its parent's.
-    run = session.start("child", {}, parent.journal.id, tmp_path / "child")
+    run = session.start("child", {}, parent.id, tmp_path / "child")
     log(run, range(5))
     run.end("FINISHED")
     parent.end("FINISHED")
@@ -198,7 +203,7 @@ def test_a_child_waits_for_its_parent(
     answer = silence()
     first = tracker()
     parent = first.start("parent", {}, None, tmp_path / "parent")
-    first.start("child", {}, parent.journal.id, tmp_path / "child").end("FINISHED")
+    first.start("child", {}, parent.id, tmp_path / "child").end("FINISHED")
     first.close()  # and yet the parent's folder is taken until its end
     answer()
     with monkeypatch.context() as context:
@@ -229,9 +234,9 @@ def test_a_finished_run_is_known_before_it_is_delivered(tracker, silence, tmp_pa
     session = tracker()
     session.deliver_pending(tmp_path)
     found = session.find_finished("f00")
-    assert found.data.params == {"num_params": "7"}
-    assert found.data.metrics == {"best_val_loss": 0.5}
-    assert found.info.end_time >= found.info.start_time
+    assert found.params == {"num_params": "7"}
+    assert found.metrics == {"best_val_loss": 0.5}
+    assert found.ended >= found.started
     assert session.find_finished("ba5") is None
     session.close()
 
@@ -288,6 +293,53 @@ def test_a_fresh_run_leaves_the_old_one_alone(
     assert set(recorded()) == {"old", "new"}
 
 
+def record_two_commands(make_tracker, folder) -> RecordedRun:
+    """A run that is interrupted and goes on, as a tracker knows it in the end."""
+    session = make_tracker()
+    run = session.start("name", {"fingerprint": "f"}, None, folder)
+    run.log_params({"rho": 0.1, "sam": True})
+    run.log_metrics({"loss": 0.5, "odd": 1}, 0)
+    run.end("KILLED", "interrupted")
+    assert session.find_finished("f") is None
+    session.close()
+    session = make_tracker()
+    run = session.start("name", {"fingerprint": "f"}, None, folder)
+    run.log_params({"rho": 0.2, "more": None})
+    run.log_metrics({"loss": 0.4}, 0)
+    run.log_metrics({"loss": 0.25}, 1)
+    run.log_metrics({"late": 3}, 7)
+    run.end("FINISHED")
+    session.close()
+    session = make_tracker()
+    found = session.find_finished("f")
+    assert session.find_finished("g") is None
+    session.start("name", {"fingerprint": "f"}, None, folder, fresh=True)
+    assert session.find_finished("f") == found
+    session.close()
+    return found
+
+
+def test_memory_records_what_mlflow_does(tracker, tmp_path):
+    """The same calls are known as the same run afterwards."""
+    records = []
+    found = [
+        record_two_commands(make, tmp_path / name)
+        for name, make in {
+            "memory": lambda: MemoryTracker(records),
+            "mlflow": tracker,
+        }.items()
+    ]
+    in_memory, in_mlflow = ((r.params, r.metrics, r.status) for r in found)
+    assert in_memory == in_mlflow
+    assert in_memory[0] == {"rho": "0.1", "sam": "true", "more": "None"}
+    assert in_memory[1] == {"loss": 0.25, "odd": 1, "late": 3}
+    assert all(run.ended >= run.started > 1.6e12 for run in found)
+    finished, fresh = records
+    assert finished.curves["loss"] == {0: 0.5, 1: 0.25}
+    assert "failure" not in finished.tags
+    assert (finished.id != fresh.id, fresh.status) == (True, "RUNNING")
+
+
 def test_a_clock_that_is_set_back_shortens_no_run(tracker, tmp_path, monkeypatch):
     """Neither while it trains, nor between two commands, of which the newer counts."""
     session = tracker()
@@ -295,14 +347,14 @@ def test_a_clock_that_is_set_back_shortens_no_run(tracker, tmp_path, monkeypatch
     yesterday = time.time() - 86400
     monkeypatch.setattr(time, "time", lambda: yesterday)
     run.end("FINISHED")
-    found = _read_run(run.journal).info
-    assert 0 <= found.end_time - found.start_time < 60_000
-    monkeypatch.setattr(tracking, "STARTED", tracking.STARTED - 86400)
+    found = run.journal.read_run()
+    assert 0 <= found.ended - found.started < 60_000
+    monkeypatch.setattr(record, "STARTED", record.STARTED - 86400)
     run = session.start("name", {"fingerprint": "f"}, None, tmp_path / "run", True)
     run.end("KILLED", "interrupted")
     session.close()
-    found = _read_run(run.journal).info
-    assert found.end_time >= found.start_time
+    found = run.journal.read_run()
+    assert found.ended >= found.started
     newest = find_journals(tmp_path / "run")[-1]
     assert newest.id == run.journal.id
 
@@ -464,7 +516,7 @@ def test_a_file_that_cannot_be_uploaded_holds_nothing_up(
 def test_a_record_cut_short_is_dropped(tmp_path):
     """A kill in the middle of a write leaves half a line: it is no record, and the
     next one does not run into it."""
-    tracker = Tracker(NOBODY, "e")
+    tracker = MLflowTracker(NOBODY, "e")
     run = tracker.start("name", {}, None, tmp_path / "run")
     log(run, range(2))
     run.journal.close()
@@ -484,7 +536,7 @@ def test_a_record_cut_short_is_dropped(tmp_path):
 
 def test_a_damaged_journal_is_named(tmp_path):
     """A line that is none of ours is not passed over."""
-    tracker = Tracker(NOBODY, "e")
+    tracker = MLflowTracker(NOBODY, "e")
     run = tracker.start("name", {}, None, tmp_path / "run")
     run.end("FINISHED")
     with open(run.journal.path, "ab") as file:
@@ -496,7 +548,7 @@ def test_a_damaged_journal_is_named(tmp_path):
 
 def test_a_run_has_one_owner(tmp_path):
     """Two commands do not train the same run into one folder."""
-    first, second = Tracker(NOBODY, "e"), Tracker(NOBODY, "e", patience=0.1)
+    first, second = MLflowTracker(NOBODY, "e"), MLflowTracker(NOBODY, "e", patience=0.1)
     run = first.start("name", {}, None, tmp_path / "run")
     with pytest.raises(InputError, match="another command is training the run in"):
         second.start("name", {}, None, tmp_path / "run")
@@ -510,7 +562,7 @@ def test_a_run_has_one_owner(tmp_path):
 
 def test_journals_of_other_stores_are_left_alone(tracker, recorded, tmp_path):
     """A run folder may hold runs of several stores and experiments."""
-    elsewhere = Tracker(NOBODY, "e")
+    elsewhere = MLflowTracker(NOBODY, "e")
     elsewhere.start("name", {}, None, tmp_path / "run").end("FINISHED")
     elsewhere.close()
     session = tracker()
@@ -586,14 +638,14 @@ def answer():
 def test_answers_that_waiting_does_not_cure(answer, status, body, words):
     """They are errors at once, in one line that says what to do."""
     with pytest.raises(InputError, match=words) as error:
-        Tracker(answer(status, body), "e")
+        MLflowTracker(answer(status, body), "e")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_answers_that_waiting_may_cure(answer, status, capsys):
     """A server behind a proxy that is being started again is waited for."""
-    Tracker(answer(status, b"later"), "e").close()
+    MLflowTracker(answer(status, b"later"), "e").close()
     assert "does not answer (too many" in capsys.readouterr().err
 
 
@@ -601,12 +653,12 @@ def test_answers_that_waiting_may_cure(answer, status, capsys):
 def test_malformed_uris_are_refused(uri):
     """One line names the URI."""
     with pytest.raises(InputError, match="cannot use the MLflow store"):
-        Tracker(uri, "e")
+        MLflowTracker(uri, "e")
 
 
 def test_credentials_are_not_written(tmp_path, capsys):
     """A password in the URI stays out of journals and messages."""
-    tracker = Tracker("http://user:secret@127.0.0.1:9/", "e")
+    tracker = MLflowTracker("http://user:secret@127.0.0.1:9/", "e")
     run = tracker.start("name", {}, None, tmp_path / "run")
     run.end("FINISHED")
     tracker.close()
@@ -614,3 +666,17 @@ def test_credentials_are_not_written(tmp_path, capsys):
     assert "secret" not in capsys.readouterr().err
     assert run.journal.head["store"] == NOBODY
     assert identify("sqlite:///a.db") == f"sqlite:///{Path('a.db').absolute()}"
+
+
+def test_the_default_store_is_never_inside_a_package(tmp_path, monkeypatch):
+    """It is the project's, wherever one stands; installed, where samkeras has none, it
+    is in the folder that the user stands in."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert home() == ROOT
+    assert resolve_uri(None) == f"sqlite:///{ROOT}/mlflow/mlflow.db"
+    packages = tmp_path / "site-packages"
+    (packages / "configs").mkdir(parents=True)  # of another distribution
+    assert home(packages) == tmp_path
+    monkeypatch.setattr(targets, "is_checkout", lambda folder: False)
+    assert resolve_uri(None) == f"sqlite:///{tmp_path}/mlflow/mlflow.db"

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from samkeras.experiment.options.targets import ROOT
 from samkeras.experiment.tracking.journal import find_journals
-from samkeras.experiment.tracking.tracker import Tracker
+from samkeras.experiment.tracking.tracker import MLflowTracker
 from tests.servers import MlflowServer, Postgres, Proxy, find_postgres, wait_until
 
 pytestmark = pytest.mark.faults
@@ -49,12 +49,10 @@ class Session:
     """A grid of one run, recorded in the steps that a test asks for."""
 
     def __init__(self, uri, run_dir):
-        self.tracker = Tracker(uri, experiment_of(run_dir))
+        self.tracker = MLflowTracker(uri, experiment_of(run_dir))
         self.parent = self.tracker.start("parent", {}, None, run_dir / "parent")
         folder = run_dir / "child"
-        self.run = self.tracker.start(
-            "child", {"a": "b"}, self.parent.journal.id, folder
-        )
+        self.run = self.tracker.start("child", {"a": "b"}, self.parent.id, folder)
         self.run.log_params({"rho": 0.1})
         (folder / "config.yaml").write_text("rho: 0.1")
         self.run.log_file(folder / "config.yaml")
@@ -119,7 +117,7 @@ def test_a_server_started_after_the_run_gets_everything(server, tmp_path, capsys
     assert time.monotonic() - started < 3
     assert "records are not delivered" in capsys.readouterr().err
     server.start()
-    tracker = Tracker(server.uri, "another")
+    tracker = MLflowTracker(server.uri, "another")
     tracker.deliver_pending(tmp_path / "runs")
     tracker.close()
     check(server.uri, tmp_path / "runs")
@@ -278,7 +276,7 @@ def test_a_pending_journal_is_delivered_by_one_of_many(server, tmp_path):
     session.log(0, NUM_POINTS)
     session.end()
     server.start()
-    trackers = [Tracker(server.uri, "another") for _ in range(4)]
+    trackers = [MLflowTracker(server.uri, "another") for _ in range(4)]
 
     def deliver(tracker):
         tracker.deliver_pending(tmp_path / "runs")
@@ -339,7 +337,7 @@ def test_a_database_that_dies_loses_nothing(tmp_path):
         session.end()
         (_, journal) = find_journals(tmp_path / "runs")
         journal.save_state(journal.nothing_delivered())  # all is sent again
-        tracker = Tracker(server.uri, "another")
+        tracker = MLflowTracker(server.uri, "another")
         tracker.deliver_pending(tmp_path / "runs")
         tracker.close()
         check(server.uri, tmp_path / "runs")

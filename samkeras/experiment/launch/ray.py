@@ -11,10 +11,11 @@ from typing import Any
 from samkeras.errors import InputError
 from samkeras.experiment.launch.workers import ATTEMPTS, Job, give_up, train_alone
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.options.targets import IS_CHECKOUT, PROJECT, Target
+from samkeras.experiment.options.targets import CODE, Target, is_checkout
 from samkeras.experiment.runs.progress import ProgressDisplay
 from samkeras.experiment.runs.run import Result, Run
-from samkeras.experiment.tracking.tracker import Tracker, resolve_uri
+from samkeras.experiment.tracking.record import Tracker
+from samkeras.experiment.tracking.tracker import resolve_uri
 
 CONNECT_TIMEOUT_SEC = 10
 LISTEN_EVERY_SEC = 0.5
@@ -42,9 +43,9 @@ def connect(session: Session, target: Target) -> None:
         if name.startswith(("KERAS_", "MLFLOW_", "TF_", "XLA_", "JAX_"))
     }
     environment = {"env_vars": variables}
-    if IS_CHECKOUT:  # else the nodes have samkeras among their packages
-        left_out = [f"/{p.name}" for p in PROJECT.iterdir() if p.name not in PACKED]
-        environment |= {"working_dir": str(PROJECT), "excludes": left_out}
+    if is_checkout(CODE):  # else the nodes have samkeras among their packages
+        left_out = [f"/{p.name}" for p in CODE.iterdir() if p.name not in PACKED]
+        environment |= {"working_dir": str(CODE), "excludes": left_out}
     if not target.is_house:
         environment["py_modules"] = [str(target.path.parent)]
     try:
@@ -114,7 +115,7 @@ def train_on_ray(
             job.number,
             job.run,
             dataclasses.replace(session, tracking_uri=uri),
-            job.parent and job.parent.path.absolute(),
+            job.parent and job.parent.folder.absolute(),
             job.parent_id,
             Path.cwd(),
             relay,

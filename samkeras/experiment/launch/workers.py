@@ -28,8 +28,8 @@ from samkeras.experiment.runs.run import (
     train,
     without_metrics,
 )
-from samkeras.experiment.tracking.journal import Journal
-from samkeras.experiment.tracking.tracker import Tracker
+from samkeras.experiment.tracking.record import Record, Tracker
+from samkeras.experiment.tracking.tracker import MLflowTracker
 from samkeras.workload import Splits
 
 REACH_EVERY_SEC = 0.2
@@ -46,14 +46,14 @@ class Job:
         run: what it is.
         session: how it is executed.
         splits: its data.
-        parent: the journal of the run that it is nested in, if it is.
+        parent: the record of the run that it is nested in, if it is.
     """
 
     number: int
     run: Run
     session: Session
     splits: Splits
-    parent: Journal | None
+    parent: Record | None
 
     @property
     def parent_id(self) -> str | None:
@@ -155,7 +155,7 @@ class _Worker:
 
     def give(self, job: Job) -> None:
         self.job = job
-        parent = job.parent and job.parent.path
+        parent = job.parent and job.parent.folder
         with contextlib.suppress(BrokenPipeError):  # hear() says that it died
             self.connection.send((job.run, job.session, parent, job.parent_id))
 
@@ -232,18 +232,18 @@ def train_alone(
     Args:
         run: what it is.
         session: how it is executed.
-        parent: where that process has the journal of the grid.
-        parent_id: its id.
+        parent: the folder of the grid, as that process knows it.
+        parent_id: the id of its record.
         shared: data that this process has read already, see load_shared.
         tell: takes the run's progress, see RunProgress.
     """
     backend.cache_programs()
     # A process that died, or its node, may not have let go of the run yet.
     experiment = session.experiment or run.config.workload
-    tracker = Tracker(session.tracking_uri, experiment, patience=PATIENCE_SEC)
+    tracker = MLflowTracker(session.tracking_uri, experiment, patience=PATIENCE_SEC)
     try:
         if parent is not None:
-            tracker.know(parent)
+            tracker.know(parent, parent_id)
         splits = data.load_shared(run.config, shared)
         with backend.split_batches(data.run_devices(run.config)):
             return train(run, session, splits, tracker, parent_id, RunProgress(tell))

@@ -19,19 +19,28 @@ from samkeras.experiment.options.strict_yaml import read_yaml
 if TYPE_CHECKING:  # it imports keras, which takes seconds and --help needs not
     from samkeras.workload import Workload
 
-PROJECT = Path(__file__).resolve().parents[3]
-PACKAGE = PROJECT / "samkeras"
-IS_CHECKOUT = (PROJECT / "run.py").is_file() and (PROJECT / "workloads").is_dir()
+CODE = Path(__file__).resolve().parents[3]  # the folder of the package samkeras
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether a folder is the project's, with its command and its configs."""
+    return (folder / "run.py").is_file() and (folder / "configs").is_dir()
+
+
 # Where workloads/ and configs/ are: an installed samkeras has them within itself.
-ROOT = PROJECT if IS_CHECKOUT else PACKAGE
+ROOT = CODE if is_checkout(CODE) else CODE / "samkeras"
 FIGURES = ROOT / "configs" / "figures"
 REPORT = "report"
 
 
-def home() -> Path:
-    """The folder whose mlflow/ is the store unless another is named: the project's, or
-    of an installed samkeras the one where the user stands."""
-    return PROJECT if IS_CHECKOUT else Path.cwd()
+def home(code: Path = CODE) -> Path:
+    """The folder that holds what one has and makes: the project's, where samkeras is
+    run from it, otherwise, as where it is installed, the one the user stands in.
+
+    Args:
+        code: the folder that the package samkeras is in.
+    """
+    return code if is_checkout(code) else Path.cwd()
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ def list_workloads() -> list[str]:
 
 def find_target(name: str) -> Target:
     """The target of a workload in workloads/."""
-    package = "workloads" if ROOT == PROJECT else "samkeras.workloads"
+    package = "workloads" if ROOT == CODE else "samkeras.workloads"
     path = ROOT / "workloads" / f"{name}.py"
     return Target(name, f"{package}.{name}", path, ROOT / "configs" / f"{name}.yaml")
 

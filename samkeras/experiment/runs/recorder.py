@@ -18,7 +18,7 @@ from samkeras.experiment.options.groups import Config
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.schedule import learning_rate_at
-from samkeras.experiment.tracking.tracker import RunLogger
+from samkeras.experiment.tracking.record import Record
 from samkeras.workload import Workload
 
 
@@ -48,7 +48,7 @@ class Recorder(keras.callbacks.Callback):
         workload: Workload,
         *,
         passes: float,
-        logger: RunLogger,
+        logger: Record,
         checkpoints: Checkpoints,
         progress: RunProgress,
         stop: StopRequest,

@@ -47,7 +47,7 @@ from samkeras.experiment.runs.ppo_recorder import PPORecorder
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.recorder import Recorder
 from samkeras.experiment.runs.schedule import build_schedule
-from samkeras.experiment.tracking.tracker import RunLogger, Tracker
+from samkeras.experiment.tracking.record import Record, Tracker
 from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.methods import Method
 from samkeras.pruning import count_kept, find_kernels
@@ -237,7 +237,7 @@ def train(
     and returned.
 
     Args:
-        parent: id of the journal of the run that this one is nested in, if it is.
+        parent: id of the record of the run that this one is nested in, if it is.
     """
     started, config = time.monotonic(), run.config
     size = measure_size(run, splits.info)
@@ -320,7 +320,7 @@ def _check_memory(config: Config, size: ModelSize) -> None:
         )
 
 
-def _end(logger: RunLogger, status: str, reason: str) -> None:
+def _end(logger: Record, status: str, reason: str) -> None:
     with contextlib.suppress(OSError):  # such as the full disk that is the reason
         logger.end(status, reason)
 
@@ -331,7 +331,7 @@ def start_record(
     splits: Splits,
     tracker: Tracker,
     parent: str | None,
-) -> tuple[RunLogger, str]:
+) -> tuple[Record, str]:
     """Starts a run's record, or goes on with it; and the fingerprint that it is of.
 
     Raises:
@@ -496,7 +496,7 @@ def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
 
 
 def _record_setup(
-    logger: RunLogger,
+    logger: Record,
     run: Run,
     session: Session,
     size: ModelSize,
@@ -535,7 +535,7 @@ def _record_setup(
 
 
 def _record_noise(
-    logger: RunLogger, folder: Path, record: dict[str, np.ndarray], share: float
+    logger: Record, folder: Path, record: dict[str, np.ndarray], share: float
 ) -> None:
     path = folder / "label_noise.npz"
     np.savez_compressed(path, **record)
@@ -544,7 +544,7 @@ def _record_noise(
 
 
 def _record_best(
-    logger: RunLogger, model: keras.Model, recorder: Recorder, folder: Path
+    logger: Record, model: keras.Model, recorder: Recorder, folder: Path
 ) -> None:
     metrics = {
         f"best_{recorder.monitor}": recorder.best,

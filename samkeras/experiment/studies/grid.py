@@ -8,9 +8,8 @@ import math
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from samkeras.backend import backend
 from samkeras.errors import InputError
@@ -20,6 +19,7 @@ from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.fingerprint import Marks
 from samkeras.experiment.options.groups import PPO, Linearized
 from samkeras.experiment.options.session import Session
+from samkeras.experiment.options.targets import home, is_checkout
 from samkeras.experiment.runs import data
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.runs.progress import ProgressDisplay
@@ -27,8 +27,14 @@ from samkeras.experiment.runs.run import Result, Run, measure_size, without_metr
 from samkeras.experiment.studies import pictures as picture
 from samkeras.experiment.studies import tables
 from samkeras.experiment.studies.figure import Figure
-from samkeras.experiment.tracking.journal import FolderGoneError
-from samkeras.experiment.tracking.tracker import DEFAULT_URI, RunLogger, Tracker
+from samkeras.experiment.tracking.record import (
+    FolderGoneError,
+    MemoryTracker,
+    Record,
+    RecordedRun,
+    Tracker,
+)
+from samkeras.experiment.tracking.tracker import MLflowTracker, default_uri
 from samkeras.workload import Splits, Workload
 
 
@@ -41,7 +47,7 @@ def run_grid(session: Session, runs: list[Run], figure: Figure | None = None) ->
     """
     if backend.find_process()[0] > 0:
         return _follow(session, runs)
-    return _run_grid(session, runs, figure)
+    return _run_grid(session, runs, figure, MLflowTracker)
 
 
 def _follow(session: Session, runs: list[Run]) -> int:
@@ -51,14 +57,16 @@ def _follow(session: Session, runs: list[Run]) -> int:
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        uri = f"sqlite:///{folder}/mlflow.db"
-        private = dataclasses.replace(
-            session, tracking_uri=uri, run_dir=f"{folder}/runs", verbose=0
-        )
-        return _run_grid(private, runs)
+        private = dataclasses.replace(session, run_dir=f"{folder}/runs", verbose=0)
+        return _run_grid(private, runs, None, lambda *_: MemoryTracker())
 
 
-def _run_grid(session: Session, runs: list[Run], figure: Figure | None = None) -> int:
+def _run_grid(
+    session: Session,
+    runs: list[Run],
+    figure: Figure | None,
+    make_tracker: Callable[[str | None, str], Tracker],
+) -> int:
     splits = [data.load_data(run.config) for run in runs]
     if session.dry_run:
         tables.print_dry_run(runs, splits)
@@ -70,7 +78,7 @@ def _run_grid(session: Session, runs: list[Run], figure: Figure | None = None) -
     splits = [data.load_shared(run.config, shared) for run in runs]
     if session.ray is not None:
         cluster.connect(session, target)
-    tracker = Tracker(session.tracking_uri, session.experiment or target.name)
+    tracker = make_tracker(session.tracking_uri, session.experiment or target.name)
     tracker.deliver_pending(Path(session.run_dir))
     tracker.save_view(target.name, workload.monitor, workload.mode)
     marks = [run.find_marks(each) for run, each in zip(runs, splits, strict=True)]
@@ -87,8 +95,7 @@ def _run_grid(session: Session, runs: list[Run], figure: Figure | None = None) -
             parent = _start_parent(tracker, session, runs, folder, figure)
         except OSError as error:
             raise InputError(f"--run_dir cannot be written: {error}") from None
-    journal = parent and parent.journal
-    jobs = [Job(i, runs[i], session, splits[i], journal) for i in remaining]
+    jobs = [Job(i, runs[i], session, splits[i], parent) for i in remaining]
     interrupted = _train_all(jobs, session, runs, results, tracker)
     failed = any(result.failure for result in results.values())
     picture_path = None
@@ -197,7 +204,7 @@ def _draw(
     runs: list[Run],
     splits: list[Splits],
     results: dict[int, Result],
-    parent: RunLogger,
+    parent: Record,
 ) -> Path:
     """Draws a figure, of what there is, and records it. Returns the picture's path."""
     whole = [
@@ -215,7 +222,7 @@ def _draw(
 def print_address(tracker: Tracker) -> None:
     """Says how to open the runs in MLflow's user interface."""
     start = ""
-    if tracker.uri == DEFAULT_URI:
+    if tracker.uri == default_uri() and is_checkout(home()):
         start = "make ui, then open "
     elif not tracker.uri.startswith("http"):
         start = f"mlflow ui --backend-store-uri {tracker.uri}, then open "
@@ -257,9 +264,9 @@ def _find_finished(
     return finished
 
 
-def _read_result(run: Run, found: Any) -> Result | None:
-    """The result that MLflow holds of a run; None if it is none, or not whole."""
-    params, metrics = found.data.params, found.data.metrics
+def _read_result(run: Run, found: RecordedRun) -> Result | None:
+    """The result that is recorded of a run; None if it is none, or not whole."""
+    params, metrics = found.params, found.metrics
     monitor = run.workload.monitor
     try:
         result = Result(
@@ -268,7 +275,7 @@ def _read_result(run: Run, found: Any) -> Result | None:
             num_nonzero=int(params["num_nonzero_params"]),
             best=metrics[f"best_{monitor}"],
             final=metrics[f"final_{monitor}"],
-            seconds=max(0, found.info.end_time - found.info.start_time) / 1000,
+            seconds=max(0, found.ended - found.started) / 1000,
         )
     except (KeyError, ValueError):
         return None
@@ -283,7 +290,7 @@ def _start_parent(
     runs: list[Run],
     folder: Path,
     figure: Figure | None,
-) -> RunLogger:
+) -> Record:
     varied = ", ".join(
         f"{name} {','.join(map(tables.cell, values))}"
         for name, values in varied_fields(run.config for run in runs).items()

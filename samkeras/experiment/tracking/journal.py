@@ -19,11 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from samkeras.errors import InputError
+from samkeras.experiment.tracking.record import FolderGoneError, RecordedRun
 from samkeras.files import replace_file
-
-
-class FolderGoneError(RuntimeError):
-    """A run's folder was removed or moved while it trained."""
 
 
 @dataclass
@@ -56,18 +53,21 @@ class Journal:
             raise InputError(f"{path} is damaged; move it away to go on without it")
         self.id = self.head["journal"]
         self._state_path = path.with_suffix(".json")
-        self._file = self._owner = None
+        self._file: Any = None  # both while the run trains
+        self._owner: Any = None
 
     @classmethod
-    def create(cls, folder: Path, head: dict, records: Iterable[dict]) -> "Journal":
+    def create(
+        cls, folder: Path, head: dict[str, Any], records: Iterable[dict[str, Any]]
+    ) -> "Journal":
         """Makes the journal of a new run, with its first record and further ones."""
         name = uuid.uuid4().hex
-        path = folder / f"journal_{name[:8]}.jsonl"
+        path = path_of(folder, name)
         lines = map(json.dumps, [{"journal": name, **head}, *records])
         replace_file(path, ("\n".join(lines) + "\n").encode())
         return cls(path)
 
-    def read(self, position: int) -> Iterator[tuple[dict, int]]:
+    def read(self, position: int) -> Iterator[tuple[dict[str, Any], int]]:
         """The whole records from a byte on, each with the byte where it ends."""
         with open(self.path, "rb") as file:
             file.seek(position)
@@ -83,6 +83,16 @@ class Journal:
                     ) from None
                 position += len(line)
                 yield record, position
+
+    def read_run(self) -> RecordedRun:
+        """The run that the records make."""
+        run = RecordedRun(started=self.head["time"])
+        for record, _ in self.read(0):
+            run.params.update(record.get("params", {}))
+            run.metrics.update(record.get("metrics", {}))
+            if "status" in record:
+                run.status, run.ended = record["status"], record["time"]
+        return run
 
     def open(self, owner: IO) -> None:
         """Opens the journal for `append`; `owner` is the lock on its folder."""
@@ -165,6 +175,11 @@ class Journal:
             file.seek(state.position)
             records = sum(line.endswith(b"\n") for line in file)
         return records + len(state.files) + (state.run_id is None)
+
+
+def path_of(folder: Path, id: str) -> Path:
+    """Where a folder holds the journal of an id."""
+    return folder / f"journal_{id[:8]}.jsonl"
 
 
 def find_journals(folder: Path) -> list[Journal]:

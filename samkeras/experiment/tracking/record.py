@@ -1,0 +1,241 @@
+"""What records runs: what it offers to those who train them, and one in memory."""
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+STARTED = time.time() - time.monotonic()
+
+
+class FolderGoneError(RuntimeError):
+    """A run's folder was removed or moved while it trained."""
+
+
+@dataclass(kw_only=True)
+class RecordedRun:
+    """What is recorded of a run.
+
+    Attributes:
+        params: its parameters, as they are written on the command line.
+        metrics: the last value of each metric.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        started: when it began, in milliseconds since 1970.
+        ended: when it ended, if it has.
+    """
+
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    status: str = "RUNNING"
+    started: int
+    ended: int | None = None
+
+
+class Record(Protocol):
+    """The record of one run, while it trains."""
+
+    @property
+    def id(self) -> str:
+        """What names it, to nest others in it."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """The run's own directory."""
+        ...
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Records parameters; those of a run that goes on stay what they were."""
+        ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Records the metrics of a step, once: a run that goes on may repeat steps."""
+        ...
+
+    def log_file(self, path: Path) -> None:
+        """Records a file, again if it was replaced since it was recorded."""
+        ...
+
+    def set_tag(self, key: str, value: str) -> None:
+        """Records a tag, in place of the one of that name."""
+        ...
+
+    def end(self, status: str, reason: str | None = None) -> None:
+        """Ends the run as FINISHED, FAILED or KILLED, the last two with the reason.
+
+        Raises:
+            OSError: that cannot be recorded, as on a full disk.
+        """
+        ...
+
+
+class Tracker(Protocol):
+    """Where the runs of one experiment are recorded."""
+
+    @property
+    def uri(self) -> str:
+        """The store."""
+        ...
+
+    @property
+    def view_url(self) -> str:
+        """Where one looks at the runs."""
+        ...
+
+    def save_view(self, workload: str, monitor: str, mode: str) -> None:
+        """Saves the view that `view_url` opens: the columns that one compares, best
+        run first, runs of grids side by side."""
+        ...
+
+    def find_finished(self, fingerprint: str) -> RecordedRun | None:
+        """The experiment's finished run with a fingerprint, or None."""
+        ...
+
+    def deliver_pending(self, run_dir: Path) -> None:
+        """Delivers what earlier commands recorded under `run_dir` for this store and
+        could not deliver; what another command is recording there is left to it."""
+        ...
+
+    def know(self, folder: Path, id: str) -> None:
+        """Takes note of the record of that id that another process keeps in `folder`,
+        the parent of runs here."""
+        ...
+
+    def start(
+        self,
+        name: str,
+        tags: dict[str, str],
+        parent: str | None,
+        folder: Path,
+        fresh: bool = False,
+    ) -> Record:
+        """Starts a run, or goes on with the one that its folder holds.
+
+        Args:
+            name: the run's name.
+            tags: its tags.
+            parent: id of the record of the run that it is nested in.
+            folder: the run's own directory, made if it is not there yet.
+            fresh: start a new run, whatever the folder holds.
+
+        Raises:
+            InputError: another command is at this run.
+        """
+        ...
+
+    def close(self) -> None:
+        """Delivers what is left, if the store answers, and says in one line what an
+        unreachable one has not got."""
+        ...
+
+
+@dataclass(kw_only=True, eq=False)
+class MemoryRecord(RecordedRun):
+    """The record of one run in the memory of this process.
+
+    Attributes:
+        id: what names it, to nest others in it.
+        name: the run's name.
+        tags: its tags.
+        parent: id of the record of the run that it is nested in, if it is.
+        folder: the run's own directory.
+        curves: each metric's value at the steps that it was logged at.
+        files: the names of its files in its folder.
+    """
+
+    name: str
+    tags: dict[str, str]
+    parent: str | None
+    folder: Path
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        self.params = {k: as_text(v) for k, v in params.items()} | self.params
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            curve = self.curves.setdefault(name, {})
+            curve.setdefault(step, float(value))
+            self.metrics[name] = curve[max(curve)]
+
+    def log_file(self, path: Path) -> None:
+        self.files.add(os.path.relpath(path, self.folder))
+
+    def set_tag(self, key: str, value: str) -> None:
+        self.tags[key] = value
+
+    def end(self, status: str, reason: str | None = None) -> None:
+        if reason is not None:
+            self.set_tag("failure", reason)
+        self.status, self.ended = status, now()
+
+    def go_on(self) -> None:
+        """Forgets that the run has ended, and why."""
+        self.status, self.ended = "RUNNING", None
+        self.tags.pop("failure", None)
+
+
+class MemoryTracker:
+    """Records runs in the memory of this process.
+
+    Args:
+        records: what is recorded so far; what will be is added to it.
+    """
+
+    uri = view_url = "memory:"
+
+    def __init__(self, records: list[MemoryRecord] | None = None):
+        self.records = [] if records is None else records
+
+    def save_view(self, workload: str, monitor: str, mode: str) -> None:
+        """There is nothing that opens it."""
+
+    def find_finished(self, fingerprint: str) -> RecordedRun | None:
+        for record in reversed(self.records):
+            is_asked_for = record.tags.get("fingerprint") == fingerprint
+            if is_asked_for and record.status == "FINISHED":
+                return record
+        return None
+
+    def deliver_pending(self, run_dir: Path) -> None:
+        """There is nobody to deliver to."""
+
+    def know(self, folder: Path, id: str) -> None:
+        """Another process' records are not here."""
+
+    def start(
+        self,
+        name: str,
+        tags: dict[str, str],
+        parent: str | None,
+        folder: Path,
+        fresh: bool = False,
+    ) -> MemoryRecord:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = [record for record in self.records if record.folder == folder]
+        if held and not fresh:
+            held[-1].go_on()
+            return held[-1]
+        record = MemoryRecord(
+            name=name, tags=dict(tags), parent=parent, folder=folder, started=now()
+        )
+        self.records.append(record)
+        return record
+
+    def close(self) -> None:
+        """There is nothing left to deliver."""
+
+
+def now() -> int:
+    """Milliseconds since 1970, which go on evenly while a process' clock is set."""
+    return int((STARTED + time.monotonic()) * 1000)
+
+
+def as_text(value: Any) -> str:
+    """A parameter as it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
