@@ -45,6 +45,7 @@ from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.runs.ppo_recorder import PPORecorder
 from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.recorder import Recorder
 from samkeras.experiment.runs.schedule import build_schedule
 from samkeras.experiment.tracking.record import Record, Tracker
@@ -165,33 +166,10 @@ def measure_size(run: Run, info: DataInfo) -> ModelSize:
         InputError: the biases alone are more than the dense model of match_width has.
     """
     measure = functools.partial(_measure_size, info=info)
-    return _recall((run.config.target, info), measure, run.config)
+    return _sizes.call((run.config.target, info), measure, run.config)
 
 
-_known: dict[Any, list[tuple[dict[str, Any], Any]]] = {}
-
-
-def _recall(key: Any, function: Callable[[Config], Any], config: Config) -> Any:
-    """A function's result, remembered for configs that have the same values of the
-    fields that it read."""
-    for read, result in _known.setdefault(key, []):
-        if all(getattr(config, name) == value for name, value in read.items()):
-            return result
-    fields = {field.name for field in dataclasses.fields(config)}
-    read = {}
-
-    class Observed(type(config)):
-        def __getattribute__(self, name):
-            value = super().__getattribute__(name)
-            if name in fields:
-                read[name] = value
-            return value
-
-    observed = object.__new__(Observed)
-    vars(observed).update(vars(config))
-    result = function(observed)
-    _known[key].append((read, result))
-    return result
+_sizes: Recall[ModelSize] = Recall()
 
 
 def _measure_size(config: Config, info: DataInfo) -> ModelSize:
