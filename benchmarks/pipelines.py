@@ -120,13 +120,13 @@ def write_set(folder: str, count: int):
 def streamed_by_samkeras(builder, batch_size: int) -> Epoch:
     from samkeras.data.image_stream import ImageStream
 
-    return epochs_of(ImageStream(builder, "train").batches(batch_size, seed=0))
+    return epochs_of(ImageStream(builder, "train").batches(batch_size, 0, augment=True))
 
 
 def epochs_of(batches) -> Epoch:
     def epoch(number: int) -> Iterable:
         batches.start_epoch(number)
-        return (batches[i] for i in range(batches.num_batches))
+        return (batches[i] for i in range(batches.left))
 
     return epoch
 
@@ -165,10 +165,10 @@ def streamed_by_hand(builder, batch_size: int) -> Epoch:
 
 def in_memory_by_samkeras(x: np.ndarray, y: np.ndarray, batch_size: int) -> Epoch:
     from samkeras.data.augmentation import CropFlip
-    from samkeras.data.batches import EpochBatches
+    from samkeras.data.examples import ArrayExamples
 
     return epochs_of(
-        EpochBatches((x, y), batch_size, 0, transform=CropFlip(), augment=True)
+        ArrayExamples(x, y, CropFlip()).batches(batch_size, 0, augment=True)
     )
 
 

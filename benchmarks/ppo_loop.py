@@ -85,8 +85,8 @@ def build_samkeras(width_mult: float, sam: bool) -> Callable:
     (config,) = parse_command(find_target("atari_ppo"), options).configs
     splits = data.load_data(config)
     model = run.build_model(run.Run(config), splits.info)
-    rollouts = data.make_batches(config, splits, splits.train, "order")
-    run.compile_model(run.Run(config), model, rollouts.num_batches)
+    rollouts = data.make_batches(config, splits.train, "order")
+    run.compile_model(run.Run(config), model, rollouts.total)
     policy, step = model.make_call_function(), rollouts._games.step
 
     def learn(batches):

@@ -81,13 +81,11 @@ class Task:
         return parse_command(find_target(self.workload), pairs).configs[0]
 
     def batches(self):
-        from samkeras.data.batches import EpochBatches
-
-        splits = load(self.workload)
+        examples = load(self.workload).train
         size = self.config.batch_size
         # Without the smaller batch at the end of an epoch.
-        x, y = (array[: len(array) // size * size] for array in splits.train)
-        return EpochBatches((x, y), size, 0, collate=splits.collate, steps=self.steps)
+        whole = examples.first(len(examples) // size * size)
+        return whole.batches(size, 0, steps=self.steps)
 
     def model(self):
         """The uncompiled model, of the same weights each time."""
@@ -146,7 +144,7 @@ class Jax(Contender):
 
     def epoch(self, epoch):
         state = {**self.state, "sums": self.zeros}
-        for index in range(self.batches.num_batches):
+        for index in range(self.batches.left):
             state = self.step(state, self.batches[index])
         self.state = state
         sums = jax.device_get(state["sums"])
@@ -275,7 +273,7 @@ def time_workload(workload: str, args: argparse.Namespace) -> list[dict]:
 
 
 def count_shapes(batches) -> int:
-    labelled = [batches[index] for index in range(batches.num_batches)]
+    labelled = [batches[index] for index in range(batches.left)]
     inputs = [x["nodes"] if isinstance(x, dict) else x for x, *_ in labelled]
     return len({x.shape for x in inputs})
 

@@ -8,7 +8,7 @@ from keras import ops
 class TokenCrossentropy(keras.losses.Loss):
     """Softmax cross-entropy, the sum over an example's tokens.
 
-    EpochBatches weighs examples by one over their mean number of tokens. So the loss is
+    Its batches weigh examples by one over their mean number of tokens. So the loss is
     that of a token, and all tokens count alike; a mean over each batch's tokens would
     make more of those in batches of short sentences.
 

@@ -20,6 +20,11 @@ def random_examples(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
     return x, rng.integers(0, CLASSES, count).astype("int32")
 
 
+def arrays_of(splits) -> list[tuple[np.ndarray, np.ndarray]]:
+    """x and y to train on and to validate on."""
+    return [(part.x, part.y) for part in (splits.train, splits.validation)]
+
+
 def build_classifier(
     model_class: type = samkeras.SAMModel, *, dropout: float = 0.0, norm: bool = False
 ) -> keras.Model:

@@ -14,7 +14,7 @@ import numpy as np
 
 import samkeras
 from samkeras.backend import backend
-from samkeras.data.batches import EpochBatches
+from samkeras.data.examples import ArrayExamples
 from samkeras.data.graphs import Graph, GraphCollate, as_array
 from samkeras.data.sequences import SequenceCollate
 from samkeras.losses import PresentBinaryCrossentropy, TokenCrossentropy
@@ -120,14 +120,14 @@ def train(case: str) -> dict[str, np.ndarray]:
     shared = {
         "multiple_of": num_devices,
         "process": backend.find_process(),
-        "collate": collate,
     }
-    batches = EpochBatches((x, y), BATCH, 3, **shared)
+    examples = ArrayExamples(x, y, collate=collate)
+    batches = examples.batches(BATCH, 3, **shared)
     model.fit(backend.make_input(batches), shuffle=False, verbose=0)
     # Those of fit's history are, on TensorFlow, means over the devices.
     logs = {**model.get_metrics_result(), **model.get_gradient_metrics_result()}
     logs = {name: np.array(value) for name, value in logs.items()}
-    odd = backend.make_input(EpochBatches((x[:77], y[:77]), BATCH, **shared))
+    odd = backend.make_input(examples.first(77).batches(BATCH, **shared))
     scores = model.evaluate(odd, verbose=0, return_dict=True)
     weights = [np.ravel(np.asarray(w)) for w in model.get_weights()]
     return {

@@ -8,39 +8,41 @@ import pytest
 
 import run as command
 from samkeras.data.augmentation import CropFlip
-from samkeras.data.batches import EpochBatches
+from samkeras.data.batches import Batches
+from samkeras.data.examples import ArrayExamples
 from samkeras.data.images import _fit, load_images
 from samkeras.data.label_noise import add_label_noise
 from samkeras.data.sequences import SequenceCollate
 from samkeras.data.teacher_student import load_teacher_student
 from samkeras.errors import InputError
 from samkeras.seeds import derive_seed
+from tests.helpers import arrays_of
 
 
-def epoch_order(batches: EpochBatches, epoch: int) -> np.ndarray:
+def epoch_order(batches: Batches, epoch: int) -> np.ndarray:
     batches.start_epoch(epoch)
-    return np.concatenate([batches[i][1] for i in range(batches.num_batches)])
+    return np.concatenate([batches[i][1] for i in range(batches.left)])
 
 
 def test_order_is_a_function_of_seed_and_epoch_alone():
     """Whatever was trained before, epoch e of seed s has one order, others differ."""
     x, y = np.zeros((50, 2)), np.arange(50)
-    batches = EpochBatches((x, y), batch_size=16, seed=3)
+    batches = ArrayExamples(x, y).batches(batch_size=16, seed=3)
     third = epoch_order(batches, 2)
     epoch_order(batches, 0)
     np.testing.assert_array_equal(epoch_order(batches, 2), third)
-    fresh = EpochBatches((x, y), batch_size=16, seed=3)
+    fresh = ArrayExamples(x, y).batches(batch_size=16, seed=3)
     np.testing.assert_array_equal(epoch_order(fresh, 2), third)
     assert not np.array_equal(epoch_order(batches, 3), third)
-    other_seed = EpochBatches((x, y), batch_size=16, seed=4)
+    other_seed = ArrayExamples(x, y).batches(batch_size=16, seed=4)
     assert not np.array_equal(epoch_order(other_seed, 2), third)
 
 
 def test_every_example_is_seen_once_an_epoch():
     """The last batch holds what is left; x and y stay together."""
     x, y = np.arange(50)[:, np.newaxis], np.arange(50)
-    batches = EpochBatches((x, y), batch_size=16, seed=0)
-    assert [len(batches[i][0]) for i in range(batches.num_batches)] == [16, 16, 16, 2]
+    batches = ArrayExamples(x, y).batches(batch_size=16, seed=0)
+    assert [len(batches[i][0]) for i in range(batches.left)] == [16, 16, 16, 2]
     np.testing.assert_array_equal(np.sort(epoch_order(batches, 0)), y)
     x_batch, y_batch = batches[1]
     np.testing.assert_array_equal(x_batch[:, 0], y_batch)
@@ -71,8 +73,8 @@ def test_augmentation_is_a_function_of_seed_and_epoch_alone():
     """The same images in an epoch whatever came before, also from its middle on; other
     ones in another epoch; none where it is not asked for."""
     x = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3)).astype("uint8")
-    options = {"transform": CropFlip(), "augment": True}
-    batches = EpochBatches((x, np.arange(20)), 8, seed=3, **options)
+    examples = ArrayExamples(x, np.arange(20), transform=CropFlip())
+    batches = examples.batches(8, seed=3, augment=True)
     epochs = {}
     for epoch in (0, 1, 0):
         batches.start_epoch(epoch)
@@ -82,8 +84,7 @@ def test_augmentation_is_a_function_of_seed_and_epoch_alone():
     assert not np.array_equal(epochs[0][0], epochs[1][0])
     batches.start_epoch(0, first_batch=1)
     np.testing.assert_array_equal(batches[0][0], epochs[0][1])
-    plain = EpochBatches((x, np.arange(20)), 8, seed=3, transform=CropFlip())
-    images, labels = plain[0]
+    images, labels = examples.batches(8, seed=3)[0]
     np.testing.assert_array_equal(images, x[labels])
 
 
@@ -91,12 +92,12 @@ def test_batches_that_devices_share_are_multiples_of_their_number():
     """Training leaves out what is too much, other examples in each epoch; evaluation
     fills up, and its weighted mean is that of the examples; processes get parts."""
     x = y = np.arange(21.0)
-    batches = EpochBatches((x, y), 8, seed=0, multiple_of=4)
-    assert [len(batches[i][0]) for i in range(batches.num_batches)] == [8, 8, 4]
+    batches = ArrayExamples(x, y).batches(8, seed=0, multiple_of=4)
+    assert [len(batches[i][0]) for i in range(batches.left)] == [8, 8, 4]
     left_out = {21 * 10 - epoch_order(batches, epoch).sum() for epoch in range(9)}
     assert len(left_out) > 1
     parts = [
-        EpochBatches((x, y), 8, multiple_of=4, process=(process, 2))
+        ArrayExamples(x, y).batches(8, multiple_of=4, process=(process, 2))
         for process in (0, 1)
     ]
     taken = [part[i] for i in range(3) for part in parts]
@@ -110,14 +111,14 @@ def test_filled_up_batches_have_the_means_of_their_examples():
     """Of 5 examples in batches of 4, the last batch's mean is its one example's in
     training; in evaluation the mean over all places is the one over the examples."""
     rows = np.array([[2, 2, 2], [3, 3, 0], [4, 0, 0], [5, 5, 5], [6, 0, 0]], "int32")
-    options = {"collate": SequenceCollate()}
-    train = EpochBatches((rows, rows[:, 0]), 4, seed=1, **options)
-    full, last = (train[i] for i in range(train.num_batches))
+    examples = ArrayExamples(rows, rows[:, 0], collate=SequenceCollate())
+    train = examples.batches(4, seed=1)
+    full, last = (train[i] for i in range(train.left))
     np.testing.assert_array_equal(full[2], np.ones(4))
     np.testing.assert_array_equal(last[2], [4, 0, 0, 0])
     assert {*full[1], last[1][0]} == {2, 3, 4, 5, 6}
-    evaluate = EpochBatches((rows, rows[:, 0]), 4, **options)
-    batches = [evaluate[i] for i in range(evaluate.num_batches)]
+    evaluate = examples.batches(4)
+    batches = [evaluate[i] for i in range(evaluate.left)]
     y, weights = (np.concatenate([b[i] for b in batches]) for i in (1, 2))
     assert np.mean(y * weights) == pytest.approx(rows[:, 0].mean())
 
@@ -125,10 +126,11 @@ def test_filled_up_batches_have_the_means_of_their_examples():
 def test_specs_say_what_batches_differ_in():
     """Sides that depend on a batch's examples are None, others known."""
     rows = np.array([[2, 2, 2], [3, 3, 0]], "int32")
-    padded = EpochBatches((rows, rows[:, 0]), 2, collate=SequenceCollate())
+    examples = ArrayExamples(rows, rows[:, 0], collate=SequenceCollate())
+    padded = examples.batches(2)
     specs = [(s.shape, s.dtype) for s in padded.specs]
     assert specs == [((None, None), "int32"), ((None,), "int32"), ((None,), "float32")]
-    plain = EpochBatches((np.zeros((4, 8, 1), "uint8"), np.arange(4)), 2)
+    plain = ArrayExamples(np.zeros((4, 8, 1), "uint8"), np.arange(4)).batches(2)
     assert [s.shape for s in plain.specs] == [(None, 8, 1), (None,)]
 
 
@@ -185,12 +187,12 @@ def test_label_noise_of_tokens_leaves_padding_alone():
 def test_teacher_student_data_is_fixed_and_noisy():
     """The same examples at every call; noise of variance 1 around the teacher."""
     splits = load_teacher_student(2_000, 500)
-    x, y = splits.train
+    x, y = splits.train.x, splits.train.y
     assert x.shape == (2_000, 100)
     assert y.shape == (2_000, 1)
-    assert len(splits.validation[0]) == splits.info.num_validation == 500
-    np.testing.assert_array_equal(y, load_teacher_student(2_000, 500).train[1])
-    clean = load_teacher_student(2_000, 500, noise=0.0).train[1]
+    assert len(splits.validation) == splits.info.num_validation == 500
+    np.testing.assert_array_equal(y, load_teacher_student(2_000, 500).train.y)
+    clean = load_teacher_student(2_000, 500, noise=0.0).train.y
     # The standard error of a variance estimated from 2,000 normals is 0.03.
     assert abs(np.var(y - clean) - 1) < 0.15
     assert np.var(clean) > 0.1
@@ -199,7 +201,7 @@ def test_teacher_student_data_is_fixed_and_noisy():
 def test_sample_of_mnist_is_balanced():
     """4,000 training and 1,000 other digits, every class in equal number throughout."""
     splits = load_images("mnist_5k", None)
-    (x, y), (x_test, y_test) = splits.train, splits.validation
+    (x, y), (x_test, y_test) = arrays_of(splits)
     assert (x.shape, x_test.shape) == ((4_000, 28, 28, 1), (1_000, 28, 28, 1))
     assert x.dtype == np.uint8
     assert x.max() == 255
@@ -248,7 +250,7 @@ def test_tfds_set_is_prepared_and_read(tmp_path, mnist_source):
     splits = load_images("mnist", str(data_dir))
     assert splits.info.num_outputs == 10  # known before anything is on disk
     assert not list(data_dir.iterdir())
-    x, y = splits.train
+    x, y = splits.train.x, splits.train.y
     # TFDS shuffles what it writes: compare as sets of (image, label).
     expected = {
         (image.astype(np.uint8).tobytes(), int(label))
@@ -258,9 +260,9 @@ def test_tfds_set_is_prepared_and_read(tmp_path, mnist_source):
     }
     assert {(a.tobytes(), int(b)) for a, b in zip(x, y, strict=True)} == expected
     assert x.shape == (30, 28, 28, 1)
-    assert len(splits.validation[0]) == 10
+    assert len(splits.validation) == 10
     again = load_images("mnist", str(data_dir))  # now from disk
-    np.testing.assert_array_equal(again.train[0], x)
+    np.testing.assert_array_equal(again.train.x, x)
 
 
 def test_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -331,14 +333,14 @@ def test_images_are_brought_to_size(tmp_path):
     resized from their central square."""
     digits, colours = load_images("mnist_5k", None, 32, channels=3), tmp_path / "c.npz"
     assert digits.info.input_shape == (32, 32, 3)
-    x, (raw, _) = digits.train[0], load_images("mnist_5k", None).train
+    x, raw = (s.train.x for s in (digits, load_images("mnist_5k", None)))
     np.testing.assert_array_equal(x[:, 2:30, 2:30], np.repeat(raw, 3, axis=3))
     assert not x[:, :2].any()
     assert not x[:, :, 30:].any()
     wide = np.zeros((4, 64, 96, 3), "uint8")
     wide[:, :, 16:80] = 200  # the central square
     np.savez(colours, x_train=wide, y_train=[0] * 4, x_test=wide, y_test=[1] * 4)
-    small = load_images(str(colours), None, 32, channels=3).train[0]
+    small = load_images(str(colours), None, 32, channels=3).train.x
     np.testing.assert_array_equal(small, np.full((4, 32, 32, 3), 200))
     with pytest.raises(InputError, match="has images of 3 channels"):
         load_images(str(colours), None, 32, channels=4)

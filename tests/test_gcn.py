@@ -9,13 +9,14 @@ import pytest
 
 import samkeras
 from samkeras.data import molecules, tfds_sets
+from samkeras.data.examples import ArrayExamples
 from samkeras.data.graphs import Graph, GraphCollate, as_array
 from samkeras.data.molecules import featurize, load_molecules, read_sdf
 from samkeras.errors import InputError
 from samkeras.losses import PresentBinaryCrossentropy
 from samkeras.models.gcn import build_gcn
 from samkeras.scores import mean_average_precision
-from tests.helpers import relative_error
+from tests.helpers import arrays_of, relative_error
 
 FEATURES, TASKS = 9, 4
 
@@ -181,6 +182,16 @@ def test_batches_are_padded_to_few_sizes():
         np.testing.assert_array_equal(labels[weights > 0], y[weights > 0])
 
 
+def test_specs_leave_the_number_of_nodes_open():
+    """Where the first graph is much larger than those of the first batch, too."""
+    x, y = random_graphs([60, 3, 4, 5]), random_labels(4)
+    batches = ArrayExamples(x, y, collate=GraphCollate()).batches(2)
+    inputs, labels, weights = batches.specs
+    assert inputs["nodes"].shape == (None, None, FEATURES)
+    assert inputs["adjacency"].shape == (None, None, None)
+    assert labels.shape == weights.shape == (None, TASKS)
+
+
 @pytest.mark.parametrize(
     ("smiles", "expected"),
     [
@@ -219,7 +230,7 @@ def test_sample_of_solubilities():
     """1,025 and 257 molecules, one of three classes each; the first is n-pentane."""
     pytest.importorskip("rdkit")
     splits = load_molecules("solubility", None)
-    (x, y), (x_test, y_test) = splits.train, splits.validation
+    (x, y), (x_test, y_test) = arrays_of(splits)
     assert (len(x), len(x_test)) == (1_025, 257)
     assert (splits.info.num_train, splits.info.num_validation) == (1_025, 257)
     assert (splits.info.num_outputs, splits.info.num_classes) == (3, 2)
@@ -350,9 +361,10 @@ def test_tfds_set_is_prepared_and_read(tmp_path, molpcba_source):
         }
 
     # TFDS shuffles what it writes.
-    assert keys(*splits.train) == keys(graphs[:4], labels[:4])
-    assert keys(*splits.validation) == keys(graphs[4:7], labels[4:7])
-    (graph, *_), y = splits.train
+    train, validation = arrays_of(splits)
+    assert keys(*train) == keys(graphs[:4], labels[:4])
+    assert keys(*validation) == keys(graphs[4:7], labels[4:7])
+    (graph, *_), y = train
     assert (graph.nodes.dtype, graph.edges.dtype) == (np.uint8, np.int32)
     assert y.dtype == np.float32
     assert 0 < np.isnan(y).mean() < 1

@@ -1,5 +1,6 @@
 """Streamed images: sets built by the real TFDS builders, checked against Pillow."""
 
+import dataclasses
 import io
 import tarfile
 
@@ -10,7 +11,6 @@ from PIL import Image
 
 import run as command
 from samkeras.data import decoding, images, tfds_sets
-from samkeras.data.batches import PaddedBatches
 from samkeras.data.image_stream import CorruptImageError, ImageStream
 from samkeras.data.imagenet import load_imagenet
 from samkeras.data.images import load_images
@@ -106,12 +106,12 @@ def builder(tmp_path_factory):
 
 @pytest.fixture
 def stream(builder) -> ImageStream:
-    return ImageStream(builder, "train")
+    return ImageStream(builder, "train", size=32)
 
 
 def take(batches, epoch: int = 0, first_batch: int = 0) -> list[tuple]:
     batches.start_epoch(epoch, first_batch)
-    return [batches[i] for i in range(batches.num_batches)]
+    return [batches[i] for i in range(batches.left)]
 
 
 def names_in_order(stream: ImageStream) -> list[str]:
@@ -165,7 +165,7 @@ def test_archives_are_prepared_and_read_end_to_end(tmp_path, monkeypatch):
     for record in splits.train.records().as_numpy_iterator():
         synset = record["name"].decode().split("_")[0]
         assert record["label"] == SYNSETS[synset]
-    ((x, y),) = take(splits.validation.batches(16, size=32))
+    ((x, y),) = take(splits.validation.batches(16))
     assert (x.shape, x.dtype, y.dtype) == ((9, 32, 32, 3), np.uint8, np.int32)
     order = np.argsort(names_in_order(splits.validation))
     # The true labels of ILSVRC2012_val_00000001.JPEG and those after it.
@@ -177,7 +177,9 @@ def test_centre_crops_equal_an_independent_rendering(stream):
     """Every training image, grey ones too, against Pillow and NumPy, to 1 of 255
     levels: both decoders are libjpeg, sums in float32 are rounded."""
     files = {k: v for files in train_images().values() for k, v in files.items()}
-    crops = np.concatenate([x for x, _ in take(stream.batches(16, size=40))])
+    crops = np.concatenate(
+        [x for x, _ in take(dataclasses.replace(stream, size=40).batches(16))]
+    )
     for name, crop in zip(names_in_order(stream), crops, strict=True):
         if name == CMYK:
             continue  # TFDS stores it in another encoding, see below
@@ -191,7 +193,9 @@ def test_cmyk_has_the_right_colours(builder, stream):
     """TFDS encodes the CMYK images that it knows of anew, with chroma at half the
     resolution, hence the mean; an unknown one is converted as Pillow does it."""
     files = {k: v for files in train_images().values() for k, v in files.items()}
-    crops = np.concatenate([x for x, _ in take(stream.batches(16, size=40))])
+    crops = np.concatenate(
+        [x for x, _ in take(dataclasses.replace(stream, size=40).batches(16))]
+    )
     known = crops[names_in_order(stream).index(CMYK)]
     assert np.abs(known - centre_by_pillow(files[CMYK], 40)).mean() < 3
     render = decoding.make_renderer(40, augment=False)
@@ -318,22 +322,24 @@ def test_geometry_is_the_same_in_tensorflow():
 def test_epochs_are_a_function_of_seed_and_epoch(stream):
     """Order and crops: the same again whatever came before, and in a fresh object;
     others in another epoch or with another seed."""
-    batches = stream.batches(16, size=32, seed=1)
+    batches = stream.batches(16, 1, augment=True)
     second = take(batches, 1)
     first = take(batches, 0)
     assert_same(take(batches, 1), second)
-    assert_same(take(stream.batches(16, size=32, seed=1), 1), second)
+    assert_same(take(stream.batches(16, 1, augment=True), 1), second)
     assert not set(keys(first)) & set(keys(second))
     order = [y.tolist() for _, y in second]
     assert [y.tolist() for _, y in first] != order
-    assert [y.tolist() for _, y in take(stream.batches(16, 32, seed=2), 1)] != order
+    assert [
+        y.tolist() for _, y in take(stream.batches(16, 2, augment=True), 1)
+    ] != order
 
 
 def test_crops_do_not_depend_on_the_order(stream):
     """An example's crop is decided by its index in the split: with half of the set, the
     same examples have the same crops."""
-    whole = keys(take(stream.batches(16, size=32, seed=1)))
-    half = keys(take(stream.first(20).batches(16, size=32, seed=1)))
+    whole = keys(take(stream.batches(16, 1, augment=True)))
+    half = keys(take(stream.first(20).batches(16, 1, augment=True)))
     assert len(half) == 20
     assert set(half) < set(whole)
 
@@ -355,29 +361,29 @@ def test_every_example_has_crops_of_its_own():
 
 def test_flips_and_crops_are_left_out_on_request(stream):
     """Shuffled, but centre crops: augment=False."""
-    plain = keys(take(stream.batches(16, size=32)))
-    shuffled = keys(take(stream.batches(16, size=32, seed=1, augment=False)))
+    plain = keys(take(stream.batches(16)))
+    shuffled = keys(take(stream.batches(16, 1)))
     assert plain != shuffled
     assert sorted(plain) == sorted(shuffled)
 
 
 def test_epoch_is_resumed_in_its_midst(stream):
     """From batch 1 on: the same batches as of the whole epoch."""
-    batches = stream.batches(16, size=32, seed=1)
+    batches = stream.batches(16, 1, augment=True)
     whole = take(batches, 3)
     assert [len(y) for _, y in whole] == [16, 16, 7]
-    fresh = stream.batches(16, size=32, seed=1)
+    fresh = stream.batches(16, 1, augment=True)
     assert_same(take(fresh, 3, first_batch=1), whole[1:])
-    assert (fresh.num_batches, fresh.num_batches_in_all) == (2, 3)
+    assert (fresh.left, fresh.total) == (2, 3)
 
 
 @pytest.mark.parametrize("order", [[0, 0, 1, 0, 1, 2], [2, 0, 1], [0, 1, 2, 0]])
 def test_batches_are_right_in_any_order(stream, order):
     """Keras looks at the first batches before it trains, and evaluates again and
     again without saying that it starts anew."""
-    batches = stream.batches(16, size=32, seed=1)
+    batches = stream.batches(16, 1, augment=True)
     whole = take(batches)
-    fresh = stream.batches(16, size=32, seed=1)
+    fresh = stream.batches(16, 1, augment=True)
     assert_same([fresh[i] for i in order], [whole[i] for i in order])
     with pytest.raises(IndexError):
         fresh[3]
@@ -390,7 +396,7 @@ def test_looking_at_first_batches_costs_nothing(stream, monkeypatch):
     monkeypatch.setattr(
         ImageStream, "records", lambda *args: started.append(1) or records(*args)
     )
-    batches = stream.batches(16, size=32, seed=1)
+    batches = stream.batches(16, 1, augment=True)
     batches.start_epoch(0)
     assert (batches[0][0].shape, batches[1][0].shape) == ((16, 32, 32, 3),) * 2
     batches.start_epoch(0)
@@ -406,7 +412,8 @@ def test_model_trains_and_is_validated_on_streams(builder, stream):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss=loss)
     seen = []
-    batches = stream.batches(16, size=16, seed=1)
+    stream = dataclasses.replace(stream, size=16)
+    batches = stream.batches(16, 1, augment=True)
     start = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch),
         on_train_batch_end=lambda batch, logs: seen.append(batch),
@@ -415,13 +422,13 @@ def test_model_trains_and_is_validated_on_streams(builder, stream):
         batches,
         epochs=2,
         shuffle=False,
-        validation_data=stream.first(20).batches(16, size=16),
+        validation_data=stream.first(20).batches(16),
         callbacks=[start],
         verbose=0,
     ).history
     assert seen == [0, 1, 2] * 2
     assert len(set(keys(take(batches, 0)))) == NUM_TRAIN
-    expected = model.evaluate(stream.first(20).batches(20, size=16), verbose=0)
+    expected = model.evaluate(stream.first(20).batches(20), verbose=0)
     # Means over batches of another size, in float32.
     assert history["val_loss"][-1] == pytest.approx(expected, rel=1e-5)
 
@@ -442,9 +449,9 @@ def test_parts_of_a_stream(stream):
 def test_hosts_share_the_examples(stream, num_hosts):
     """Disjoint parts, equally many but for the last one's remainder, together all; the
     crops are those of a single host."""
-    whole = keys(take(stream.batches(16, size=32, seed=1)))
+    whole = keys(take(stream.batches(16, 1, augment=True)))
     parts = [
-        keys(take(stream.part(host, num_hosts).batches(4, size=32, seed=1)))
+        keys(take(stream.part(host, num_hosts).batches(4, 1, augment=True)))
         for host in range(num_hosts)
     ]
     size = -(-NUM_TRAIN // num_hosts)
@@ -456,21 +463,15 @@ def test_hosts_share_the_examples(stream, num_hosts):
 def test_padded_batches_count_every_example_once(stream):
     """Of two hosts with two devices each, both have the same batches, filled up to
     share; the weighted mean over both is that of the 39 examples."""
-    total = 40
-    hosts = [
-        PaddedBatches(
-            stream.part(host, 2).batches(8, size=32), 8, total // 2, total / NUM_TRAIN
-        )
-        for host in range(2)
-    ]
+    hosts = [stream.batches(16, multiple_of=4, process=(host, 2)) for host in range(2)]
     labels, weights = [], []
     for host in hosts:
-        batches = [host[i] for i in range(host.num_batches)]
+        batches = [host[i] for i in range(host.left)]
         assert [len(x) for x, _, _ in batches] == [8, 8, 4]
         labels += [y for _, y, _ in batches]
         weights += [w for _, _, w in batches]
     labels, weights = np.concatenate(labels), np.concatenate(weights)
-    true = np.concatenate([y for _, y in take(stream.batches(16, size=32))])
+    true = np.concatenate([y for _, y in take(stream.batches(16))])
     assert np.count_nonzero(weights) == NUM_TRAIN
     np.testing.assert_array_equal(labels[weights > 0], true)
     assert np.mean(labels * weights) == pytest.approx(np.mean(true))
@@ -479,16 +480,17 @@ def test_padded_batches_count_every_example_once(stream):
 def test_label_noise_is_exact_and_follows_the_examples(stream):
     """The same noise as add_label_noise's on the labels in file order; the rest of a
     noisy stream, and a shuffled one, keep it."""
-    labels = np.concatenate([y for _, y in take(stream.batches(16, size=32))])
-    noisy, indices, shifts = stream.with_label_noise(0.25, 1_000, seed=3)
-    read = np.concatenate([y for _, y in take(noisy.batches(16, size=32))])
+    labels = np.concatenate([y for _, y in take(stream.batches(16))])
+    noisy, record, share = stream.with_label_noise(0.25, 1_000, seed=3)
+    indices, shifts = record["indices"], record["shifts"]
+    read = np.concatenate([y for _, y in take(noisy.batches(16))])
     np.testing.assert_array_equal(np.flatnonzero(read != labels), indices)
-    assert len(indices) == round(0.25 * NUM_TRAIN)
+    assert len(indices) == round(0.25 * NUM_TRAIN) == share * NUM_TRAIN
     np.testing.assert_array_equal(read[indices], (labels[indices] + shifts) % 1_000)
     expected, where = add_label_noise(labels, 0.25, 1_000, seed=3)
     np.testing.assert_array_equal(read, expected)
     np.testing.assert_array_equal(where[:, 0], indices)
-    rest = noisy.hold_out(9)[1].batches(16, size=32, seed=1)
+    rest = noisy.hold_out(9)[1].batches(16, 1, augment=True)
     y = np.concatenate([y for _, y in take(rest)])
     np.testing.assert_array_equal(np.sort(y), np.sort(expected[9:]))
 
@@ -496,10 +498,10 @@ def test_label_noise_is_exact_and_follows_the_examples(stream):
 def test_label_noise_of_a_part_counts_from_its_start(stream):
     """Indices of the noisy examples are those of the part's examples."""
     part = stream.hold_out(9)[1]
-    labels = np.concatenate([y for _, y in take(part.batches(16, size=32))])
-    noisy, indices, _ = part.with_label_noise(0.5, 1_000, seed=3)
-    read = np.concatenate([y for _, y in take(noisy.batches(16, size=32))])
-    np.testing.assert_array_equal(np.flatnonzero(read != labels), indices)
+    labels = np.concatenate([y for _, y in take(part.batches(16))])
+    noisy, record, _ = part.with_label_noise(0.5, 1_000, seed=3)
+    read = np.concatenate([y for _, y in take(noisy.batches(16))])
+    np.testing.assert_array_equal(np.flatnonzero(read != labels), record["indices"])
 
 
 def test_corrupt_image_is_named(tmp_path):
@@ -508,10 +510,10 @@ def test_corrupt_image_is_named(tmp_path):
     images = train_images()
     name = "n01443537_5.JPEG"
     images["n01443537"][name] = images["n01443537"][name][:200]
-    stream = ImageStream(prepare(tmp_path, images), "train")
-    batches = stream.batches(8, size=32)
+    stream = ImageStream(prepare(tmp_path, images), "train", 32)
+    batches = stream.batches(8)
     bad = names_in_order(stream).index(name) // 8
-    for i in range(batches.num_batches):
+    for i in range(batches.left):
         if i != bad:
             assert len(batches[i][1]) > 0
             continue
@@ -519,8 +521,8 @@ def test_corrupt_image_is_named(tmp_path):
             batches[i]
         assert "imagenet2012" in str(error.value)
         assert "\n" not in str(error.value)
-    assert len(take(batches, 0, bad + 1)) == batches.num_batches_in_all - bad - 1
-    shuffled = stream.batches(8, size=32, seed=1)
+    assert len(take(batches, 0, bad + 1)) == batches.total - bad - 1
+    shuffled = stream.batches(8, 1, augment=True)
     with pytest.raises(CorruptImageError, match=name):
         take(shuffled)
 
@@ -533,7 +535,7 @@ def test_damaged_file_is_named(tmp_path):
     content[len(content) // 2] ^= 255
     path.write_bytes(bytes(content))
     with pytest.raises(CorruptImageError, match="cannot be read") as error:
-        take(ImageStream(builder, "validation").batches(4, size=32))
+        take(ImageStream(builder, "validation", 32).batches(4))
     assert "validation" in str(error.value)
 
 
@@ -598,7 +600,7 @@ def test_set_of_different_sizes_and_encodings(pictures):
     splits = load_imagenet("pictures", pictures, size=24)
     assert splits.info.num_train == len(splits.train) == 8
     assert splits.info.num_validation == len(splits.validation) == 4
-    ((x, y),) = take(splits.train.batches(8, size=24))
+    ((x, y),) = take(splits.train.batches(8))
     names = names_in_order(splits.train)
     assert names[0].startswith("pictures-train.tfrecord-00000-of-00001__0")
     expected = [centre_by_pillow(picture(i), 24) for i in range(8)]
@@ -607,17 +609,17 @@ def test_set_of_different_sizes_and_encodings(pictures):
         found = int(np.argmin(errors))
         assert errors[found] <= 1
         assert label == found % 3
-    ((x, _),) = take(splits.train.batches(8, size=24, seed=0))
+    ((x, _),) = take(splits.train.batches(8, 0, augment=True))
     assert x.shape == (8, 24, 24, 3)
 
 
 def test_labels_that_are_not_public_are_refused(pictures, monkeypatch):
     """TFDS has -1 for them, in a stream and in memory."""
-    stream = ImageStream(tfds.builder("pictures", data_dir=pictures), "hidden")
+    stream = ImageStream(tfds.builder("pictures", data_dir=pictures), "hidden", 8)
     with pytest.raises(
         CorruptImageError, match=r"\(hidden\) has examples without labels"
     ):
-        take(stream.batches(2, size=8))
+        take(stream.batches(2))
     monkeypatch.setattr(images, "split_names", lambda _: ("train", "hidden"))
     with pytest.raises(InputError, match=r"split hidden must be from 0 to 2\. .* -1"):
         _ = load_images("pictures", pictures, 8).train
@@ -627,7 +629,7 @@ def test_arrays_are_cropped_in_memory():
     """The sample: grey digits become RGB of the size that is asked for."""
     splits = load_imagenet("mnist_5k", None, size=48)
     assert splits.info.input_shape == (48, 48, 3)
-    x = splits.train[0][:6]
+    x = splits.train.x[:6]
     transform = splits.transform
     draws = transform.draw(np.random.default_rng(0), 6)
     crops = transform.apply(x, draws)

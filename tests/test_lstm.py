@@ -15,7 +15,7 @@ from samkeras.data.sequences import PAD, UNKNOWN
 from samkeras.errors import InputError
 from samkeras.models.common import WordDropout
 from samkeras.models.lstm import build_lstm
-from tests.helpers import relative_error
+from tests.helpers import arrays_of, relative_error
 
 VOCABULARY = 30
 LENGTHS = (5, 1, 7, 3)
@@ -170,7 +170,7 @@ def test_sample_of_tweets():
     """23,140 tweets; one in ten of each class to validate on. Words that training has
     less than three times are unknown; each tweet stands between its marks."""
     splits = load_sentences("crowdflower", None, 60)
-    (x, y), (x_val, y_val) = splits.train, splits.validation
+    (x, y), (x_val, y_val) = arrays_of(splits)
     assert (len(x), len(x_val)) == (20_827, 2_313)
     assert len(x) + len(x_val) == 23_140
     assert np.bincount(y).tolist() == [14_568, 6_259]
@@ -187,7 +187,7 @@ def test_sample_of_tweets():
     assert np.bincount(x[x > UNKNOWN])[2:].min() == 3
     unknown, unknown_val = (np.mean(a[a != PAD] == UNKNOWN) for a in (x, x_val))
     assert 0.02 < unknown < unknown_val < 0.2
-    np.testing.assert_array_equal(x, load_sentences("crowdflower", None, 60).train[0])
+    np.testing.assert_array_equal(x, load_sentences("crowdflower", None, 60).train.x)
 
 
 def test_tweets_are_split_into_words_and_signs():
@@ -240,7 +240,7 @@ def test_sst2_is_prepared_and_read(tmp_path, sst2_source):
     splits = load_sentences("glue/sst2", str(tmp_path / "tfds"), 60)
     words = splits.files["vocabulary.txt"].split()
     assert words == ["<pad>", "<unk>", "<s>", "</s>", "a", "bad", "film"]
-    (x, y), (x_val, y_val) = splits.train, splits.validation
+    (x, y), (x_val, y_val) = arrays_of(splits)
     assert x.shape == (4, 60)
     sentences = {
         (" ".join(words[i] for i in row if i != PAD), int(label))
@@ -261,7 +261,7 @@ def test_long_sentences_keep_their_marks(tmp_path, sst2_source):
     """max_length counts the marks, and leaves room for a word."""
     (tmp_path / "tfds").mkdir()
     splits = load_sentences("glue/sst2", str(tmp_path / "tfds"), 4)
-    np.testing.assert_array_equal(splits.validation[0], [[2, 4, UNKNOWN, 3]])
+    np.testing.assert_array_equal(splits.validation.x, [[2, 4, UNKNOWN, 3]])
     with pytest.raises(InputError, match="--max_length must be at least 3"):
         load_sentences("glue/sst2", str(tmp_path / "tfds"), 2)
 

@@ -304,6 +304,27 @@ def test_an_epoch_goes_on_from_its_actions():
     assert not np.array_equal(whole.collect(random_policy)[0][0], expected[0][0])
 
 
+def test_minibatches_are_taken_by_their_places():
+    """Those of the rollouts, played when the first one is taken; out of turn, none."""
+    config = parse_small(frames=128, eval_every=128)
+    collected, indexed = (Rollouts(Game("breakout"), config, seed=1) for _ in range(2))
+    indexed.policy = random_policy
+    size = config.batches_per_rollout
+    assert (indexed.total, indexed.left, indexed.first_batch) == (4 * size, 4 * size, 0)
+    for start in (0, size):
+        expected = collected.collect(random_policy)
+        got = [indexed[start + place] for place in range(size)]
+        for one, other in zip(got, expected, strict=True):
+            for array, same in zip(one, other, strict=True):
+                np.testing.assert_array_equal(array, same)
+    for wrong in (0, 3 * size, 4 * size):
+        with pytest.raises(IndexError, match=f"minibatch {wrong} "):
+            indexed[wrong]
+    indexed.start_epoch(1, size)
+    assert indexed.left == 3 * size
+    assert len(indexed[0]) == 2
+
+
 def test_the_clip_range_falls_to_zero():
     """In a line over the run's rollouts."""
     config = parse_small(frames=128, eval_every=64)

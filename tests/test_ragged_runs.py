@@ -80,7 +80,7 @@ def test_runs_of_other_lengths_have_data_of_their_own(treebank):
     configs = parse_runs("ud_pos_transformer", options)
     shared = {}
     splits = [data.load_shared(config, shared) for config in configs]
-    assert [s.train[0].shape[1] for s in splits] == [4, 4, 8, 8]
+    assert [s.train.x.shape[1] for s in splits] == [4, 4, 8, 8]
     assert splits[0] is splits[1]
 
 

@@ -24,7 +24,7 @@ from samkeras.experiment.launch import workers
 from samkeras.experiment.options.targets import ROOT, find_workload
 from samkeras.experiment.runs import data, recorder, run
 from samkeras.experiment.runs.interrupt import StopRequest
-from tests.helpers import parse_runs
+from tests.helpers import arrays_of, parse_runs
 
 MNIST = "workloads/mnist_mlp"
 SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "2"]
@@ -161,7 +161,7 @@ def test_best_weights_give_the_best_metric(train, recorded, tmp_path):
     model = run.build_model(run.Run(config), splits.info)
     (path,) = (tmp_path / "runs").glob("*/best.weights.h5")
     model.load_weights(path)
-    x, y = splits.validation
+    _, (x, y) = arrays_of(splits)
     loss = np.mean((model.predict(x, verbose=0) - y) ** 2)
     best = recorded()[0].data.metrics["best_val_loss"]
     # Averaged over batches during training, at once here.
@@ -256,7 +256,7 @@ def test_of_equal_epochs_the_first_is_best(mode, values):
         stop=StopRequest(),
     )
     made.set_model(Mock(**{"get_weights.return_value": []}))
-    made._batches = Mock(num_batches_in_all=1)
+    made._batches = Mock(total=1)
     made._epoch, made._examples_per_second = 0, 1.0
     made._save = Mock()
     for epoch, value in enumerate(values):
@@ -459,7 +459,7 @@ def test_label_noise_is_recorded(train, recorded, store, tmp_path):
     with np.load(path) as file:
         indices, true, noisy = (file[name] for name in ("indices", "true", "noisy"))
     assert indices.shape == (30, 1)
-    labels = load_images("mnist_5k", None).train[1]
+    labels = load_images("mnist_5k", None).train.y
     np.testing.assert_array_equal(labels[indices[:, 0]], true)
     assert np.all(noisy != true)
 
@@ -510,12 +510,12 @@ def test_holdout_takes_its_examples_from_the_training_set():
     (config,) = parse_runs("mnist_mlp", options)
     splits, whole = data.load_data(config), load_images("mnist_5k", None)
     assert (splits.info.num_train, splits.info.num_validation) == (900, 100)
-    (x, y), (x_val, y_val) = splits.train, splits.validation
+    (x, y), (x_val, y_val) = arrays_of(splits)
     assert (len(x), len(y), len(x_val), len(y_val)) == (900, 900, 100, 100)
     parts = {image.tobytes() for image in x} | {image.tobytes() for image in x_val}
-    assert parts == {image.tobytes() for image in whole.train[0][:1000]}
+    assert parts == {image.tobytes() for image in whole.train.x[:1000]}
     (other,) = parse_runs("mnist_mlp", [*options, "--seed", "1"])
-    np.testing.assert_array_equal(data.load_data(other).validation[1], y_val)
+    np.testing.assert_array_equal(data.load_data(other).validation.y, y_val)
 
 
 def test_holdout_must_leave_both_parts(capsys):

@@ -8,7 +8,8 @@ from keras import ops
 import samkeras
 from samkeras.backend import backend
 from samkeras.data import treebank
-from samkeras.data.batches import EpochBatches, bucket
+from samkeras.data.examples import ArrayExamples
+from samkeras.data.padding import bucket
 from samkeras.data.sequences import (
     PAD,
     UNKNOWN,
@@ -23,6 +24,7 @@ from samkeras.losses import TokenCrossentropy
 from samkeras.models.common import WordDropout
 from samkeras.models.tagger import build_tagger
 from samkeras.scores import TokenAccuracy
+from tests.helpers import arrays_of
 
 LINE = "{}\t{}\t_\tNOUN\t{}\t_\t0\troot\t_\t_"
 
@@ -172,8 +174,8 @@ def test_losses_and_gradients_of_batches_are_means_over_words(seed):
     sizes = np.array([2, 3, 3, 4, 20, 25, 30, 31])[rng.permutation(8), np.newaxis]
     x = np.where(np.arange(32) < sizes, rng.integers(2, 20, (8, 32)), PAD)
     y = np.where(x > 0, rng.integers(0, 5, x.shape), -1).astype("int32")
-    examples = (x.astype("int32"), y)
     collate = SequenceCollate(has_token_labels=True)
+    examples = ArrayExamples(x.astype("int32"), y, collate=collate)
     model = tagger()
     model.compile("sgd", TokenCrossentropy(), weighted_metrics=[TokenAccuracy()])
     logits = ops.convert_to_numpy(model(x)).astype("float64")
@@ -183,16 +185,16 @@ def test_losses_and_gradients_of_batches_are_means_over_words(seed):
     gradient_of = model.make_gradient_function()
 
     def mean_gradients(batches):
-        taken = [gradient_of(batches[i]) for i in range(batches.num_batches)]
+        taken = [gradient_of(batches[i]) for i in range(batches.left)]
         return [
             np.mean([*map(np.array, parts)], 0) for parts in zip(*taken, strict=True)
         ]
 
-    batches = EpochBatches(examples, 2, seed, collate=collate)
+    batches = examples.batches(2, seed)
     assert len({batches[i][0].shape for i in range(4)}) > 1
     logs = model.evaluate(backend.make_input(batches), verbose=0, return_dict=True)
     assert logs["loss"] == pytest.approx(expected, rel=1e-5)
-    whole = EpochBatches(examples, 8, seed, collate=collate)
+    whole = examples.batches(8, seed)
     for one, other in zip(mean_gradients(batches), mean_gradients(whole), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -205,13 +207,12 @@ def test_batches_are_of_similar_lengths_and_few_shapes():
     for i, length in enumerate(rng.integers(1, 61, 1000)):
         x[i, :length] = 2 + i
     y = np.where(x > 0, x, -1)
-    batches = EpochBatches(
-        (x, y), 16, seed=3, collate=SequenceCollate(has_token_labels=True)
-    )
+    collate = SequenceCollate(has_token_labels=True)
+    batches = ArrayExamples(x, y, collate=collate).batches(16, seed=3)
     orders = []
     for epoch in (0, 1, 0):
         batches.start_epoch(epoch)
-        taken = [batches[i] for i in range(batches.num_batches)]
+        taken = [batches[i] for i in range(batches.left)]
         orders.append(
             [
                 int(row[0]) - 2
@@ -234,20 +235,20 @@ def test_epochs_of_steps_go_on_where_the_last_one_stopped():
     """Epochs of 3 of 4 batches: the passes follow each other without a gap, and a part
     of an epoch is the end of the whole."""
     x = np.arange(16)
-    passes = EpochBatches((x, x), 4, seed=5)
+    passes = ArrayExamples(x, x).batches(4, seed=5)
     order = []
     for number in range(3):
         passes.start_epoch(number)
         order += [b for i in range(4) for b in passes[i][0].tolist()]
-    steps = EpochBatches((x, x), 4, seed=5, steps=3)
+    steps = ArrayExamples(x, x).batches(4, seed=5, steps=3)
     taken = []
     for epoch in range(4):
         steps.start_epoch(epoch)
-        assert steps.num_batches == 3
+        assert steps.left == 3
         taken += [b for i in range(3) for b in steps[i][0].tolist()]
     assert taken == order
     steps.start_epoch(2, first_batch=1)
-    assert [steps[i][0].tolist() for i in range(steps.num_batches)] == [
+    assert [steps[i][0].tolist() for i in range(steps.left)] == [
         order[28:32],
         order[32:36],
     ]
@@ -269,7 +270,7 @@ def test_folder_of_conllu_files(folder):
     assert splits.info.num_train == 2
     assert splits.info.num_validation == 1
     assert splits.info.num_outputs == 3
-    (x, y), (x_val, y_val) = splits.train, splits.validation
+    (x, y), (x_val, y_val) = arrays_of(splits)
     # ids: ὁ twice, then the others by letters; tags l, n, v.
     np.testing.assert_array_equal(x, [[2, 4, 0, 0], [2, 3, 5, 0]])
     np.testing.assert_array_equal(y, [[0, 1, -1, -1], [0, 1, 2, -1]])

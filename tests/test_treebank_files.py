@@ -12,6 +12,7 @@ from samkeras.data.treebank import load_treebank, read_conllu
 from samkeras.errors import InputError
 from samkeras.losses import TokenCrossentropy
 from samkeras.scores import TokenAccuracy
+from tests.helpers import arrays_of
 
 FULL = [[("le", "l"), ("mot", "n")], [("le", "l"), ("été", "n"), ("fut", "v")]]
 
@@ -106,7 +107,7 @@ def test_a_word_without_a_tag_is_neither_learnt_nor_scored(write):
     splits = load_treebank(write(gaps, gaps), None, None)
     assert splits.info.num_train == splits.info.num_validation == 2
     assert splits.info.num_outputs == 2
-    (x, y), (_, y_val) = splits.train, splits.validation
+    (x, y), (_, y_val) = arrays_of(splits)
     assert np.all(x > UNKNOWN)
     for labels in (y, y_val):
         np.testing.assert_array_equal(labels, [[0, NO_LABEL], [1, 0]])
@@ -138,14 +139,14 @@ def test_a_treebank_without_xpos_offers_upos(write, capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
     splits = load_treebank(folder, None, None, "upos")
     assert splits.files["tags.txt"] == "L\nN\nV"
-    np.testing.assert_array_equal(splits.train[1], [[0, 1, -1], [0, 1, 2]])
+    np.testing.assert_array_equal(splits.train.y, [[0, 1, -1], [0, 1, 2]])
 
 
 def test_withheld_words_are_unknown(write):
     """Where all are, that is said and refused."""
     sentences = [[("_", "l"), ("mot", "n")]]
     splits = load_treebank(write(sentences), None, None)
-    np.testing.assert_array_equal(splits.train[0], [[UNKNOWN, 2]])
+    np.testing.assert_array_equal(splits.train.x, [[UNKNOWN, 2]])
     assert splits.files["vocabulary.txt"] == "<pad>\n<unk>\nmot"
     assert "train: 1 of 2 words are withheld and taken as unknown" in splits.notes[0]
     withheld = [[("_", "l"), ("_", "n")]]
@@ -203,7 +204,10 @@ def test_tfds_has_the_same_words_and_tags(write, tmp_path, monkeypatch):
         ]
         assert splits[0].files == splits[1].files
         rows = [
-            {(*x, *y) for x, y in zip(*map(np.ndarray.tolist, s.train), strict=True)}
+            {
+                (*x, *y)
+                for x, y in zip(s.train.x.tolist(), s.train.y.tolist(), strict=True)
+            }
             for s in splits
         ]
         assert rows[0] == rows[1]  # TFDS shuffles them

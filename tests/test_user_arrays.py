@@ -15,7 +15,7 @@ from samkeras.data.arrays import load_npz
 from samkeras.data.imagenet import load_imagenet
 from samkeras.data.images import load_images
 from samkeras.errors import InputError
-from tests.helpers import parse_runs
+from tests.helpers import arrays_of, parse_runs
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 6, 6), dtype=np.uint8)
@@ -41,7 +41,7 @@ def write_npz(path, **changes) -> str:
 def test_npz_in_keras_layout(tmp_path):
     """Grey images gain a channel, columns of labels become flat."""
     splits = load_images(write_npz(tmp_path / "d.npz"), None)
-    x, y = splits.train
+    x, y = splits.train.x, splits.train.y
     assert x.shape == (20, 6, 6, 1)
     assert y.shape == (20,)
     assert splits.info.input_shape == (6, 6, 1)
@@ -77,7 +77,7 @@ def load(path, **changes):
 )
 def test_labels_are_classes_or_one_hot(tmp_path, labels):
     splits = load(tmp_path, y_train=labels)
-    y = splits.train[1]
+    y = splits.train.y
     assert y.dtype == np.int32
     np.testing.assert_array_equal(y, LABELS)
     assert splits.info.num_outputs == 4
@@ -108,7 +108,7 @@ def test_images_of_any_scale_become_the_same_bytes(tmp_path, scale, note, load_s
     x[0, 0, 0, 0], x[0, 0, 0, 1] = 0, 255
     arrays = {"x_train": scale(x), "y_train": [0, 1] * 4, "y_test": [0, 1] * 4}
     splits = load_set(write_npz(tmp_path / "d.npz", **arrays, x_test=scale(x)), None)
-    for images in (splits.train[0], splits.validation[0]):
+    for images in (splits.train.x, splits.validation.x):
         assert images.dtype == np.uint8
         assert images.flags.c_contiguous
         np.testing.assert_array_equal(images, x)
@@ -122,8 +122,8 @@ def test_black_and_white_images_are_of_0_and_255(tmp_path):
     white = IMAGES > 127
     for kind in (bool, "uint8"):
         splits = load(tmp_path, x_train=white.astype(kind), x_test=white[:8])
-        np.testing.assert_array_equal(splits.train[0][..., 0], white * 255)
-        np.testing.assert_array_equal(splits.validation[0][..., 0], white[:8] * 255)
+        np.testing.assert_array_equal(splits.train.x[..., 0], white * 255)
+        np.testing.assert_array_equal(splits.validation.x[..., 0], white[:8] * 255)
         assert UNIT in splits.notes[0]
 
 
@@ -131,13 +131,13 @@ def test_pixels_between_bytes_stay_so(tmp_path):
     """As float32, but for what Pillow resizes."""
     x = RNG.random((8, 6, 6, 3))
     path = write_npz(tmp_path / "d.npz", x_train=x, y_train=[0, 1] * 4, x_test=x)
-    images = load_images(path, None).train[0]
+    images = load_images(path, None).train.x
     assert images.dtype == np.float32
     np.testing.assert_allclose(images, 255 * x, rtol=1e-6)
-    same = load_images(path, None, image_size=7).train[0][:, :6, :6]
+    same = load_images(path, None, image_size=7).train.x[:, :6, :6]
     np.testing.assert_array_equal(same, images)
     for small in (load_images(path, None, 4), load_imagenet(path, None, 8)):
-        assert small.train[0].dtype == np.uint8
+        assert small.train.x.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_vectors_are_what_an_mlp_takes(tmp_path, vectors, factor, words):
     arrays = {"x_train": vectors, "x_test": vectors[:8]}
     splits = load(tmp_path, **arrays)
     assert splits.info.input_shape == vectors.shape[1:]
-    np.testing.assert_allclose(splits.train[0], vectors * factor, rtol=1e-5)
-    np.testing.assert_allclose(splits.validation[0], vectors[:8] * factor, rtol=1e-5)
+    np.testing.assert_allclose(splits.train.x, vectors * factor, rtol=1e-5)
+    np.testing.assert_allclose(splits.validation.x, vectors[:8] * factor, rtol=1e-5)
     assert words in splits.notes[0]
     path = write_npz(tmp_path / "d.npz", **arrays)
     for refuse in (
@@ -282,7 +282,7 @@ def test_a_compressed_file_is_read(tmp_path):
     )
     with zipfile.ZipFile(tmp_path / "d.npz") as archive:
         assert archive.infolist()[0].compress_type == zipfile.ZIP_DEFLATED
-    x, y = load_images(str(tmp_path / "d.npz"), None).train
+    (x, y), _ = arrays_of(load_images(str(tmp_path / "d.npz"), None))
     np.testing.assert_array_equal(x[..., 0], IMAGES)
     np.testing.assert_array_equal(y, LABELS)
 

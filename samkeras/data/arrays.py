@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from samkeras.data.examples import Arrays
 from samkeras.errors import InputError
-from samkeras.workload import Examples
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 NUMBERS = "biuf"  # NumPy's kinds: bool, integers and floats
@@ -35,8 +35,8 @@ class UserArrays(NamedTuple):
         notes: what the user should know of them, a line each.
     """
 
-    train: Examples
-    validation: Examples
+    train: Arrays
+    validation: Arrays
     num_classes: int
     notes: tuple[str, ...]
 

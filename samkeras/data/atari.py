@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from samkeras.data.splits import DataInfo, Splits
 from samkeras.errors import InputError, nearest
-from samkeras.workload import DataInfo, Splits
 
 if TYPE_CHECKING:
     from ale_py import AtariVectorEnv
@@ -131,7 +131,7 @@ class Games:
         )
 
 
-def load_game(game: Game, frames: int, eval_games: int) -> Splits:
+def load_game(game: Game, frames: int, eval_games: int) -> Splits[Game]:
     """A game to learn and to be tested on, which are one and the same.
 
     Raises:

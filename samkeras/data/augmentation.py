@@ -1,6 +1,24 @@
 """Random changes of training images in memory, drawn by the epoch."""
 
+from typing import Protocol
+
 import numpy as np
+
+
+class Transform(Protocol):
+    """What is done to images before a model sees them, such as CropFlip."""
+
+    def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        """The random numbers for `count` training images: [image, ...]."""
+        ...
+
+    def apply(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Training images, each with its draw."""
+        ...
+
+    def evaluate(self, images: np.ndarray) -> np.ndarray:
+        """The same images without chance."""
+        ...
 
 
 class CropFlip:

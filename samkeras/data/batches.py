@@ -1,133 +1,141 @@
-"""Batches of in-memory data, in an order that (seed, epoch) alone decides."""
+"""Batches of examples, one epoch after the other."""
 
-import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from samkeras.workload import Examples
+from samkeras.data.augmentation import Transform
+from samkeras.data.order import Order, count_places, generator_of_pass
+from samkeras.data.padding import Collate, Padding, weigh_places
 
 
-class Transform(Protocol):
-    """What is done to images before a model sees them, such as CropFlip."""
+class Batches(Protocol):
+    """What a run trains or is validated on: the batches of an epoch, by their places.
 
-    def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
-        """The random numbers for `count` training images: [image, ...]."""
+    Attributes:
+        total: batches of a whole epoch.
+        first_batch: those of the epoch that were done when it was started.
+    """
 
-    def apply(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Training images, each with its draw."""
+    total: int
+    first_batch: int
 
-    def evaluate(self, images: np.ndarray) -> np.ndarray:
-        """The same images without chance."""
+    @property
+    def left(self) -> int:
+        """Batches of the epoch from `first_batch` on."""
+        ...
 
+    def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Goes to an epoch, from its batch `first_batch` on."""
+        ...
 
-class Collate(Protocol):
-    """How examples of different sizes become a batch of one of few shapes."""
-
-    def sizes(self, x: np.ndarray) -> np.ndarray:
-        """The size of each example, such as its tokens: int[example]."""
-
-    def labels_per_example(self, y: np.ndarray) -> float:
-        """The mean number of labels whose losses are summed up in an example's loss."""
-
-    def pad(self, x: np.ndarray, y: np.ndarray, size: int) -> tuple:
-        """A batch of examples of at most `size`: inputs, labels, sample weights."""
-
-
-WINDOW = 8  # batches whose examples are brought in the order of their sizes
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """The batch `index` places after `first_batch`: inputs, labels and, where
+        examples do not count alike, sample weights."""
+        ...
 
 
-class EpochBatches(keras.utils.PyDataset):
-    """Batches for keras' `fit(..., shuffle=False)`, which would otherwise shuffle them
-    again; the last one of an epoch may be smaller.
+class PassBatches(keras.utils.PyDataset):
+    """What batches of examples have in common: an epoch is a pass over the examples, or
+    a number of batches, and then goes on where the one before stopped.
+
+    They are for keras' `fit(..., shuffle=False)`, which would otherwise shuffle them
+    again.
+
+    Args:
+        per_pass: batches of a pass.
+        steps: batches of an epoch. None: those of a pass.
+    """
+
+    def __init__(self, per_pass: int, steps: int | None):
+        super().__init__()
+        self._per_pass = per_pass
+        self.total = steps or per_pass
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Goes to an epoch, from its batch `first_batch` on."""
+        self._epoch, self.first_batch = epoch, first_batch
+
+    @property
+    def left(self) -> int:
+        """Batches of the epoch from `first_batch` on."""
+        return self.total - self.first_batch
+
+    @property
+    def num_batches(self) -> int:
+        """`left`, as keras calls it."""
+        return self.left
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The pass that a batch of the epoch is in, and its place there."""
+        if not 0 <= index < self.left:
+            raise IndexError(f"batch {index} of {self.left}")
+        batch = self._epoch * self.total + self.first_batch + index
+        return divmod(batch, self._per_pass)
+
+
+class EpochBatches(PassBatches):
+    """The batches of examples in memory, made by ArrayExamples.batches.
 
     Where several devices share a batch, it has to be a multiple of their number.
     Training leaves out the up to `multiple_of` - 1 examples too many, other ones in
     each epoch. Evaluation repeats some with a sample weight of 0, and weighs the others
     such that the mean loss and weighted metrics are those of the examples.
 
-    With `collate`, batches are of examples of similar sizes: of each 8 batches of a
-    random order, or of an eighth of an epoch if that is less, the examples are sorted
-    by size, and then the batches shuffled. The last batch is filled up like those of an
-    evaluation, for a shape more is compiled in seconds. Where an example has many
-    labels, its weight is one over the mean number of them, so that the loss is that of
-    a label, and each counts the same whatever the batch.
+    With `collate`, batches are of examples of similar sizes, see Order. The last batch
+    is filled up like those of an evaluation, for a shape more is compiled in seconds.
 
     Args:
-        examples: x [example, ...] and y [example, ...]. Small integer types are
-            gathered fastest: scale pixels inside the model.
-        batch_size: examples per batch, of all processes together.
-        seed: seed of order and augmentation to train with. None: evaluate, in the
-            data's order.
-        transform: what is done to x. None (default): nothing.
-        collate: how examples of different sizes are padded. None (default): they are
-            of one size.
-        steps: batches of an epoch, which then goes on where the one before stopped.
-            None (default): all examples once.
-        augment: whether to draw `transform` at random. Default: not.
-        multiple_of: what the size of every batch is a multiple of. Default 1.
-        process: (this process, number of processes), of which each gets its part of
-            every batch; the number divides `multiple_of`. Default (0, 1).
+        x, y: [example, ...] each.
+        transform, collate: as in ArrayExamples.
+        batch_size, seed, augment, steps, multiple_of, process: as in Examples.batches.
     """
 
     def __init__(
         self,
-        examples: Examples,
+        x: np.ndarray,
+        y: np.ndarray,
+        transform: Transform | None,
+        collate: Collate | None,
         batch_size: int,
-        seed: int | None = None,
+        seed: int | None,
         *,
-        transform: Transform | None = None,
-        collate: Collate | None = None,
-        augment: bool = False,
-        steps: int | None = None,
-        multiple_of: int = 1,
-        process: tuple[int, int] = (0, 1),
+        augment: bool,
+        steps: int | None,
+        multiple_of: int,
+        process: tuple[int, int],
     ):
-        super().__init__()
-        self._x, self._y = examples
-        self._batch_size, self._seed = batch_size, seed
-        self._transform, self._augment = transform, augment
-        self._collate = collate
-        self._sizes = None if collate is None else collate.sizes(self._x)
-        self._num_labels = (
-            1.0 if collate is None else collate.labels_per_example(self._y)
-        )
+        self._x, self._y = x, y
+        self._transform = transform
+        self._augmentation_seed = seed if augment else None
         self._process, self._num_processes = process
-        count = len(self._x)
-        self._count = count_in_pass(
-            count, seed is not None, multiple_of, batch_size if collate else None
+        self._padding = None if collate is None else Padding(collate, x, y)
+        self._order = Order(
+            len(x),
+            count_places(
+                len(x), seed is not None, multiple_of, batch_size if collate else None
+            ),
+            batch_size,
+            seed,
+            self._padding and self._padding.sizes,
         )
-        self._weights = None
-        if self._count > count:
-            self._weights = np.ones(self._count)
-            # In training, the mean is over a batch: the last one's real examples.
-            first = 0 if seed is None else count // batch_size * batch_size
-            self._weights[first:] *= (self._count - first) / (count - first)
-            self._weights[count:] = 0
-        self._per_pass = math.ceil(self._count / batch_size)
-        self.num_batches_in_all = steps or self._per_pass
-        """Batches of a whole epoch."""
-        self._pass = (None, None, None)  # its number, order and augmentation
-        self.start_epoch(0)
-
-    def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Sets order and augmentation to an epoch's, from batch `first_batch` on."""
-        self._epoch, self.first_batch = epoch, first_batch
+        self._weights = _weigh(self._order)
+        # A pass' number, order and augmentation.
+        self._pass: tuple[int, np.ndarray, np.ndarray | None] | None = None
+        super().__init__(self._order.num_batches, steps)
 
     @property
-    def num_batches(self) -> int:
-        return self.num_batches_in_all - self.first_batch
-
-    @property
-    def specs(self) -> tuple:
+    def specs(self) -> Any:
         """A batch's arrays as keras.KerasTensors; sides in which batches differ are
         None."""
-        batches = [self[0]]
-        if self._collate is not None:
+        batches: list[Any] = [self[0]]
+        if self._padding is not None:
             # Padded to more than any of these sides.
-            size = max(max(a.shape[1:], default=0) for a in keras.tree.flatten(batches))
-            batches.append(self._collate.pad(self._x[:1], self._y[:1], size + 1))
+            sides = (max(a.shape[1:], default=0) for a in keras.tree.flatten(batches))
+            size = max(max(sides) + 1, self._padding.sizes[0])
+            batches.append(self._padding.pad(self._x[:1], self._y[:1], size))
 
         def specify(*arrays: np.ndarray) -> keras.KerasTensor:
             sides = zip(*(array.shape[1:] for array in arrays), strict=True)
@@ -136,129 +144,58 @@ class EpochBatches(keras.utils.PyDataset):
 
         return keras.tree.map_structure(specify, *batches)
 
-    def __getitem__(self, index: int) -> tuple:
-        batch = self._epoch * self.num_batches_in_all + self.first_batch + index
-        number, place = divmod(batch, self._per_pass)
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        number, place = self._locate(index)
         order, draws = self._start_pass(number)
-        start = place * self._batch_size
-        stop = min(start + self._batch_size, self._count)
+        start = place * self._order.batch_size
+        stop = min(start + self._order.batch_size, len(order))
         share = (stop - start) // self._num_processes
         part = slice(start + self._process * share, start + (self._process + 1) * share)
         chosen = order[part]
-        x, y = self._x[chosen], self._y[chosen]
-        if self._augment:
-            x = self._transform.apply(x, draws[part])
-        elif self._transform is not None:
-            x = self._transform.evaluate(x)
+        x = self._transform_some(
+            self._x[chosen], None if draws is None else draws[part]
+        )
+        y = self._y[chosen]
         weights = None if self._weights is None else self._weights[part]
-        if self._collate is None:
-            return (x, y) if weights is None else (x, y, weights)
-        # Of all processes' parts, so that they have one shape.
-        size = self._sizes[order[start:stop]].max()
-        x, y, own_weights = self._collate.pad(x, y, size)
-        own_weights = own_weights / np.float32(self._num_labels)
-        if weights is not None:
-            axes = (1,) * (own_weights.ndim - 1)
-            own_weights = own_weights * weights.reshape(-1, *axes).astype("float32")
-        return x, y, own_weights
+        if self._padding is not None:
+            # Of all processes' parts, so that they have one shape.
+            size = self._padding.sizes[order[start:stop]].max()
+            return self._padding.pad(x, y, size, weights)
+        return (x, y) if weights is None else (x, y, weights)
 
     def _start_pass(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Order and augmentation of one pass over the examples."""
         # TensorFlow takes batches in a thread of its own: one assignment, one read.
-        current, order, draws = self._pass
-        if current == number:
-            return order, draws
-        order, draws = np.arange(len(self._x)), None
-        if self._seed is not None:
-            generator = np.random.default_rng([self._seed, number])
-            order = generator.permutation(order)
-            if self._sizes is not None:
-                order = self._sort_by_size(order, generator)
-        elif self._sizes is not None:
-            order = np.argsort(self._sizes, kind="stable")
-        order = np.resize(order, self._count)
-        if self._augment:
-            generator = np.random.default_rng([self._seed, number, 1])
-            draws = self._transform.draw(generator, self._count)
-        self._pass = (number, order, draws)
-        return order, draws
+        current = self._pass
+        if current is None or current[0] != number:
+            draws = self._draw_augmentation(number)
+            current = self._pass = (number, self._order.draw(number), draws)
+        return current[1:]
 
-    def _sort_by_size(
-        self, order: np.ndarray, generator: np.random.Generator
-    ) -> np.ndarray:
-        # Fewer where there are few, of which a size should not be always the same ones.
-        window = self._batch_size * max(1, min(WINDOW, self._per_pass // 8))
-        parts = np.split(order, range(window, len(order), window))
-        order = np.concatenate(
-            [part[np.argsort(self._sizes[part], kind="stable")] for part in parts]
-        )
-        end = len(order) // self._batch_size * self._batch_size
-        batches = order[:end].reshape(-1, self._batch_size)
-        return np.concatenate([generator.permutation(batches).ravel(), order[end:]])
+    def _draw_augmentation(self, number: int) -> np.ndarray | None:
+        if self._augmentation_seed is None:
+            return None
+        if self._transform is None:
+            raise ValueError("these examples have no transform to augment them by")
+        generator = generator_of_pass(self._augmentation_seed, number, 1)
+        return self._transform.draw(generator, self._order.num_places)
+
+    def _transform_some(self, x: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
+        if self._transform is None:
+            return x
+        if draws is None:
+            return self._transform.evaluate(x)
+        return self._transform.apply(x, draws)
 
 
-def count_in_pass(
-    num_examples: int, training: bool, multiple_of: int, fill_to: int | None
-) -> int:
-    """The places of one pass over examples, some left out or some repeated.
-
-    Args:
-        num_examples: examples there are.
-        training: whether it is to train: examples too many are left out then.
-        multiple_of: what the number of places is a multiple of.
-        fill_to: a larger such number that is reached by repeating some, in training
-            too. None: none.
-    """
-    if fill_to is not None:
-        return math.ceil(num_examples / fill_to) * fill_to
-    count = num_examples if training else num_examples + multiple_of - 1
-    return count // multiple_of * multiple_of
-
-
-def bucket(size: int, buckets: tuple[int, ...]) -> int:
-    """The smallest of `buckets` that is no smaller; beyond, a multiple of the last."""
-    for candidate in buckets:
-        if size <= candidate:
-            return candidate
-    return math.ceil(size / buckets[-1]) * buckets[-1]
-
-
-class PaddedBatches(keras.utils.PyDataset):
-    """Batches to evaluate, filled up with zeros of sample weight 0 where several
-    devices have to share them; see EpochBatches for the others' weights.
-
-    Args:
-        batches: (x, y) of at most `batch_size` examples each.
-        batch_size: examples of a batch.
-        count: examples in all once filled up.
-        weight: sample weight of an example: those in all over those before, of all
-            processes together.
-    """
-
-    def __init__(
-        self,
-        batches: keras.utils.PyDataset,
-        batch_size: int,
-        count: int,
-        weight: float,
-    ):
-        super().__init__()
-        self._batches, self._batch_size = batches, batch_size
-        self._count, self._weight = count, weight
-
-    @property
-    def num_batches(self) -> int:
-        return math.ceil(self._count / self._batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        size = min(self._batch_size, self._count - index * self._batch_size)
-        is_there = index < self._batches.num_batches
-        x, y = self._batches[index if is_there else 0]
-        num_there = len(x) if is_there else 0
-        weights = np.where(np.arange(size) < num_there, self._weight, 0.0)
-        return _fill(x[:num_there], size), _fill(y[:num_there], size), weights
-
-
-def _fill(array: np.ndarray, size: int) -> np.ndarray:
-    margins = [(0, size - len(array)), *[(0, 0)] * (array.ndim - 1)]
-    return np.pad(array, margins)
+def _weigh(order: Order) -> np.ndarray | None:
+    """Sample weights of a pass' places with the means of the examples; None: 1 each."""
+    count, num_places = order.num_examples, order.num_places
+    if num_places <= count:
+        return None
+    # In training, the mean is over a batch: the last one's real examples.
+    size = order.batch_size
+    first = 0 if order.seed is None else count // size * size
+    count, num_places = count - first, num_places - first
+    weights = weigh_places(count, num_places, num_places / count)
+    return np.concatenate([np.ones(first), weights])

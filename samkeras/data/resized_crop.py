@@ -132,7 +132,8 @@ class ResizedCrop:
         Returns:
             uint8[image, size, size, 3]; grey is repeated in all three channels.
         """
-        boxes = random_box(draws, *images.shape[1:3], self.size)
+        height, width = images.shape[1:3]
+        boxes = random_box(draws, height, width, self.size)
         crops = self._resize(images, np.stack(boxes, axis=-1))
         flips = is_flipped(draws)[:, np.newaxis, np.newaxis, np.newaxis]
         return np.where(flips, crops[:, :, ::-1], crops)
@@ -140,7 +141,8 @@ class ResizedCrop:
     def evaluate(self, images: np.ndarray) -> np.ndarray:
         """Crops the centres, uint8[image, height, width, 1 or 3] to
         uint8[image, size, size, 3]."""
-        box = np.stack(centre_box(*images.shape[1:3], self.size))
+        height, width = images.shape[1:3]
+        box = np.stack(centre_box(height, width, self.size))
         return self._resize(images, np.broadcast_to(box, (len(images), 4)))
 
     def _resize(self, images: np.ndarray, boxes: np.ndarray) -> np.ndarray:

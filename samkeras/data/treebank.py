@@ -9,15 +9,16 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+from samkeras.data.examples import ArrayExamples
 from samkeras.data.sequences import (
     NO_LABEL,
     SequenceCollate,
     build_vocabulary,
     encode,
 )
+from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError
-from samkeras.workload import DataInfo, Splits
 
 SAMPLE = "morphgnt"
 UNSEEN = -2  # a tag that no training sentence has: never learnt, always wrong
@@ -36,7 +37,7 @@ Sentence = tuple[list[str], list[str]]  # words, tags
 
 def load_treebank(
     dataset: str, data_dir: str | None, max_length: int | None, tags: str = "xpos"
-) -> Splits:
+) -> Splits[ArrayExamples]:
     """Words and their tags, validated on the split "dev".
 
     Args:
@@ -170,10 +171,9 @@ def _read(
         if tags != "xpos":
             raise InputError(f"--dataset {SAMPLE} has tags of its own: --tags xpos")
         return _read_sample()
-    folder = os.path.expanduser(dataset)
-    if os.path.isdir(folder):
-        splits = ("train", "dev")
-        return tuple(_read_folder(Path(folder), split, tags) for split in splits)
+    folder = Path(os.path.expanduser(dataset))
+    if folder.is_dir():
+        return _read_folder(folder, "train", tags), _read_folder(folder, "dev", tags)
     if dataset.endswith(".conllu"):
         raise InputError(f"--dataset {dataset}: give the folder of the .conllu files")
     return _read_tfds(dataset, data_dir, tags)
@@ -243,7 +243,7 @@ def _read_lines(path: Path) -> list[str]:
 
 def _read_sample() -> tuple[list[Sentence], list[Sentence]]:
     package = find_spec("pysblgnt")
-    if package is None:
+    if package is None or package.origin is None:
         raise InputError(
             f"--dataset {SAMPLE} is carried by the package py-sblgnt: "
             "pip install py-sblgnt"
@@ -280,7 +280,7 @@ def _read_tfds(
             f"--dataset {dataset} needs the splits train and dev; it has "
             f"{', '.join(builder.info.splits)}"
         )
-    return tuple(_read_split(builder, split, tags) for split in ("train", "dev"))
+    return _read_split(builder, "train", tags), _read_split(builder, "dev", tags)
 
 
 def _read_split(builder: Any, split: str, tags: str) -> list[Sentence]:

@@ -47,6 +47,11 @@ class Variable:
     def __mul__(self, other: Any) -> Any: ...
     def __rmul__(self, other: Any) -> Any: ...
 
+class KerasTensor:
+    shape: tuple[int | None, ...]
+    dtype: str
+    def __init__(self, shape: tuple[int | None, ...], dtype: str) -> None: ...
+
 class StatelessScope:
     original_scope: StatelessScope | None
     def __init__(

@@ -9,25 +9,24 @@ import numpy as np
 
 from samkeras.backend import backend
 from samkeras.data.atari import Game
-from samkeras.data.batches import EpochBatches, PaddedBatches, count_in_pass
-from samkeras.data.image_stream import ImageStream
-from samkeras.data.label_noise import add_label_noise
+from samkeras.data.batches import Batches
+from samkeras.data.content import describe_content
+from samkeras.data.examples import Examples
+from samkeras.data.order import count_places
+from samkeras.data.splits import Splits
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import (
     PPO,
     Augmentation,
     Config,
     Dataset,
-    ImageSize,
     LabelNoise,
     Linearized,
     MaxLength,
     Treebank,
 )
-from samkeras.data.content import describe_content
 from samkeras.experiment.runs.rollouts import Rollouts
 from samkeras.seeds import derive_seed
-from samkeras.workload import Examples, Splits
 
 
 def load_data(config: Config) -> Splits:
@@ -77,20 +76,11 @@ def load_data(config: Config) -> Splits:
         splits.info, num_train=num_train, num_validation=num_validation
     )
 
-    def read():
-        if isinstance(splits.train, ImageStream):
-            train, validation = splits.train.first(limits[0]), splits.validation
-            if config.holdout:
-                validation, train = train.hold_out(round(config.holdout * len(train)))
-            return train, validation.first(limits[1])
-        (x, y), (x_val, y_val) = splits.train, splits.validation
-        x, y = x[: limits[0]], y[: limits[0]]
+    def read() -> tuple[Examples, Examples]:
+        train, validation = splits.train.first(limits[0]), splits.validation
         if config.holdout:
-            # One choice for all seeds and widths, as a validation split of its own.
-            order = np.random.default_rng(0).permutation(len(x))
-            held_out, rest = np.split(order, [round(config.holdout * len(x))])
-            x, y, x_val, y_val = x[rest], y[rest], x[held_out], y[held_out]
-        return (x, y), (x_val[: limits[1]], y_val[: limits[1]])
+            validation, train = train.hold_out(round(config.holdout * len(train)))
+        return train, validation.first(limits[1])
 
     content = describe_content(Dataset.of(config).dataset)
     return dataclasses.replace(splits, info=info, read=read, content=content)
@@ -121,73 +111,36 @@ def load_shared(config: Config, shared: dict[Any, Splits]) -> Splits:
 
 
 def add_noise(
-    config: Config, splits: Splits
-) -> tuple[Examples | ImageStream, dict[str, np.ndarray], float]:
+    config: Config, splits: Splits[Examples]
+) -> tuple[Examples, dict[str, np.ndarray], float]:
     """The training examples with the run's label noise; arrays that say which labels
     are replaced, and by what; and their share of all labels."""
-    examples = splits.train
-    options = (
-        config.label_noise,
-        splits.info.num_classes,
-        derive_seed(config.seed, "label_noise"),
-    )
-    if isinstance(examples, ImageStream):
-        noisy_examples, indices, shifts = examples.with_label_noise(*options)
-        num_labels = len(examples)
-        record = {"indices": indices, "shifts": shifts}
-    else:
-        x, y = examples
-        noisy, indices = add_label_noise(y, *options)
-        noisy_examples = (x, noisy)
-        num_labels = np.count_nonzero(y >= 0)
-        where = tuple(indices.T)
-        record = {"indices": indices, "true": y[where], "noisy": noisy[where]}
-    return noisy_examples, record, len(indices) / num_labels
+    seed = derive_seed(config.seed, "label_noise")
+    rate = LabelNoise.of(config).label_noise
+    return splits.train.with_label_noise(rate, splits.info.num_classes, seed)
 
 
 def make_batches(
     config: Config,
-    splits: Splits,
-    examples: Examples | ImageStream,
+    examples: Examples | Game,
     stream: str | None = None,
     process: tuple[int, int] | None = None,
-) -> keras.utils.PyDataset:
+) -> Batches | Game:
     """Batches of examples of a run: to train on, in the order of one of the run's
     random streams, or to validate on. A process, (its number, of how many), gets its
-    part of them; None: this one."""
+    part of them; None: this one. Of a game, rollouts to train on; it is validated on
+    itself."""
     seed = None if stream is None else derive_seed(config.seed, stream)
     if isinstance(examples, Game):
         return examples if seed is None else Rollouts(examples, config, seed)
-    augment = Augmentation.of(config).augment and stream == "order"
-    multiple = batch_multiple(config)
-    number, num_processes = process or backend.find_process()
-    if not isinstance(examples, ImageStream):
-        return EpochBatches(
-            examples,
-            config.batch_size,
-            seed,
-            transform=splits.transform,
-            collate=splits.collate,
-            augment=augment,
-            steps=None if seed is None else config.steps_a_round,
-            multiple_of=multiple,
-            process=(number, num_processes),
-        )
-    if seed is not None:
-        examples = examples.first(len(examples) // multiple * multiple)
-    batch_size = config.batch_size // num_processes
-    batches = examples.part(number, num_processes).batches(
-        batch_size, ImageSize.of(config).image_size, seed, augment
+    return examples.batches(
+        config.batch_size,
+        seed,
+        augment=Augmentation.of(config).augment and stream == "order",
+        steps=None if seed is None else config.steps_a_round,
+        multiple_of=batch_multiple(config),
+        process=process or backend.find_process(),
     )
-    if len(examples) % multiple == 0:
-        return batches
-    count = math.ceil(len(examples) / multiple) * multiple
-    weight = count / len(examples)
-    return PaddedBatches(batches, batch_size, count // num_processes, weight)
-
-
-def count_examples(examples: Examples | ImageStream) -> int:
-    return len(examples if isinstance(examples, ImageStream) else examples[0])
 
 
 def run_devices(config: Config) -> list[str]:
@@ -225,5 +178,5 @@ def steps_per_epoch(config: Config, splits: Splits, num_train: int) -> int:
     if config.steps:
         return config.steps_a_round
     fill_to = config.batch_size if splits.collate else None
-    count = count_in_pass(num_train, True, batch_multiple(config), fill_to)
+    count = count_places(num_train, True, batch_multiple(config), fill_to)
     return math.ceil(count / config.batch_size)

@@ -30,15 +30,17 @@ class PPORecorder(Recorder):
 
     def _fit(self, first_epoch, end_epoch):
         model, rollouts = self.model, self._batches
+        rollouts.policy = self._policy
         per_rollout = self._config.batches_per_rollout
         for epoch in range(first_epoch, end_epoch):
             model.reset_metrics()
             self.on_epoch_begin(epoch)
-            for batch in range(0, rollouts.num_batches, per_rollout):
-                self.on_train_batch_begin(batch)
-                model.train_on_batches(rollouts.collect(self._policy))
+            for first in range(0, rollouts.left, per_rollout):
+                self.on_train_batch_begin(first)
+                places = range(first, first + per_rollout)
+                model.train_on_batches([rollouts[place] for place in places])
                 loss = float(model.get_metrics_result()["loss"])
-                self.on_train_batch_end(batch + per_rollout - 1, {"loss": loss})
+                self.on_train_batch_end(places[-1], {"loss": loss})
             self.on_test_begin()
             self._logs |= rollouts.statistics()
             self.on_epoch_end(epoch, {**self._logs, **self._validate()})

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from samkeras.backend import backend
-from samkeras.data.batches import EpochBatches
-from samkeras.data.image_stream import StreamBatches
+from samkeras.data.atari import Game
+from samkeras.data.batches import Batches
 from samkeras.experiment.runs import checkpoint
 from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
 from samkeras.experiment.options.groups import Config
@@ -67,14 +67,14 @@ class Recorder(keras.callbacks.Callback):
     def fit(
         self,
         model: keras.Model,
-        batches: EpochBatches | StreamBatches,
-        validation: keras.utils.PyDataset,
+        batches: Batches,
+        validation: Batches | Game,
     ) -> None:
         """Trains to the end of the run's epochs."""
         self.set_model(model)
         self._batches, self._validation = batches, validation
         epoch, step = self._resume()
-        if 0 < step < batches.num_batches:
+        if 0 < step < batches.left:
             batches.start_epoch(epoch, step)
             self._fit(epoch, epoch + 1)
             epoch += 1
@@ -136,7 +136,7 @@ class Recorder(keras.callbacks.Callback):
         # is raised here.
         step = self._batches.first_batch + batch + 1
         if not math.isfinite(logs["loss"]):
-            steps = self._epoch * self._batches.num_batches_in_all + step
+            steps = self._epoch * self._batches.total + step
             raise NotFiniteError(
                 f"loss is {logs['loss']:g} by step {steps:,}, in epoch "
                 f"{self._epoch + 1}; {self._advice()}"
@@ -145,8 +145,8 @@ class Recorder(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         seconds = time.monotonic() - self._started
-        num_batches = self._batches.num_batches
-        self._examples_per_second = self._count_examples(num_batches) / seconds
+        count = self._count_examples(self._batches.left)
+        self._examples_per_second = count / seconds
         results = {
             **self.model.get_metrics_result(),
             **self.model.get_gradient_metrics_result(),
@@ -157,7 +157,7 @@ class Recorder(keras.callbacks.Callback):
         if self._may_stop_within_epoch:
             self._save(
                 self._epoch,
-                self._batches.num_batches_in_all,
+                self._batches.total,
                 logs=self._logs,
                 examples_per_second=self._examples_per_second,
             )
@@ -181,13 +181,13 @@ class Recorder(keras.callbacks.Callback):
     def _validation_labels(self) -> list[np.ndarray]:
         """The labels and weights of the whole validation set."""
         batches = self._validation
-        _, *parts = zip(*(batches[i] for i in range(batches.num_batches)), strict=True)
+        _, *parts = zip(*(batches[i] for i in range(batches.left)), strict=True)
         return [np.concatenate(arrays) for arrays in parts]
 
     def on_epoch_end(self, epoch, logs=None):
         if all(map(math.isfinite, logs.values())):
             logs = self._scored(logs)
-        steps = self._batches.num_batches_in_all
+        steps = self._batches.total
         last_step = (epoch + 1) * steps - 1
         metrics = {
             **logs,
@@ -201,7 +201,7 @@ class Recorder(keras.callbacks.Callback):
             self.best, self.best_epoch = self.final, epoch
             # Copies, because the backend reuses the memory of the weights.
             self.best_weights = [np.array(w) for w in self.model.get_weights()]
-        self._reach(self._batches.num_batches_in_all)
+        self._reach(self._batches.total)
         shown = {name: logs[name] for name in ("loss", self.monitor)}
         self._progress.end_epoch(epoch, self._config.total_epochs, shown)
         self._save(epoch + 1, 0)
@@ -236,7 +236,7 @@ class Recorder(keras.callbacks.Callback):
             count = len(self.model.weights)
             self.best_weights = [arrays[f"best/{i}"] for i in range(count)]
         epoch, step = values["epoch"], values["step"]
-        if 0 < step < self._batches.num_batches:
+        if 0 < step < self._batches.left:
             self._restored = arrays
         self._progress.say(f"going on after {epoch} epochs and {step} steps")
         return epoch, step
@@ -287,7 +287,7 @@ class Recorder(keras.callbacks.Callback):
     def _log_step(self, epoch: int) -> int:
         """What MLflow draws an epoch's metrics over: steps, or epochs."""
         if self._config.steps:
-            return (epoch + 1) * self._batches.num_batches_in_all
+            return (epoch + 1) * self._batches.total
         return epoch
 
     def _stop_if_requested(self) -> None:
@@ -308,6 +308,6 @@ class Recorder(keras.callbacks.Callback):
 
     def _reach(self, step: int) -> None:
         """Shows how far the run is: at the `step`-th step of the current epoch."""
-        per_epoch = self._batches.num_batches_in_all
+        per_epoch = self._batches.total
         steps = self._epoch * per_epoch + min(step, per_epoch)
         self._progress.reach(steps * self._passes)

@@ -33,15 +33,18 @@ class Rollouts:
         seed: seed of the games, actions and order of the minibatches.
 
     Attributes:
-        num_batches_in_all: minibatches of a whole epoch.
+        total: minibatches of a whole epoch.
         first_batch: minibatches of the epoch that were done when it was started.
         actions: the actions of the epoch so far, uint8[step, game].
+        policy: who plays; to be set before the first minibatch is taken.
     """
+
+    policy: Policy
 
     def __init__(self, game: Game, config: PPO, seed: int):
         self._config, self._seed = config, seed
         self._games = Games(game, config.num_actors)
-        self.num_batches_in_all = config.rollouts_per_epoch * config.batches_per_rollout
+        self.total = config.rollouts_per_epoch * config.batches_per_rollout
         self._estimate = backend.compile_function(
             lambda *arrays: estimate_advantages(
                 *arrays, config.discount, config.gae_lambda
@@ -51,8 +54,9 @@ class Rollouts:
         self.start_epoch(0)
 
     @property
-    def num_batches(self) -> int:
-        return self.num_batches_in_all - self.first_batch
+    def left(self) -> int:
+        """Minibatches of the epoch from `first_batch` on."""
+        return self.total - self.first_batch
 
     def start_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Starts an epoch's games; from its batch `first_batch` on, after the first of
@@ -60,7 +64,9 @@ class Rollouts:
         self.first_batch = first_batch
         num_rollouts = first_batch // self._config.batches_per_rollout
         actions = self.actions[: num_rollouts * self._config.rollout_steps]
-        self._rollout = epoch * self._config.rollouts_per_epoch + num_rollouts
+        self._first_rollout = epoch * self._config.rollouts_per_epoch
+        self._rollout = self._first_rollout + num_rollouts
+        self._minibatches = []
         self._frames, self._lives = self._games.reset([self._seed, epoch])
         self._returns = np.zeros(self._games.count)
         self._lengths = np.zeros(self._games.count, "int64")
@@ -68,6 +74,23 @@ class Rollouts:
         self.actions = []
         for some in actions:
             self._step(some)
+
+    def __getitem__(self, index: int) -> Batch:
+        """A minibatch; its rollout is played when its first one is taken.
+
+        Raises:
+            IndexError: it is neither of the last rollout nor of the next.
+        """
+        if not 0 <= index < self.left:
+            raise IndexError(f"minibatch {index} of {self.left}")
+        size = self._config.batches_per_rollout
+        number, place = divmod(self.first_batch + index, size)
+        if self._first_rollout + number == self._rollout:
+            self._minibatches = []  # of a whole rollout's memory
+            self._minibatches = self.collect(self.policy)
+        if self._first_rollout + number != self._rollout - 1 or not self._minibatches:
+            raise IndexError(f"minibatch {index} is not of the last or next rollout")
+        return self._minibatches[place]
 
     def _step(self, actions: np.ndarray) -> tuple[Step, np.ndarray]:
         """One action in each game, and whether it cost a life: bool[game]. Keeps

@@ -53,7 +53,9 @@ from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.methods import Method
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
-from samkeras.workload import DataInfo, Examples, Splits, Workload
+from samkeras.data.atari import Game
+from samkeras.data.examples import Examples
+from samkeras.workload import DataInfo, Splits, Workload
 
 # Options that the library's messages mention, by the names of its arguments.
 _LIBRARY_ARGUMENTS = re.compile(r"\b(allow_empty_layers|alpha|m_sharpness)\b")
@@ -243,10 +245,10 @@ def train(
         if LabelNoise.of(config).label_noise:
             examples, *record = data.add_noise(config, splits)
             _record_noise(logger, folder, *record)
-        batches = data.make_batches(config, splits, examples, "order")
-        compile_model(run, model, batches.num_batches)
+        batches = data.make_batches(config, examples, "order")
+        compile_model(run, model, batches.total)
         if config.is_pruned:
-            _prune(config, model, size.sparsity, splits, examples)
+            _prune(config, model, size.sparsity, examples)
         with StopRequest() as stop:
             recorder_type = PPORecorder if isinstance(config, PPO) else Recorder
             recorder = recorder_type(
@@ -259,7 +261,7 @@ def train(
                 stop=stop,
             )
             recorder.fit(
-                model, batches, data.make_batches(config, splits, splits.validation)
+                model, batches, data.make_batches(config, splits.validation)
             )
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
@@ -419,12 +421,11 @@ def _prune(
     config: Config,
     model: keras.Model,
     sparsity: float,
-    splits: Splits,
-    examples: Examples,
+    examples: Examples | Game,
 ) -> None:
     """Prunes a run's model; snip scores one training batch, as the authors do."""
     # Every process scores the whole batch, so that all prune the same weights.
-    batches = data.make_batches(config, splits, examples, "pruning", process=(0, 1))
+    batches = data.make_batches(config, examples, "pruning", process=(0, 1))
     if isinstance(config, PPO):
         batch = batches.collect(model.make_call_function())[0]
     else:

@@ -232,7 +232,7 @@ def print_address(tracker: Tracker) -> None:
 def _count_work(run: Run, splits: Splits) -> float:
     config, num_train = run.config, splits.info.num_train
     if not isinstance(config, PPO):
-        num_train = data.count_examples(splits.train)
+        num_train = len(splits.train)
     per_epoch = data.steps_per_epoch(config, splits, num_train)
     return run.passes * config.total_epochs * per_epoch
 
