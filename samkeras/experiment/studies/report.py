@@ -4,7 +4,6 @@ import argparse
 import base64
 import csv
 import json
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from pathlib import Path
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.parsing import SESSION_FIELDS
 from samkeras.experiment.options.targets import numbers_as_such
+from samkeras.experiment.options.values import as_text
+from samkeras.files import replace_file
 
 EXAMPLE = "python run.py configs/figures/figure1_synthetic.yaml --preset small"
 # What the page takes from a summary.json.
@@ -62,7 +63,7 @@ def write_report(arguments: list[str]) -> int:
     page = _render([_read_figure(folder) for folder in folders], count)
     path = run_dir / "figures" / "report.html"
     try:
-        _replace(path, page)
+        replace_file(path, page.encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from None
     print(f"Report of {count}: {path}")
@@ -170,7 +171,7 @@ def _render(figures: list[dict], count: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        duration=_duration, moment=_moment, option=_option, rounded=_rounded
+        duration=_duration, moment=_moment, option=as_text, rounded=_rounded
     )
     template = environment.get_template("report.html.j2")
     now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -185,22 +186,7 @@ def _moment(iso: str) -> str:
     return iso[:16].replace("T", " ")
 
 
-def _option(value: object) -> str:
-    """An option's value, or list of values, as the command line has it."""
-    return value if isinstance(value, str) else json.dumps(value).replace('"', "")
-
-
 def _rounded(number: float) -> str:
     if isinstance(number, int):
         return f"{number:,}"
     return f"{number:.5g}" if abs(number) < 1e5 else f"{number:,.0f}"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file in one step: a kill leaves the old one or the new one."""
-    new = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
