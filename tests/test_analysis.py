@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import sem, spearmanr
 
-from samkeras.experiment.runs.run import Result
+from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies import comparison as analysis
 from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
@@ -19,15 +19,16 @@ from tests.helpers import make_config
 
 def make_result(best=None, final=None, num_params=1, num_nonzero=None, **options):
     """A run of these options; without a metric, one that failed."""
-    return Result(
-        make_config("mnist_mlp", **options),
-        num_params,
-        num_params if num_nonzero is None else num_nonzero,
-        best=best,
-        final=best if final is None else final,
-        seconds=None if best is None else 1.0,
-        failure="NotFiniteError: loss" if best is None else None,
-    )
+    config = make_config("mnist_mlp", **options)
+    num_nonzero = num_params if num_nonzero is None else num_nonzero
+    if best is None:
+        return Result(config, num_params, num_nonzero, failure="NotFiniteError: loss")
+    numbers = {
+        "best_val_accuracy": best,
+        "final_val_accuracy": best if final is None else final,
+        "seconds": 1.0,
+    }
+    return Result(config, num_params, num_nonzero, numbers)
 
 
 def make_base(*bests, **options):

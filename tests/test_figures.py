@@ -1,11 +1,14 @@
 """The paper's figures: their files, their runs, their points and their pictures."""
 
 import csv
+import dataclasses
 import functools
 import json
 import math
 import re
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import matplotlib.figure
@@ -17,23 +20,19 @@ import run as command
 from samkeras.errors import InputError
 from samkeras.experiment.launch import workers
 from samkeras.experiment.options import targets
-from samkeras.experiment.options.targets import FIGURES
+from samkeras.experiment.options.targets import FIGURES, find_target
 from samkeras.experiment.runs import recorder
-from samkeras.experiment.runs.run import Result
+from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies import comparison as analysis
-from samkeras.experiment.studies import figure
-from samkeras.experiment.studies import pictures as picture
+from samkeras.experiment.studies import pictures as drawing
 from samkeras.experiment.studies.comparison import compare
-from samkeras.experiment.studies.figure import Figure, read_figure
+from samkeras.experiment.studies.figure import Figure, Picture, read_figure
 from samkeras.experiment.studies.figure import parse_figure as parse_file
-from samkeras.experiment.studies.pictures import draw_figure, find_points
+from samkeras.experiment.studies.pictures import draw_picture, find_points, summarize
 from tests.helpers import make_config
 
 NAMES = sorted(path.stem for path in FIGURES.glob("*.yaml"))
-COUNTS = re.compile(
-    r"^# (?:(\d+) runs|The (\d+) runs are those of (\w+)); (\d+) with --preset small",
-    re.MULTILINE,
-)
+COUNTS = re.compile(r"^# (\d+) runs; (\d+) with --preset small", re.MULTILINE)
 # A figure of four runs, each a second or less.
 TINY = {
     "title": "SAM's gain, made small",
@@ -53,9 +52,30 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 POINT_COLUMNS = ("standard_error", "seeds", "rho", "is_best_rho", "unfinished_runs")
 
 
+RUNS = {name: value for name, value in TINY.items() if name not in ("x", "y")}
+# Those that are not named as the file that they are in.
+OTHER_PICTURES = {
+    "figure4_cifar10": "figure1_cifar10",
+    "figure4_imagenet": "figure1_imagenet",
+    "figure4_mnist": "figure1_mnist",
+    "figure4_sst2": "figure1_sst2",
+    "figure5d_cifar10": "figure1_cifar10",
+    "figure7_breakout": "figure1_breakout",
+    "figure7_cifar10": "figure1_cifar10",
+    "figure7_imagenet": "figure1_imagenet",
+    "figure7_mnist": "figure1_mnist",
+    "figure7_molpcba": "figure1_molpcba",
+    "figure7_pos": "figure1_pos",
+    "figure7_sst2": "figure1_sst2",
+    "figure7_synthetic": "figure1_synthetic",
+    "figure14_cifar10": "figure5b_cifar10",
+    "figure14_mnist": "figure5b_mnist",
+}
+
+
 def parse_figure(name: str, options: list[str]):
     """A figure of the folder of figures, and its runs."""
-    drawn, parsed = parse_file(figure.FIGURES / f"{name}.yaml", options)
+    drawn, parsed = parse_file(targets.FIGURES / f"{name}.yaml", options)
     return drawn, parsed.configs
 
 
@@ -65,14 +85,17 @@ def expand(name: str, preset: str | None):
     return parse_figure(name, [f"--preset={preset}"] if preset else [])
 
 
+def pictures_of(name: str) -> Sequence[Picture]:
+    return expand(name, None)[0].pictures
+
+
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """A function: (name, fields) -> the path of a figure's file, in a folder that takes
     the place of configs/figures/."""
     folder = tmp_path / "figures"
     folder.mkdir()
-    for module in (targets, figure):
-        monkeypatch.setattr(module, "FIGURES", folder)
+    monkeypatch.setattr(targets, "FIGURES", folder)
 
     def call(name: str, fields: dict):
         path = folder / f"{name}.yaml"
@@ -84,14 +107,15 @@ def write(tmp_path, monkeypatch):
 
 @pytest.fixture
 def draw(write, store, tmp_path, request, capsys):
-    """A function: options -> (exit code, the points' CSV, standard error), of TINY."""
+    """A function: options -> (exit code, the points' CSV, standard error), of TINY or
+    the picture named."""
     write("tiny", TINY)
 
-    def call(*options: str):
+    def call(*options: str, name: str = "tiny"):
         places = ["--run_dir", str(tmp_path / "runs"), "--tracking_uri", store]
         places += ["--experiment", request.node.name]
-        code = command.main(["configs/figures/tiny.yaml", *places, *options])
-        path = tmp_path / "runs" / "figures" / "tiny" / "tiny.csv"
+        code = command.main([f"configs/figures/{name}.yaml", *places, *options])
+        path = tmp_path / "runs" / "figures" / name / f"{name}.csv"
         return code, read_csv(path), capsys.readouterr().err
 
     return call
@@ -134,24 +158,41 @@ def read_csv(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def make_figure(y="gain", x="num_params", **fields):
-    return Figure("made", "A made-up figure", "mnist_mlp", y, x, {}, **fields)
+def make_picture(y="gain", x="num_params", **fields):
+    return Picture("made", "A made-up figure", y, x, **fields)
 
 
-def make_result(best=None, final=None, num_nonzero=None, **options):
+def make_figure(*made, **fields):
+    """The figure of these pictures, on make_result's workload."""
+    target = find_target("mnist_mlp")
+    return Figure(Path("made.yaml"), "Its title", target, {}, made, **fields)
+
+
+def draw_alone(made, results, folder, **fields):
+    return draw_picture(make_figure(made, **fields), made, results, folder)
+
+
+def make_result(best=None, final=None, num_nonzero=None, numbers=None, **options):
     """A run of these options, of 1000 parameters at width 1; without a metric, one that
     failed."""
     config = make_config("mnist_mlp", **options)
     num_params = round(1000 * config.width_mult)
-    return Result(
-        config,
-        num_params,
-        num_nonzero or num_params,
-        best=best,
-        final=best if final is None else final,
-        seconds=None if best is None else 2.0,
-        failure="NotFiniteError: loss" if best is None else None,
-    )
+    sizes = (num_params, num_nonzero or num_params)
+    if best is None:
+        return Result(config, *sizes, failure="NotFiniteError: loss")
+    reported = {
+        "best_val_accuracy": best,
+        "final_val_accuracy": best if final is None else final,
+        "seconds": 2.0,
+    }
+    return Result(config, *sizes, {**reported, **(numbers or {})})
+
+
+def make_trained(config, num_params=1000, num_nonzero=1000):
+    """A finished run of any workload."""
+    monitor = config.target.load().monitor
+    reported = {f"best_{monitor}": 0.5, f"final_{monitor}": 0.5, "seconds": 1.0}
+    return Result(config, num_params, num_nonzero, reported)
 
 
 def make_gains():
@@ -180,25 +221,27 @@ def points_of(drawn, results, mode="max"):
 def test_every_figure_has_the_runs_that_it_is_drawn_of(name, preset):
     """SAM and the base optimizer, and at least two places on the x axis; if all its
     runs finish, every point of it is known and every gain is of all seeds."""
-    drawn, configs = expand(name, preset)
-    assert {config.workload for config in configs} == {drawn.workload}
-    if drawn.y != "best_rho":
-        assert {config.sam for config in configs} == {True, False}
-    if drawn.x == "rho" or drawn.y == "best_rho":
-        assert len({config.rho for config in configs if config.sam}) >= 2
+    study, configs = expand(name, preset)
+    assert {config.workload for config in configs} == {study.target.name}
     results = []
     for config in configs:
         depth = getattr(config, "depth", None) or 1
         num_params = round(1e6 * config.width_mult * depth)
         kept = (config.match_width or config.width_mult) / config.width_mult
         kept = round(kept * num_params) if config.is_pruned else num_params
-        results.append(Result(config, num_params, kept, 0.5, 0.5, 1.0))
-    points = points_of(drawn, results)
-    assert len({point.x for point in points}) >= 2
+        results.append(make_trained(config, num_params, kept))
     num_seeds = len({config.seed for config in configs})
-    for point in points:
-        assert point.y is not None
-        assert (point.y.count, point.unfinished) == (num_seeds, 0)
+    assert study.pictures
+    for drawn in study.pictures:
+        if drawn.y != "best_rho":
+            assert {config.sam for config in configs} == {True, False}
+        if drawn.x == "rho" or drawn.y == "best_rho":
+            assert len({config.rho for config in configs if config.sam}) >= 2
+        points = points_of(drawn, results)
+        assert len({point.x for point in points}) >= 2
+        for point in points:
+            assert point.y is not None
+            assert (point.y.count, point.unfinished) == (num_seeds, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -206,11 +249,9 @@ def test_every_figures_file_says_how_many_runs_it_has(name):
     """Its comment counts them, with and without --preset small, and has its own name
     in the commands."""
     text = (FIGURES / f"{name}.yaml").read_text()
-    ((own, others, other, small),) = COUNTS.findall(text)
-    assert len(expand(name, None)[1]) == int(own or others)
+    ((whole, small),) = COUNTS.findall(text)
+    assert len(expand(name, None)[1]) == int(whole)
     assert len(expand(name, "small")[1]) == int(small)
-    values = yaml.safe_load(text)
-    assert values.get("runs_of", "") == other
     commands = re.findall(r"^# +python run\.py (.*)$", text, re.MULTILINE)
     path = f"configs/figures/{name}.yaml"
     assert commands == [path, f"{path} --preset small"]
@@ -255,17 +296,47 @@ def test_variants_are_united(write):
     assert {(c.width_mult, c.seed) for c in runs} == {(0.5, 4)}
 
 
-def test_runs_of_takes_the_other_figures_runs(write):
-    """Its workload, grid, variants and small; title, x and y are its own."""
-    write("other", {**TINY, "small": {"epochs": 1, "width_mult": [0.3, 0.4]}})
-    own = {"title": "Its own", "runs_of": "other", "y": "metric", "x": "width_mult"}
-    write("own", own)
-    for options in ([], ["--preset", "small"], ["--seed", "3"]):
-        drawn, runs = parse_figure("own", options)
-        other, others = parse_figure("other", options)
-        assert runs == others
-        assert (drawn.title, drawn.y, drawn.x) == ("Its own", "metric", "width_mult")
-        assert (other.y, other.x) == ("gain", "num_params")
+def test_every_picture_of_the_first_version_is_drawn():
+    """By its name, of the runs of the file that has it, which has the first one's."""
+    found = {picture.name: name for name in NAMES for picture in pictures_of(name)}
+    assert len(found) == sum(len(pictures_of(name)) for name in NAMES)
+    for name, owner in OTHER_PICTURES.items():
+        assert found.pop(name) == owner
+        drawn, runs = expand(name, "small")
+        assert [picture.name for picture in drawn.pictures] == [name]
+        assert runs == expand(owner, "small")[1]
+    assert sorted(found) == sorted(found.values()) == NAMES
+
+
+def test_a_grid_has_several_pictures(write):
+    """Each of its own name and title, or else the file's; alone, by its name, it is of
+    the same runs."""
+    pictures = [
+        {"y": "gain", "x": "width_mult", "value": "final"},
+        {"name": "losses", "title": "The loss", "y": "val_loss", "x": "num_params"},
+    ]
+    write("own", {**RUNS, "pictures": pictures})
+    drawn, runs = parse_figure("own", [])
+    assert list(drawn.pictures) == [
+        Picture("own", TINY["title"], "gain", "width_mult", "final"),
+        Picture("losses", "The loss", "val_loss", "num_params"),
+    ]
+    alone, same = parse_figure("losses", [])
+    assert alone == dataclasses.replace(drawn, pictures=[drawn.pictures[1]])
+    assert same == runs
+
+
+def test_a_study_may_be_anywhere(tmp_path):
+    """Its workload a file beside it, or one of workloads/."""
+    (tmp_path / "own_task.py").write_text("from workloads.synthetic_mlp import *")
+    path = tmp_path / "study.yaml"
+    for name, said in (("own_task.py", tmp_path / "own_task.py"), ("mnist_mlp", None)):
+        path.write_text(yaml.safe_dump({**TINY, "workload": name}))
+        assert targets.resolve_target(str(path)) == path
+        drawn, (_, configs) = parse_file(path, ["--width_mult", "2"])
+        assert (drawn.name, drawn.pictures[0].name) == ("study", "study")
+        assert {config.workload for config in configs} == {name.removesuffix(".py")}
+        assert said in (None, drawn.target.path)
 
 
 def test_values_of_the_grid_are_the_command_lines(write):
@@ -292,9 +363,9 @@ def test_values_of_the_grid_are_the_command_lines(write):
         ({"title": ...}, [], ["needs the field title"]),
         ({"workload": "mnst_mlp"}, [], ["workload", "did you mean mnist_mlp"]),
         ({"x": "width"}, [], ["x must be one of", "did you mean width_mult"]),
-        ({"y": "gian"}, [], ["y must be one of", "did you mean gain"]),
+        ({"y": "gian"}, [], ["own: y must be one of", "did you mean gain"]),
         ({"value": "last"}, [], ["value must be one of best, final", "last"]),
-        ({"x": "rho"}, [], ["x: rho needs y: metric", "gain"]),
+        ({"x": "rho"}, [], ["x: rho needs y: metric or a number", "gain"]),
         ({"grid": {"rho": []}}, [], ["grid has no values for rho", "no runs"]),
         ({"small": {"seed": []}}, [], ["small has no values for seed"]),
         ({"variants": [{"rho": []}]}, [], ["variants[0] has no values for rho"]),
@@ -306,12 +377,11 @@ def test_values_of_the_grid_are_the_command_lines(write):
         ({"grid": {"sam": "maybe"}}, [], ["sam must be true or false", "maybe"]),
         ({}, ["--preset", "smal"], ["--preset must be small", "smal"]),
         ({}, ["--roh", "1"], ["unknown option --roh", "did you mean --rho"]),
-        ({"runs_of": "tiny"}, [], ["give runs_of or workload, not both"]),
-        (
-            {"runs_of": "tinny", "workload": ..., "grid": ...},
-            [],
-            ["unknown figure tinny", "did you mean tiny"],
-        ),
+        ({"pictures": [{}]}, [], ["give pictures or y, not both"]),
+        ({"y": "Gain of loss"}, [], ["y must be one of gain", "Gain of loss"]),
+        ({"y": "grad_cosin"}, [], ["own: y", "did you mean grad_cosine"]),
+        ({"y": 3}, [], ["y must be text", "3"]),
+        ({"y": "loss", "value": "best"}, [], ["value needs y: gain or metric"]),
         ({"title": 3}, [], ["title must be text", "3"]),
         (
             {"workload": "atari_ppo", "x": "depth", "grid": {}},
@@ -335,6 +405,37 @@ def test_bad_figures_exit_with_2_and_one_line(write, capsys, changes, options, w
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize(
+    ("pictures", "words"),
+    [
+        ([], ["pictures must be a list"]),
+        ({"x": "rho"}, ["pictures must be a list"]),
+        (["gain"], ["pictures[0] must hold fields", "y: gain"]),
+        ([{"x": "depth"}], ["pictures[0] needs the field y"]),
+        ([{"x": "rho", "y": "metric", "tite": 1}], ["unknown field tite", "title"]),
+        ([{"x": "rho", "y": "metric", "name": "a/b"}], ["name must be", "a/b"]),
+        (
+            [{"x": "rho", "y": x} for x in ("metric", "loss")],
+            ["two pictures have the name own"],
+        ),
+        ([{"x": "width", "y": "gain"}], ["pictures[0]: x must be", "width_mult"]),
+        ([{"x": "rho", "y": "gian"}], ["own: y must be one of", "mean gain"]),
+    ],
+)
+def test_bad_pictures_exit_with_2_and_one_line(write, capsys, pictures, words):
+    write("own", {**RUNS, "pictures": pictures})
+    assert command.main(["configs/figures/own.yaml"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+
+
+def test_an_unknown_picture_is_answered_by_the_nearest(capsys):
+    """Also where it is one of several in a file."""
+    assert command.main(["configs/figures/figure7_mnits.yaml"]) == 2
+    assert "did you mean figure7_mnist.yaml?" in capsys.readouterr().err
+
+
 def test_an_unknown_figure_is_answered_by_the_nearest(capsys):
     assert command.main(["configs/figures/figure1_mnits.yaml"]) == 2
     message = capsys.readouterr().err
@@ -352,13 +453,13 @@ def test_a_damaged_file_is_named(write, capsys):
     assert command.main(["configs/figures/own.yaml"]) == 2
     assert "title is given twice, in lines 1 and 3" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"absent\.yaml: No such file"):
-        read_figure("absent")
+        read_figure(targets.FIGURES / "absent.yaml")
 
 
 def test_points_of_gains():
     """By hand: a line for each noise, by size; the failed run leaves its seed out and
     is counted at its point."""
-    points = points_of(make_figure(), make_gains())
+    points = points_of(make_picture(), make_gains())
     assert [p.line for p in points] == 2 * ["label noise 0"] + 2 * ["label noise 0.5"]
     assert [p.x for p in points] == [1000, 2000, 1000, 2000]
     # Errors: gains of two seeds, d apart, have the standard error d / 2.
@@ -383,7 +484,7 @@ def test_points_without_a_run_say_so():
         make_result(0.5, sam=False, width_mult=4.0),
         make_result(None, sam=True, width_mult=4.0),
     ]
-    points = points_of(make_figure(), results)
+    points = points_of(make_picture(), results)
     assert {p.line for p in points} == {"SAM - base"}
     assert [(p.x, p.y, p.rho, p.unfinished) for p in points] == [
         (1000, (0.25, None, 1), 0.05, 0),
@@ -400,14 +501,14 @@ def test_points_of_the_metric_have_a_line_a_method():
         make_result(0.25, final=0.5, sam=True, rho=0.1),
         make_result(0.125, final=1.0, sam=True, rho=0.2),
     ]
-    points = points_of(make_figure("metric"), results, "min")
+    points = points_of(make_picture("metric"), results, "min")
     assert [(p.line, p.y.mean, p.rho) for p in points] == [
         ("SAM", 0.125, 0.2),
         ("SGD", 0.5, None),
     ]
-    points = points_of(make_figure("metric", value="final"), results, "min")
+    points = points_of(make_picture("metric", value="final"), results, "min")
     assert [p.y.mean for p in points] == [1.0, 0.75]
-    (point,) = points_of(make_figure(value="final"), results, "min")
+    (point,) = points_of(make_picture(value="final"), results, "min")
     assert point.y.mean == 0.75 - 1.0
 
 
@@ -419,7 +520,7 @@ def test_points_of_the_metric_show_one_method_without_the_other():
         make_result(0.25, sam=False, weight_decay=0.2),
         make_result(None, sam=False, weight_decay=0.4),
     ]
-    points = points_of(make_figure("metric"), results)
+    points = points_of(make_picture("metric"), results)
     assert [(p.line, p.y and p.y.mean, p.unfinished) for p in points] == [
         ("SAM, weight decay 0.1", 0.5, 0),
         ("SGD, weight decay 0.2", 0.25, 0),
@@ -437,14 +538,14 @@ def test_methods_are_lines_of_their_own():
         make_result(1.0, sam=True, method="asam", rho=0.1, width_mult=2.0),
     ]
     results = [*base, make_result(0.5, sam=True, rho=0.1), *asam]
-    points = points_of(make_figure(), results)
+    points = points_of(make_picture(), results)
     assert [(p.line, p.x, p.y and p.y.mean, p.rho) for p in points] == [
         ("method sam", 1000, 0.25, 0.1),
         ("method sam", 2000, None, None),
         ("method asam", 1000, 0.5, 0.1),
         ("method asam", 2000, 0.5, 0.1),
     ]
-    points = points_of(make_figure("metric"), results)
+    points = points_of(make_picture("metric"), results)
     assert [(p.line, p.x, p.y.mean) for p in points] == [
         ("SAM, method sam", 1000, 0.5),
         ("SGD", 1000, 0.25),
@@ -452,13 +553,47 @@ def test_methods_are_lines_of_their_own():
         ("SAM, method asam", 1000, 0.75),
         ("SAM, method asam", 2000, 1.0),
     ]
-    points = points_of(make_figure("metric", "rho"), [results[2], *asam[:2]])
+    points = points_of(make_picture("metric", "rho"), [results[2], *asam[:2]])
     assert [(p.line, p.x, p.is_best) for p in points] == [
         ("method sam", 0.1, True),
         ("method asam", 0.1, True),
         ("method asam", 0.2, False),
     ]
-    assert {p.line for p in points_of(make_figure(), [*base, *asam])} == {"method asam"}
+    assert {p.line for p in points_of(make_picture(), [*base, *asam])} == {
+        "method asam"
+    }
+
+
+def test_points_of_a_number_have_a_line_for_those_that_have_it():
+    """SAM at the rho that is best in the metric, not in the number, and the base
+    optimizer, where it has the number; a failed run leaves its seed out."""
+    results = [
+        make_result(0.5, sam=False, numbers={"val_loss": 3.0}),
+        make_result(0.5, sam=False, numbers={"val_loss": 2.0}, seed=1),
+        make_result(0.75, sam=True, rho=0.1, numbers={"val_loss": 4.0, "cosine": 0.5}),
+        make_result(None, sam=True, rho=0.1, seed=1),
+        make_result(0.25, sam=True, rho=0.2, numbers={"val_loss": 1.0, "cosine": 1.0}),
+    ]
+    points = points_of(make_picture("val_loss"), results)
+    assert [(p.line, p.x, p.y, p.rho, p.unfinished) for p in points] == [
+        ("SAM", 1000, (4.0, None, 1), 0.1, 1),
+        ("SGD", 1000, (2.5, 0.5, 2), None, 1),
+    ]
+    points = points_of(make_picture("cosine"), results)
+    assert [(p.line, p.y.mean) for p in points] == [("SAM", 0.5)]
+    points = points_of(make_picture("cosine", "rho"), results)
+    assert [(p.x, p.y.mean, p.is_best) for p in points] == [
+        (0.1, 0.5, True),
+        (0.2, 1.0, False),
+    ]
+    points = points_of(make_picture("seconds"), results)
+    assert [p.y.mean for p in points] == [2.0, 2.0]
+    results = [
+        make_result(0.5, sam=sam, pruner="snip", match_width=0.5, num_nonzero=250)
+        for sam in (True, False)
+    ]
+    points = points_of(make_picture("num_nonzero"), results)
+    assert [(p.line, p.y.mean) for p in points] == [("SAM", 250), ("SGD", 250)]
 
 
 def test_points_of_the_best_rho():
@@ -470,7 +605,7 @@ def test_points_of_the_best_rho():
         make_result(0.5, sam=True, rho=0.2, width_mult=2.0),
         make_result(None, sam=True, rho=0.1, width_mult=4.0),
     ]
-    points = points_of(make_figure("best_rho", "width_mult"), results)
+    points = points_of(make_picture("best_rho", "width_mult"), results)
     assert [(p.line, p.x, p.y) for p in points] == [
         ("SAM", 1.0, (0.2, None, 1)),
         ("SAM", 2.0, (0.1, None, 1)),
@@ -492,7 +627,7 @@ def test_points_over_rho_mark_the_best():
         make_result(None, sam=True, rho=0.4, width_mult=2.0),
         make_result(None, sam=False, width_mult=2.0),
     ]
-    points = points_of(make_figure("metric", "rho"), results)
+    points = points_of(make_picture("metric", "rho"), results)
     assert [(p.line, p.x, p.y and p.y.mean, p.is_best) for p in points] == [
         (f"width {TIMES} 1", 0.1, 0.5, False),
         (f"width {TIMES} 1", 0.2, 0.75, True),
@@ -516,7 +651,7 @@ def test_points_over_sparsity_are_at_the_measured_one():
         results.append(make_result(0.75, sam=True, **options))
     results.append(make_result(0.5, sam=False))
     results.append(make_result(1.0, sam=True))
-    points = points_of(make_figure(x="sparsity"), results)
+    points = points_of(make_picture(x="sparsity"), results)
     assert [(p.line, p.x, p.y.mean) for p in points] == [
         ("pruner snip", 0.0, 0.5),
         ("pruner snip", 0.5, 0.25),
@@ -533,7 +668,7 @@ def test_an_option_that_does_not_vary_is_one_place():
         for sam in (True, False)
         for width in (1.0, 2.0)
     ]
-    points = points_of(make_figure(x="depth"), results)
+    points = points_of(make_picture(x="depth"), results)
     assert [(p.line, p.x) for p in points] == [
         (f"width {TIMES} 1", 3),
         (f"width {TIMES} 2", 3),
@@ -543,8 +678,8 @@ def test_an_option_that_does_not_vary_is_one_place():
 def test_the_files_hold_every_number(tmp_path):
     """The CSV is the points, runs.csv the runs, the failed one with its failure; the
     summary counts them."""
-    drawn, results = make_figure(), make_gains()
-    paths = draw_figure(drawn, results, tmp_path)
+    drawn, results = make_picture(), make_gains()
+    paths = draw_alone(drawn, results, tmp_path)
     names = ["made.png", "made.svg", "made.csv", "runs.csv", "summary.json"]
     folder = tmp_path / "figures" / "made"
     assert paths == [folder / name for name in names]
@@ -569,7 +704,7 @@ def test_the_files_hold_every_number(tmp_path):
             str(result.config.sam),
         )
         assert row["num_params"] == str(result.num_params)
-        assert row["best"] == ("" if result.best is None else str(result.best))
+        assert row["best"] == ("" if result.failure else str(result.best))
         assert row["failure"] == (result.failure or "")
     summary = json.loads(paths[4].read_text())
     assert (summary["runs"], summary["finished"]) == (16, 15)
@@ -578,6 +713,9 @@ def test_the_files_hold_every_number(tmp_path):
     assert summary["varied"]["label_noise"] == [0.0, 0.5]
     assert summary["config"]["optimizer"] == "sgd"
     assert "label_noise" not in summary["config"]
+    packages = {"python", "keras", keras.backend.backend(), "samkeras"}
+    assert summary["versions"].keys() == packages
+    assert summary["machine"]["devices"]
 
 
 def test_a_point_without_y_is_a_row(tmp_path):
@@ -588,10 +726,39 @@ def test_a_point_without_y_is_a_row(tmp_path):
         make_result(None, sam=False, width_mult=2.0),
         make_result(None, sam=True, width_mult=2.0),
     ]
-    paths = draw_figure(make_figure(), results, tmp_path)
+    paths = draw_alone(make_picture(), results, tmp_path)
     _, row = read_csv(paths[2])
     assert (row["num_params"], row["gain"], row["seeds"]) == ("2000", "", "0")
     assert (row["rho"], row["unfinished_runs"]) == ("", "2")
+
+
+def test_a_number_is_in_the_files_and_the_picture_by_its_name(tmp_path, axes):
+    """What the axis is called follows from the name."""
+    results = [
+        make_result(0.5, sam=sam, numbers={"best_val_error_rate": 0.25 + sam})
+        for sam in (True, False)
+    ]
+    paths = draw_alone(make_picture("best_val_error_rate"), results, tmp_path)
+    numbers = [row["best_val_error_rate"] for row in read_csv(paths[2])]
+    assert numbers == ["1.25", "0.25"]
+    assert [row["best_val_error_rate"] for row in read_csv(paths[3])] == numbers
+    assert axes[0].get_ylabel() == "best validation error rate"
+    draw_alone(make_picture("seconds"), results, tmp_path)
+    assert axes[-1].get_ylabel() == "seconds"
+
+
+def test_a_number_that_no_run_has_is_said_with_those_there_are(tmp_path):
+    """Where some are finished; what fails may be finished later."""
+    results = [make_result(0.5, sam=True), make_result(None, sam=False)]
+    with pytest.raises(InputError) as raised:
+        draw_alone(make_picture("best_val_acuracy"), results, tmp_path)
+    assert str(raised.value) == (
+        "made: no finished run has a number best_val_acuracy; they have "
+        "best_val_accuracy, final_val_accuracy, seconds, num_params, num_nonzero; "
+        "did you mean best_val_accuracy?"
+    )
+    assert not list(tmp_path.iterdir())
+    draw_alone(make_picture("best_val_acuracy"), results[1:], tmp_path)
 
 
 def test_a_figure_without_any_finished_run_is_drawn(tmp_path, axes):
@@ -602,7 +769,7 @@ def test_a_figure_without_any_finished_run_is_drawn(tmp_path, axes):
         for width in (1.0, 2.0)
     ]
     for y, x in (("gain", "num_params"), ("metric", "rho"), ("best_rho", "width_mult")):
-        rows = read_csv(draw_figure(make_figure(y, x), results, tmp_path)[2])
+        rows = read_csv(draw_alone(make_picture(y, x), results, tmp_path)[2])
         assert [(row[y], row["seeds"]) for row in rows] == 2 * [("", "0")]
         crosses = line_of(axes[-1], "runs failed or missing")
         assert crosses.get_xdata().tolist() == [float(row[x]) for row in rows]
@@ -618,14 +785,15 @@ def test_a_gain_over_sizes_has_its_correlation(monkeypatch, num_sizes):
         results.append(make_result(width / 8, sam=True, width_mult=float(width)))
     expected = {"value": 1.0, "low": 1.0, "high": 1.0} if num_sizes == 3 else None
 
-    def summarize(drawn, results):
-        summary = picture.summarize(drawn, results, compare(results, "max"))
+    def correlate(drawn, results):
+        comparisons = compare(results, "max")
+        summary = summarize(make_figure(drawn), drawn, results, comparisons)
         return json.loads(json.dumps(summary))["correlation"]
 
-    assert summarize(make_figure(), results) == expected
+    assert correlate(make_picture(), results) == expected
     noisy = make_result(0.5, sam=False, label_noise=0.5)
-    assert summarize(make_figure(), [*results, noisy]) is None
-    assert summarize(make_figure("metric"), results) is None
+    assert correlate(make_picture(), [*results, noisy]) is None
+    assert correlate(make_picture("metric"), results) is None
 
 
 def line_of(drawn, label):
@@ -638,7 +806,7 @@ def test_the_picture_shows_the_points(tmp_path, axes):
     paper's curve, what they are called, and what was changed for this study."""
     paper = {"x": [1000, 2000], "y": [0.5, 0.25]}
     changes = {"epochs": "6", "seed": "0,1"}
-    draw_figure(make_figure(paper=paper, changes=changes), make_gains(), tmp_path)
+    draw_alone(make_picture(paper=paper), make_gains(), tmp_path, changes=changes)
     drawn = axes[0]
     assert (drawn.get_xscale(), drawn.get_yscale()) == ("log", "linear")
     assert line_of(drawn, "label noise 0").get_xydata().tolist() == [
@@ -675,7 +843,7 @@ def test_a_single_point_with_a_failed_run_is_in_the_picture(tmp_path, axes):
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_figure(make_figure(), results, tmp_path)
+        draw_alone(make_picture(), results, tmp_path)
     (left, right), (bottom, top) = axes[0].get_xlim(), axes[0].get_ylim()
     assert left < 900
     assert right > 1100
@@ -693,7 +861,7 @@ def test_the_picture_circles_the_best_rho(tmp_path, axes):
         for width, bests in ((1.0, (0.25, 0.5, 0.25)), (2.0, (0.25, 0.5, 0.75)))
         for rho, best in zip((0.1, 0.2, 0.4), bests, strict=True)
     ]
-    draw_figure(make_figure("metric", "rho"), results, tmp_path)
+    draw_alone(make_picture("metric", "rho"), results, tmp_path)
     drawn = axes[0]
     assert (drawn.get_xlabel(), drawn.get_ylabel()) == ("rho", "accuracy")
     ticks = [tick.get_text() for tick in drawn.get_xticklabels(which="both")]
@@ -708,8 +876,8 @@ def test_the_picture_circles_the_best_rho(tmp_path, axes):
 
 def test_drawing_again_gives_the_same_files(tmp_path):
     """To the byte: no date and no random names."""
-    first = draw_figure(make_figure(), make_gains(), tmp_path / "first")
-    second = draw_figure(make_figure(), make_gains(), tmp_path / "second")
+    first = draw_alone(make_picture(), make_gains(), tmp_path / "first")
+    second = draw_alone(make_picture(), make_gains(), tmp_path / "second")
     for one, other in list(zip(first, second, strict=True))[:-1]:  # not the summary
         assert one.read_bytes() == other.read_bytes(), one.name
 
@@ -724,10 +892,13 @@ def test_a_command_trains_and_draws(draw, recorded, store, tmp_path, monkeypatch
     assert parent.data.tags["figure"] == parent.info.run_name == "tiny"
     assert parent.info.status == "FINISHED"
     client = MlflowClient(store)
-    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    place = "figures/tiny"
+    files = client.list_artifacts(parent.info.run_id, place)
     made = {"tiny.png", "tiny.svg", "tiny.csv"}
-    assert files == {*made, "runs.csv", "summary.json"}
-    path = client.download_artifacts(parent.info.run_id, "tiny.csv", str(tmp_path))
+    names = {*made, "runs.csv", "summary.json"}
+    assert {file.path for file in files} == {f"{place}/{name}" for name in names}
+    path = f"{place}/tiny.csv"
+    path = client.download_artifacts(parent.info.run_id, path, str(tmp_path))
     assert read_csv(path) == rows
     assert [int(row["num_params"]) for row in rows] == [1021, 2041]
     for row, width in zip(rows, ("0.1", "0.2"), strict=True):
@@ -749,6 +920,45 @@ def test_a_command_trains_and_draws(draw, recorded, store, tmp_path, monkeypatch
     assert {r.info.run_id for r in recorded().values()} == {
         r.info.run_id for r in runs.values()
     }
+
+
+def test_one_command_draws_all_pictures_of_a_grid(
+    draw, recorded, write, store, tmp_path, monkeypatch
+):
+    """Each with files of its own, their numbers what MLflow has; one of a number that
+    no run has costs no other; one alone, by its name, is drawn of the same runs."""
+    numbers = ("val_loss", "loss", "grad_cosine")
+    pictures = [{"y": "gain", "x": "num_params"}]
+    for name in (*numbers, "grad_cosin"):
+        pictures.append({"name": name, "y": name, "x": "num_params"})
+    write("tiny", {**RUNS, "pictures": pictures})
+    # As of a workload that has a score, of which it is not known what it gives.
+    monkeypatch.setattr(drawing, "list_numbers", lambda _: ([], False))
+    code, rows, err = draw()
+    assert code == 1
+    assert "run.py: grad_cosin: no finished run has a number grad_cosin" in err
+    assert "did you mean grad_cosine?" in err
+    assert all(row["gain"] for row in rows)
+    runs = recorded()
+    client, parent = MlflowClient(store), runs["figure"].info.run_id
+    folders = {file.path for file in client.list_artifacts(parent, "figures")}
+    assert folders == {f"figures/{name}" for name in ("tiny", *numbers)}
+    for name in numbers:
+        lines = {"SAM": "true", "SGD": "false"}
+        for row in read_csv(tmp_path / "runs" / "figures" / name / f"{name}.csv"):
+            width = {"1021": "0.1", "2041": "0.2"}[row["num_params"]]
+            metrics = runs[width, lines[row["line"]]].data.metrics
+            assert float(row[name]) == pytest.approx(metrics[name])
+    trained = read_csv(tmp_path / "runs" / "figures" / "loss" / "loss.csv")
+    assert [row["line"] for row in trained] == ["SAM", "SAM", "SGD", "SGD"]
+
+    def train(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(workers, "train", train)
+    code, found, _ = draw(name="loss")
+    assert (code, found) == (0, trained)
+    assert recorded()["figure"].info.run_id == parent
 
 
 def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatch):
@@ -794,7 +1004,7 @@ def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(run)
-        return Result(run.config, 1000, 1000, 0.5, 0.5, 1.0)
+        return make_trained(run.config)
 
     monkeypatch.setattr(workers, "train", train)
     code, rows, _ = draw()
@@ -819,18 +1029,18 @@ def studies(tmp_path_factory):
     NAMES if keras.backend.backend() == "jax" else ["figure1_mnist", "figure5a_mnist"],
 )
 def test_every_small_study_runs_to_its_picture(name, studies, capsys):
-    """With `--preset small`, on its sample: a point from every run, and a picture."""
+    """With `--preset small`, on its sample: a point from every run, and pictures."""
     places = ["--run_dir", str(studies / "runs")]
     places += ["--tracking_uri", f"sqlite:///{studies}/mlflow.db"]
     target = f"configs/figures/{name}.yaml"
     code = command.main([target, "--preset", "small", *places])
     out, err = capsys.readouterr()
     assert code == 0, out + err
-    folder = studies / "runs" / "figures" / name
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["finished"] == summary["runs"] > 0
-    points = read_csv(folder / f"{name}.csv")
-    y = read_figure(name).y
-    assert len(points) > 1
-    assert all(math.isfinite(float(point[y])) for point in points)
-    assert (folder / f"{name}.png").stat().st_size > 0
+    for drawn in read_figure(FIGURES / f"{name}.yaml").pictures:
+        folder = studies / "runs" / "figures" / drawn.name
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["finished"] == summary["runs"] > 0
+        points = read_csv(folder / f"{drawn.name}.csv")
+        assert len(points) > 1
+        assert all(math.isfinite(float(point[drawn.y])) for point in points)
+        assert (folder / f"{drawn.name}.png").stat().st_size > 0

@@ -455,9 +455,9 @@ def test_files_are_uploaded_when_they_change(
     """Each recorded file is uploaded once for each time; a missing one is reported."""
     uploads, upload = [], MlflowClient.log_artifact
 
-    def count(self, run_id, path):
+    def count(self, run_id, path, *place):
         uploads.append(Path(path).name)
-        upload(self, run_id, path)
+        upload(self, run_id, path, *place)
 
     monkeypatch.setattr(MlflowClient, "log_artifact", count)
     weights = tmp_path / "run" / "best.weights.h5"
@@ -680,3 +680,16 @@ def test_the_default_store_is_never_inside_a_package(tmp_path, monkeypatch):
     assert home(packages) == tmp_path
     monkeypatch.setattr(targets, "is_checkout", lambda folder: False)
     assert resolve_uri(None) == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+
+
+def test_a_record_knows_the_last_value_of_each_metric(tracker, tmp_path):
+    """Those of before too, where a run goes on."""
+    run = tracker().start("name", {}, None, tmp_path / "run")
+    run.log_metrics({"loss": 2.0, "accuracy": 0.5}, step=0)
+    run.log_metrics({"loss": 1.0}, step=1)
+    assert run.metrics == {"loss": 1.0, "accuracy": 0.5}
+    run.end("KILLED")
+    run = tracker().start("name", {}, None, tmp_path / "run")
+    run.log_metrics({"loss": 7.0, "best_loss": 1.0}, step=1)  # loss is not recorded
+    assert run.metrics == {"loss": 1.0, "accuracy": 0.5, "best_loss": 1.0}
+    run.end("FINISHED")

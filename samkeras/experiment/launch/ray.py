@@ -13,7 +13,8 @@ from samkeras.experiment.launch.workers import ATTEMPTS, Job, give_up, train_alo
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import CODE, Target, is_checkout
 from samkeras.experiment.runs.progress import ProgressDisplay
-from samkeras.experiment.runs.run import Result, Run
+from samkeras.experiment.runs.result import Result
+from samkeras.experiment.runs.run import Run
 from samkeras.experiment.tracking.record import Tracker
 from samkeras.experiment.tracking.tracker import resolve_uri
 

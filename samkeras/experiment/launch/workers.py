@@ -21,8 +21,8 @@ from samkeras.experiment.runs.interrupt import (
     raise_interrupt,
 )
 from samkeras.experiment.runs.progress import ProgressDisplay, RunProgress
+from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import (
-    Result,
     Run,
     start_record,
     train,

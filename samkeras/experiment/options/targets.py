@@ -31,6 +31,9 @@ def is_checkout(folder: Path) -> bool:
 ROOT = CODE if is_checkout(CODE) else CODE / "samkeras"
 FIGURES = ROOT / "configs" / "figures"
 REPORT = "report"
+# In a figure's file. Parsing them all would take longer than all else that --help does.
+_TITLE = re.compile(r"^title: *(.*)$", re.MULTILINE)
+_NAME = re.compile(r"""^[^#\n]*\bname: *['"]?([\w.-]+)""", re.MULTILINE)
 
 
 def home(code: Path = CODE) -> Path:
@@ -209,13 +212,15 @@ def describe_target(target: Target) -> str:
 
 
 def _find_title(path: Path) -> str:
+    found = _TITLE.search(_read(path))
+    return found[1].strip("'\"") if found else ""
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text("utf-8", errors="replace")
+        return path.read_text("utf-8", errors="replace")
     except OSError:
         return ""
-    # Parsing thirty files would take longer than all else that --help does.
-    found = re.search(r"^title: *(.*)$", text, re.MULTILINE)
-    return found[1].strip("'\"") if found else ""
 
 
 def numbers_as_such(path: Path) -> list[int | str]:
@@ -274,13 +279,25 @@ def _resolve_module(name: str) -> Target:
     return Target(path.stem, name, path, path.with_suffix(".yaml"))
 
 
+def list_pictures() -> dict[str, Path]:
+    """The pictures that have a name in a study's file of configs/figures/, each with
+    that file."""
+    pictures: dict[str, Path] = {}
+    for path in sorted(FIGURES.glob("*.yaml"), key=numbers_as_such):
+        for name in _NAME.findall(_read(path)):
+            pictures.setdefault(name, path)
+    return pictures
+
+
 def _resolve_figure(target: str, folder: Path, stem: str) -> Path:
-    """A study's file, of configs/figures/ or of any other folder."""
+    """A study's file, of configs/figures/ or of any other folder, or the one that a
+    picture of a study would have."""
     path = Path(os.path.expanduser(target)).absolute()
     if path.is_file():
         return path
+    known = {*(path.stem for path in FIGURES.glob("*.yaml")), *list_pictures()}
     in_place = str(folder) == "." or str(folder).endswith("figures")
-    if in_place and (found := FIGURES / f"{stem}.yaml").exists():
-        return found
-    hint = nearest(f"{stem}.yaml", [path.name for path in FIGURES.glob("*.yaml")])
+    if in_place and stem in known:
+        return FIGURES / f"{stem}.yaml"
+    hint = nearest(f"{stem}.yaml", [f"{name}.yaml" for name in known])
     raise InputError(f"unknown figure {target}: `python run.py` lists them{hint}")

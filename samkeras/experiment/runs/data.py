@@ -54,7 +54,10 @@ def load_data(config: Config) -> Splits:
             )
     if Augmentation.of(config).augment and len(splits.info.input_shape) != 3:
         raise InputError(f"--augment needs images, and {splits.info.name} has none")
-    if MaxLength.of(config).max_length is not None and splits.info.vocabulary_size is None:
+    if (
+        MaxLength.of(config).max_length is not None
+        and splits.info.vocabulary_size is None
+    ):
         raise InputError(f"--max_length needs words, and {splits.info.name} has none")
     if Treebank.of(config).word_dropout and splits.info.word_counts is None:
         raise InputError(

@@ -12,9 +12,9 @@ import numpy as np
 from samkeras.backend import backend
 from samkeras.data.atari import Game
 from samkeras.data.batches import Batches
+from samkeras.experiment.options.groups import Config
 from samkeras.experiment.runs import checkpoint
 from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
-from samkeras.experiment.options.groups import Config
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.schedule import learning_rate_at

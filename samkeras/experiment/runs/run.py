@@ -3,27 +3,25 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import io
 import math
 import os
-import platform
 import random
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 import samkeras
+from samkeras.data.atari import Game
+from samkeras.data.examples import Examples
 from samkeras.errors import InputError
-from samkeras.experiment.runs import data
-from samkeras.experiment.runs.checkpoint import Checkpoints, has_checkpoint
+from samkeras.experiment.machine import find_versions
 from samkeras.experiment.options.config import (
     plain_values,
     result_fields,
@@ -38,23 +36,24 @@ from samkeras.experiment.options.groups import (
     LabelNoise,
     Linearized,
 )
-from samkeras.experiment.runs.interrupt import StopRequest
-from samkeras.files import replace_file
 from samkeras.experiment.options.methods import ARGUMENTS, CLASS_OPTIONS, CLASSES
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.experiment.runs import data
+from samkeras.experiment.runs.checkpoint import Checkpoints, has_checkpoint
+from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.ppo_recorder import PPORecorder
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.recorder import Recorder
+from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.schedule import build_schedule
 from samkeras.experiment.tracking.record import Record, Tracker
+from samkeras.files import replace_file
 from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.methods import Method
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
-from samkeras.data.atari import Game
-from samkeras.data.examples import Examples
 from samkeras.workload import DataInfo, Splits, Workload
 
 # Options that the library's messages mention, by the names of its arguments.
@@ -106,19 +105,6 @@ class Run:
         now, old = (Path(run_dir) / f"{self.name}_{mark[:8]}" for mark in marks)
         is_old = old.exists() and not now.exists()
         return (old, marks.old) if is_old else (now, marks.now)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came out of a run; without metrics if it failed or is missing."""
-
-    config: Config
-    num_params: int
-    num_nonzero: int
-    best: float | None = None
-    final: float | None = None
-    seconds: float | None = None
-    failure: str | None = None
 
 
 def build_model(run: Run, info: DataInfo) -> keras.Model:
@@ -260,9 +246,7 @@ def train(
                 progress=progress,
                 stop=stop,
             )
-            recorder.fit(
-                model, batches, data.make_batches(config, splits.validation)
-            )
+            recorder.fit(model, batches, data.make_batches(config, splits.validation))
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
     except KeyboardInterrupt:
@@ -279,10 +263,7 @@ def train(
     with contextlib.suppress(OSError):  # they are of no use any more
         checkpoints.clear()
     return dataclasses.replace(
-        result,
-        best=recorder.best,
-        final=recorder.final,
-        seconds=time.monotonic() - started,
+        result, numbers={**logger.metrics, "seconds": time.monotonic() - started}
     )
 
 
@@ -483,7 +464,6 @@ def _record_setup(
     splits: Splits,
 ) -> None:
     config, folder = run.config, logger.folder
-    backend = keras.backend.backend()
     devices = data.run_devices(config)
     content = splits.content._asdict() if splits.content else {}
     logger.log_params(
@@ -495,13 +475,10 @@ def _record_setup(
             "workload_version": run.workload.version,
             "num_params": size.num_params,
             "num_nonzero_params": size.num_nonzero,
-            "keras_backend": backend,
+            "keras_backend": keras.backend.backend(),
             "device": devices[0].split(":")[0],
             "num_devices": len(devices),
-            "keras_version": keras.__version__,
-            f"{backend}_version": importlib.metadata.version(backend),
-            "samkeras_version": samkeras.__version__,
-            "python_version": platform.python_version(),
+            **{f"{name}_version": text for name, text in find_versions().items()},
         }
     )
     (folder / "config.yaml").write_text(to_yaml(config))

@@ -5,14 +5,15 @@ import statistics
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from samkeras.experiment.options.config import result_fields, varied_fields
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import OPTIONS
-from samkeras.experiment.runs.run import Result
+from samkeras.experiment.runs.result import Result
+from samkeras.experiment.studies.figure import Value
 
 # A method is taken at the values of these that are best for it.
 RULE_FIELDS = tuple(name for name in OPTIONS if name != "method")
@@ -20,7 +21,7 @@ COMPARED_FIELDS = ("sam", *RULE_FIELDS, "seed")
 BOOTSTRAP_DRAWS = 2000
 
 Mode = Literal["max", "min"]
-Value = Literal["best", "final"]
+Rule = tuple[Any, ...]  # values of RULE_FIELDS
 
 
 class Estimate(NamedTuple):
@@ -49,10 +50,10 @@ class Comparison:
         mode: whether "max" or "min" of the metric is best.
     """
 
-    fields: dict
+    fields: dict[str, Any]
     base: dict[int, Result]
-    by_rule: dict[tuple, dict[int, Result]]
-    rule: tuple | None
+    by_rule: dict[Rule, dict[int, Result]]
+    rule: Rule | None
     num_params: int
     num_nonzero: int
     unfinished: list[Result]
@@ -61,12 +62,12 @@ class Comparison:
     @property
     def sam(self) -> dict[int, Result]:
         """SAM's finished runs at its best rho, by seed."""
-        return self.by_rule.get(self.rule, {})
+        return {} if self.rule is None else self.by_rule[self.rule]
 
     @property
     def rho(self) -> float | None:
         """SAM's best rho."""
-        return self.rule and self.rule[RULE_FIELDS.index("rho")]
+        return None if self.rule is None else rho_of(self.rule)
 
     @property
     def sparsity(self) -> float:
@@ -101,7 +102,7 @@ def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
     varied = [n for n in varied_fields(configs) if n not in COMPARED_FIELDS]
     methods = dict.fromkeys(config.method for config in configs if config.sam)
     names = dict.fromkeys(("width_mult", *varied))
-    groups = {}
+    groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         fields = result_fields(result.config)
         own = fields["method"]
@@ -115,8 +116,9 @@ def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
     ]
 
 
-def _compare(fields: dict, results: list[Result], mode: Mode) -> Comparison:
-    base, by_rule = {}, {}
+def _compare(fields: dict[str, Any], results: list[Result], mode: Mode) -> Comparison:
+    base: dict[int, Result] = {}
+    by_rule: dict[Rule, dict[int, Result]] = {}
     for result in results:
         if result.failure is not None:
             continue
@@ -135,20 +137,25 @@ def _compare(fields: dict, results: list[Result], mode: Mode) -> Comparison:
     )
 
 
-def rule_of(config: Config) -> tuple:
+def rule_of(config: Config) -> Rule:
     """The values of RULE_FIELDS of one of SAM's runs; None for those without effect."""
     return tuple(
         None if name in config.unused else getattr(config, name) for name in RULE_FIELDS
     )
 
 
-def _choose_rule(by_rule: dict[tuple, dict[int, Result]], mode: Mode) -> tuple:
+def rho_of(rule: Rule) -> float:
+    """The rho of a rule."""
+    return rule[RULE_FIELDS.index("rho")]
+
+
+def _choose_rule(by_rule: dict[Rule, dict[int, Result]], mode: Mode) -> Rule:
     most = max(map(len, by_rule.values()))
     sign = 1 if mode == "max" else -1
 
-    def loss(rule):
+    def loss(rule: Rule) -> tuple[float, float]:
         mean = statistics.fmean(result.best for result in by_rule[rule].values())
-        return -sign * mean, rule[RULE_FIELDS.index("rho")]
+        return -sign * mean, rho_of(rule)
 
     return min((rule for rule in by_rule if len(by_rule[rule]) == most), key=loss)
 
@@ -190,7 +197,7 @@ def correlate_gains(
     sizes, gains = zip(*pairs, strict=True)
     random = np.random.default_rng(0)
 
-    def correlate(means):
+    def correlate(means: Sequence[float]) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of gains that are all the same
             return float(spearmanr(sizes, means).statistic)

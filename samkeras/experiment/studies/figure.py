@@ -1,10 +1,11 @@
-"""A figure of the paper: a grid of runs and what is drawn of them."""
+"""A figure of the paper: a grid of runs and the pictures that are drawn of them."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.config import option_types, with_new_names
@@ -17,7 +18,7 @@ from samkeras.experiment.options.parsing import (
     parse_command,
 )
 from samkeras.experiment.options.strict_yaml import read_yaml
-from samkeras.experiment.options.targets import FIGURES, find_target, list_workloads
+from samkeras.experiment.options.targets import Target, list_pictures, resolve_target
 
 X = (
     "num_params",
@@ -29,42 +30,63 @@ X = (
     "weight_decay",
 )
 Y = ("gain", "metric", "best_rho")
-VALUES = ("best", "final")
-RUN_FIELDS = ("workload", "grid", "variants", "small")
-NOT_IN_FILE = ("name", "changes")
+Value = Literal["best", "final"]
+VALUES: tuple[Value, ...] = get_args(Value)
 
 Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """What a file in configs/figures/ says.
+class Picture:
+    """What is drawn of a figure's runs.
 
     Attributes:
-        name: the file's, without its ending.
+        name: names its files.
         title: one line.
-        workload: the task.
-        grid: options of the runs; a list is a dimension of the grid.
-        variants: options that win over the grid's; the runs are those of each of them.
-        small: options that `--preset small` puts in the place of all those.
-        y: "gain", SAM minus base at SAM's best rho; "metric", of both; "best_rho".
+        y: "gain", SAM minus base at SAM's best rho; "metric", of both; "best_rho"; or
+            a number of the runs by its name, such as "grad_cosine", of both.
         x: what it is drawn over, one of X; other options that vary become lines.
-        value: the "best" of a run's epochs, the paper's early stopping, or the "final".
+        value: the "best" of a run's epochs, the paper's early stopping, or the "final",
+            of a gain or metric.
         paper: the paper's own curve, {"x": [...], "y": [...]}, if it has one.
-        changes: options, with their values, that were given in the place of the file's.
     """
 
     name: str
     title: str
-    workload: str
     y: str
     x: str
+    value: Value = "best"
+    paper: dict[str, list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a study's file says.
+
+    Attributes:
+        path: the file.
+        title: one line.
+        target: the workload.
+        grid: options of the runs, as YAML has them; a list is a dimension of the grid.
+        pictures: what is drawn of them.
+        variants: options that win over the grid's; the runs are those of each of them.
+        small: options that `--preset small` puts in the place of all those.
+        changes: options, with their values, that were given in the place of the file's.
+    """
+
+    path: Path
+    title: str
+    target: Target
     grid: Options
+    pictures: Sequence[Picture]
     variants: Sequence[Options] = ({},)
     small: Options = field(default_factory=dict)
-    value: str = "best"
-    paper: dict[str, list[float]] | None = None
     changes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The file's, without its ending."""
+        return self.path.stem
 
     def options(self, preset: str | None) -> list[Options]:
         """The options of its runs, for each variant.
@@ -78,6 +100,12 @@ class Figure:
         return [{**self.grid, **variant, **small} for variant in self.variants]
 
 
+FIGURE_FIELDS = ("title", "workload", "grid", "variants", "small", "pictures")
+PICTURE_FIELDS = tuple(f.name for f in dataclasses.fields(Picture))
+# What a file without a list of pictures says of its only one.
+ONLY_FIELDS = tuple(name for name in PICTURE_FIELDS if name not in ("name", "title"))
+
+
 def parse_figure(path: Path, arguments: list[str]) -> tuple[Figure, Command]:
     """A figure and its runs: those of its file, with `--preset small` and any other
     options in the place of what it says.
@@ -85,73 +113,141 @@ def parse_figure(path: Path, arguments: list[str]) -> tuple[Figure, Command]:
     Raises:
         InputError: the file, an option or a value is wrong.
     """
-    figure = read_figure(path.stem)
-    target = find_target(figure.workload)
+    figure = read_figure(path)
+    target = figure.target
     known = {**option_types(target), "preset": str}
     given = dict(pair_options(arguments, target, known))
     others = (*SESSION_FIELDS, *DIRECTIVES)
     of_runs = {name: v for name, v in given.items() if name not in others}
     variants = figure.options(given.pop("preset", None))
-    variants = [with_new_names(options, path) for options in variants]
-    study = Study(path, figure.title, variants)
+    variants = [with_new_names(options, figure.path) for options in variants]
+    study = Study(figure.path, figure.title, variants)
     command = parse_command(target, arguments, given, study)
     return dataclasses.replace(figure, changes=of_runs), command
 
 
-def read_figure(name: str) -> Figure:
-    """Reads configs/figures/<name>.yaml.
+def read_figure(path: Path) -> Figure:
+    """Reads a study's file; where it is not there, but a picture of its name is in
+    another one of configs/figures/, that one with this picture alone.
 
     Raises:
         InputError: it is not one of a figure.
     """
-    path = FIGURES / f"{name}.yaml"
-    values = _read(path)
-    if "runs_of" in values:
-        given = [field for field in RUN_FIELDS if field in values]
-        if given:
-            raise InputError(f"{path}: give runs_of or {given[0]}, not both")
-        other = values.pop("runs_of")
-        if not (FIGURES / f"{other}.yaml").exists():
-            names = [p.stem for p in FIGURES.glob("*.yaml")]
-            raise InputError(
-                f"{path}: runs_of: unknown figure {other}{nearest(str(other), names)}"
-            )
-        runs = _read(FIGURES / f"{other}.yaml")
-        values.update({name: runs[name] for name in RUN_FIELDS if name in runs})
-    for required in ("title", "workload", "grid", "x", "y"):
-        if required not in values:
-            raise InputError(f"{path} needs the field {required}")
-    figure = Figure(name, **values)
-    _check(path, figure)
+    if path.exists() or path.stem not in (owners := list_pictures()):
+        return _read(path)
+    figure = _read(owners[path.stem])
+    pictures = [picture for picture in figure.pictures if picture.name == path.stem]
+    return dataclasses.replace(figure, pictures=pictures)
+
+
+def _read(path: Path) -> Figure:
+    values = read_yaml(path)
+    _check_fields(path, values, (*FIGURE_FIELDS, *ONLY_FIELDS), FIGURE_FIELDS[:3])
+    if not isinstance(values["title"], str):
+        raise InputError(f"{path}: title must be text. Received: {values['title']}")
+    only = {name: values.pop(name) for name in ONLY_FIELDS if name in values}
+    if "pictures" in values and only:
+        raise InputError(f"{path}: give pictures or {next(iter(only))}, not both")
+    values["target"] = _find_target(path, values.pop("workload"))
+    default = Picture(path.stem, values["title"], y="", x="")
+    if "pictures" in values:
+        values["pictures"] = _read_pictures(path, values["pictures"], default)
+    else:
+        values["pictures"] = [_read_picture(str(path), only, default)]
+    figure = Figure(path, **values)
+    _check_figure(figure)
     return figure
 
 
-def _read(path: Path) -> dict:
-    values = read_yaml(path)
-    names = [f.name for f in dataclasses.fields(Figure) if f.name not in NOT_IN_FILE]
+def _find_target(path: Path, name: object) -> Target:
+    """A file's workload: as a target names one, or the path of a .py file from the
+    file's own folder."""
+    beside = path.parent / str(name)
+    try:
+        target = resolve_target(str(beside if beside.is_file() else name))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(target, Target):
+        raise InputError(f"{path}: workload must be one. Received: {name}")
+    return target
+
+
+def _read_pictures(path: Path, given: object, default: Picture) -> list[Picture]:
+    if not isinstance(given, list) or not given:
+        raise InputError(f"{path}: pictures must be a list of what is drawn")
+    pictures = [
+        _read_picture(f"{path}: pictures[{i}]", fields, default)
+        for i, fields in enumerate(given)
+    ]
+    names = [picture.name for picture in pictures]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{path}: two pictures have the name {name}")
+    return pictures
+
+
+def _read_picture(where: str, fields: object, default: Picture) -> Picture:
+    if not isinstance(fields, dict):
+        raise InputError(f"{where} must hold fields and values, such as `y: gain`")
+    _check_fields(where, fields, PICTURE_FIELDS, ("x", "y"))
+    if "value" in fields and fields["y"] not in ("gain", "metric"):
+        raise InputError(f"{where}: value needs y: gain or metric")
+    picture = dataclasses.replace(default, **fields)
+    _check_picture(where, picture)
+    return picture
+
+
+def _check_fields(
+    where: object, values: Options, known: Sequence[str], needed: Sequence[str]
+) -> None:
     for name in values:
-        if name not in (*names, "runs_of"):
-            raise InputError(f"{path}: unknown field {name}{nearest(str(name), names)}")
-    return values
-
-
-def _check(path: Path, figure: Figure) -> None:
-    choices = {"workload": list_workloads(), "x": X, "y": Y, "value": VALUES}
-    for name, allowed in choices.items():
-        value = getattr(figure, name)
-        if value not in allowed:
+        if name not in known:
             raise InputError(
-                f"{path}: {name} must be one of {', '.join(allowed)}. Received: "
-                f"{value}{nearest(str(value), allowed)}"
+                f"{where}: unknown field {name}{nearest(str(name), known)}"
             )
-    if figure.x not in ("num_params", *option_types(find_target(figure.workload))):
+    for name in needed:
+        if name not in values:
+            raise InputError(f"{where} needs the field {name}")
+
+
+def _check_choice(
+    where: object, name: str, value: object, allowed: Sequence[str]
+) -> None:
+    if value not in allowed:
         raise InputError(
-            f"{path}: workloads/{figure.workload} has no option {figure.x}"
+            f"{where}: {name} must be one of {', '.join(allowed)}. Received: "
+            f"{value}{nearest(str(value), allowed)}"
         )
-    if not isinstance(figure.title, str):
-        raise InputError(f"{path}: title must be text. Received: {figure.title}")
-    if figure.x == "rho" and figure.y != "metric":
-        raise InputError(f"{path}: x: rho needs y: metric. Received: y: {figure.y}")
+
+
+def _check_picture(where: object, picture: Picture) -> None:
+    _check_choice(where, "x", picture.x, X)
+    _check_choice(where, "value", picture.value, VALUES)
+    for name in ("title", "y"):
+        value = getattr(picture, name)
+        if not isinstance(value, str):
+            raise InputError(f"{where}: {name} must be text. Received: {value}")
+    # It names files.
+    if not re.fullmatch(r"\w[\w.-]*", str(picture.name)):
+        raise InputError(
+            f"{where}: name must be letters, digits, _, . and -. Received: "
+            f"{picture.name}"
+        )
+    if picture.x == "rho" and picture.y in ("gain", "best_rho"):
+        raise InputError(
+            f"{where}: x: rho needs y: metric or a number. Received: y: {picture.y}"
+        )
+    if picture.paper is not None and not _is_curve(picture.paper):
+        raise InputError(
+            f"{where}: paper must hold x and y, lists of numbers of one length"
+        )
+
+
+def _check_figure(figure: Figure) -> None:
+    path = figure.path
+    for x in (picture.x for picture in figure.pictures):
+        if x not in ("num_params", *option_types(figure.target)):
+            raise InputError(f"{path}: {figure.target} has no option {x}")
     if not isinstance(figure.variants, list | tuple):
         raise InputError(f"{path}: variants must be a list of options and their values")
     mappings = {"grid": figure.grid, "small": figure.small}
@@ -164,19 +260,13 @@ def _check(path: Path, figure: Figure) -> None:
                 raise InputError(f"{path}: {name} has no values for {option}: no runs")
     if not figure.variants:
         raise InputError(f"{path}: variants is empty: no runs")
-    if figure.paper is not None and not _is_curve(figure.paper):
-        raise InputError(
-            f"{path}: paper must hold x and y, lists of numbers of one length"
-        )
 
 
 def _is_curve(curve: object) -> bool:
-    if not isinstance(curve, dict) or curve.keys() != {"x", "y"}:
-        return False
-    lists = curve.values()
-    return (
-        all(isinstance(values, list) for values in lists)
-        and len(curve["x"]) == len(curve["y"])
-        # YAML takes 1e6, without a point, for text.
-        and all(isinstance(v, int | float) for values in lists for v in values)
-    )
+    match curve:
+        case {"x": list(x), "y": list(y), **others}:
+            # YAML takes 1e6, without a point, for text.
+            are_numbers = all(isinstance(value, int | float) for value in (*x, *y))
+            return not others and len(x) == len(y) and are_numbers
+        case _:
+            return False

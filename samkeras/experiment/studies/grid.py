@@ -23,9 +23,9 @@ from samkeras.experiment.options.targets import home, is_checkout
 from samkeras.experiment.runs import data
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.runs.progress import ProgressDisplay
-from samkeras.experiment.runs.run import Result, Run, measure_size, without_metrics
-from samkeras.experiment.studies import pictures as picture
-from samkeras.experiment.studies import tables
+from samkeras.experiment.runs.result import Result
+from samkeras.experiment.runs.run import Run, measure_size, without_metrics
+from samkeras.experiment.studies import pictures, tables
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.tracking.record import (
     FolderGoneError,
@@ -39,12 +39,14 @@ from samkeras.workload import Splits, Workload
 
 
 def run_grid(session: Session, runs: list[Run], figure: Figure | None = None) -> int:
-    """Trains the runs, prints their table, draws their figure and returns the exit
-    code.
+    """Trains the runs, prints their table, draws their figure's pictures and returns
+    the exit code.
 
     Raises:
         InputError: something is wrong that can be known before training.
     """
+    if figure is not None:
+        pictures.check_numbers(figure, runs[0].workload)
     if backend.find_process()[0] > 0:
         return _follow(session, runs)
     return _run_grid(session, runs, figure, MLflowTracker)
@@ -98,10 +100,12 @@ def _run_grid(
     jobs = [Job(i, runs[i], session, splits[i], parent) for i in remaining]
     interrupted = _train_all(jobs, session, runs, results, tracker)
     failed = any(result.failure for result in results.values())
-    picture_path = None
+    drawn: list[Path] = []
     try:
-        if figure is not None:
-            picture_path = _draw(figure, session, runs, splits, results, parent)
+        if figure is not None and parent is not None:
+            whole = _complete(runs, splits, results)
+            drawn = _draw(figure, whole, session, parent)
+            failed |= len(drawn) < len(figure.pictures)
         if parent is not None:
             parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
     except (OSError, FolderGoneError) as error:  # such as a full disk
@@ -109,8 +113,8 @@ def _run_grid(
         print(f"run.py: cannot record the runs together: {error}", file=sys.stderr)
     tables.print_table([results[i] for i in sorted(results)])
     tracker.close()
-    if picture_path is not None:
-        print(f"The figure and its numbers: {picture_path}")
+    for path in drawn:
+        print(f"The figure and its numbers: {path}")
     print_address(tracker)
     if interrupted:
         print("run.py: interrupted; the same command goes on", file=sys.stderr)
@@ -198,25 +202,35 @@ def _describe_best(results: dict[int, Result], workload: Workload) -> str:
     return f"best {workload.monitor} {best:.4g}"
 
 
-def _draw(
-    figure: Figure,
-    session: Session,
-    runs: list[Run],
-    splits: list[Splits],
-    results: dict[int, Result],
-    parent: Record,
-) -> Path:
-    """Draws a figure, of what there is, and records it. Returns the picture's path."""
-    whole = [
+def _complete(
+    runs: list[Run], splits: list[Splits], results: dict[int, Result]
+) -> list[Result]:
+    """The results of all runs, of those too that are not trained yet."""
+    return [
         results[i]
         if i in results
         else without_metrics(run, loaded.info, "not trained yet")
         for i, (run, loaded) in enumerate(zip(runs, splits, strict=True))
     ]
-    paths = picture.draw_figure(figure, whole, Path(session.run_dir))
-    for path in paths:
-        parent.log_file(path)
-    return paths[0]
+
+
+def _draw(
+    figure: Figure, results: list[Result], session: Session, parent: Record
+) -> list[Path]:
+    """Draws a figure's pictures, of what there is, and records them. Returns the paths
+    of those that can be drawn."""
+    drawn: list[Path] = []
+    for picture in figure.pictures:
+        run_dir = Path(session.run_dir)
+        try:
+            paths = pictures.draw_picture(figure, picture, results, run_dir)
+        except InputError as error:
+            print(f"run.py: {error}", file=sys.stderr)
+            continue
+        for path in paths:
+            parent.log_file(path)
+        drawn.append(paths[0])
+    return drawn
 
 
 def print_address(tracker: Tracker) -> None:
@@ -267,21 +281,19 @@ def _find_finished(
 def _read_result(run: Run, found: RecordedRun) -> Result | None:
     """The result that is recorded of a run; None if it is none, or not whole."""
     params, metrics = found.params, found.metrics
-    monitor = run.workload.monitor
+    seconds = max(0, (found.ended or found.started) - found.started) / 1000
     try:
         result = Result(
             run.config,
             num_params=int(params["num_params"]),
             num_nonzero=int(params["num_nonzero_params"]),
-            best=metrics[f"best_{monitor}"],
-            final=metrics[f"final_{monitor}"],
-            seconds=max(0, found.ended - found.started) / 1000,
+            numbers={**metrics, "seconds": seconds},
         )
+        reported = (result.best, result.final)
     except (KeyError, ValueError):
         return None
     numbers = [value for name, value in metrics.items() if name.startswith("val_")]
-    is_finite = all(map(math.isfinite, (result.best, result.final, *numbers)))
-    return result if is_finite else None
+    return result if all(map(math.isfinite, (*reported, *numbers))) else None
 
 
 def _start_parent(

@@ -1,10 +1,7 @@
-"""Draws a figure of the paper from its runs."""
+"""Draws the pictures of a figure from its runs."""
 
 import csv
-import importlib.metadata
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -13,28 +10,32 @@ from typing import Any, NamedTuple
 
 import keras
 
+from samkeras.errors import InputError, nearest
+from samkeras.experiment.machine import describe_machine, find_versions
 from samkeras.experiment.options.config import (
     plain_values,
     result_fields,
     varied_fields,
 )
-from samkeras.experiment.runs.run import Result
+from samkeras.experiment.options.groups import Config
+from samkeras.experiment.runs.result import SIZES, Result, list_numbers
 from samkeras.experiment.studies.comparison import (
-    RULE_FIELDS,
     Comparison,
     Estimate,
     compare,
     correlate_gains,
     estimate,
+    rho_of,
     rule_of,
 )
-from samkeras.experiment.studies.figure import Figure
+from samkeras.experiment.studies.figure import VALUES, Figure, Picture, Y
 from samkeras.experiment.studies.tables import cell
+from samkeras.workload import Workload
 
 # Okabe and Ito's, which the colour-blind tell apart; markers do so in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.figsize": (3.4, 2.6),  # inches: a column of a paper
     "figure.dpi": 300,
     "font.size": 8,
@@ -67,7 +68,7 @@ LOG_X = ("num_params", "rho")
 
 
 class Point(NamedTuple):
-    """A point of a figure."""
+    """A point of a picture."""
 
     line: str
     x: float
@@ -81,42 +82,80 @@ class Point(NamedTuple):
     """runs of the point that failed or are missing"""
 
 
-def draw_figure(figure: Figure, results: Sequence[Result], run_dir: Path) -> list[Path]:
-    """Draws a figure and writes every number of it.
+def check_numbers(figure: Figure, workload: Workload) -> None:
+    """Checks that runs will have the numbers that a figure's pictures show, as far as
+    that is known before they are trained.
+
+    Raises:
+        InputError: there is no number of a name.
+    """
+    names, are_all = list_numbers(workload)
+    known = (*Y, *names)
+    for picture in figure.pictures:
+        if are_all and picture.y not in known:
+            raise InputError(
+                f"{picture.name}: y must be one of {', '.join(known)}. Received: "
+                f"{picture.y}{nearest(picture.y, known)}"
+            )
+
+
+def draw_picture(
+    figure: Figure, picture: Picture, results: Sequence[Result], run_dir: Path
+) -> list[Path]:
+    """Draws one of a figure's pictures and writes every number of it.
 
     Args:
-        figure: what to draw.
+        figure: of what.
+        picture: what to draw.
         results: all its runs, those that failed or are missing with a failure.
         run_dir: of the runs; the files go to figures/<name>/ in it.
 
     Returns:
         The picture as PNG and SVG, its points and the runs as CSV, and a summary.
+
+    Raises:
+        InputError: no finished run has the number that it shows.
     """
-    folder = run_dir / "figures" / figure.name
+    _check_number(picture, results)
+    folder = run_dir / "figures" / picture.name
     folder.mkdir(parents=True, exist_ok=True)
     workload = results[0].config.target.load()
     comparisons = compare(results, workload.mode)
-    points = find_points(figure, results, comparisons)
-    names = [f"{figure.name}.{kind}" for kind in ("png", "svg", "csv")]
+    points = find_points(picture, results, comparisons)
+    names = [f"{picture.name}.{kind}" for kind in ("png", "svg", "csv")]
     names += ["runs.csv", "summary.json"]
     # In place together: what is interrupted leaves the files that were there.
     with tempfile.TemporaryDirectory(dir=folder) as new:
         paths = [Path(new) / name for name in names]
-        _draw(figure, points, workload.monitor, paths[:2])
-        _write_points(figure, points, paths[2])
-        _write_runs(results, paths[3])
-        summary = summarize(figure, results, comparisons)
+        _draw(picture, points, workload.monitor, describe_changes(figure), paths[:2])
+        _write_points(picture, points, paths[2])
+        _write_runs(picture, results, paths[3])
+        summary = summarize(figure, picture, results, comparisons)
         paths[4].write_text(json.dumps(summary, indent=1))
         return [path.rename(folder / path.name) for path in paths]
 
 
+def _check_number(picture: Picture, results: Sequence[Result]) -> None:
+    name = _find_number(picture, results[0].config)
+    finished = [result for result in results if result.failure is None]
+    if finished and all(result.number(name) is None for result in finished):
+        known = dict.fromkeys(name for result in finished for name in result.numbers)
+        raise InputError(
+            f"{picture.name}: no finished run has a number {name}; they have "
+            f"{', '.join((*known, *SIZES))}{nearest(name, (*known, *SIZES))}"
+        )
+
+
 def find_points(
-    figure: Figure, results: Sequence[Result], comparisons: Sequence[Comparison]
+    picture: Picture, results: Sequence[Result], comparisons: Sequence[Comparison]
 ) -> list[Point]:
-    """The points of a figure, line by line."""
+    """The points of a picture, line by line."""
+    config = results[0].config
     varied = varied_fields(result.config for result in results)
-    x_fields = X_FIELDS.get(figure.x, (figure.x,))
-    points, bases = [], []
+    x_fields = X_FIELDS.get(picture.x, (picture.x,))
+    number = _find_number(picture, config)
+    points: list[Point] = []
+    bases: list[dict[int, Result]] = []
     for c in comparisons:
         options = {
             name: _describe(name, value)
@@ -124,66 +163,69 @@ def find_points(
             if name in varied and name not in x_fields
         }
         label = ", ".join(options.values())
-        unfinished = len(c.unfinished)
-
-        def add(line, y, rho, x=None, is_best=None, c=c, unfinished=unfinished):
-            x = _find_x(figure.x, c, results[0]) if x is None else x
-            points.append(Point(line, x, y, rho, is_best, unfinished))
-
-        sam = _estimate(c.sam.values(), figure.value)
-        base = _estimate(c.base.values(), figure.value)
-        if figure.y == "gain":
-            add(label or "SAM - base", estimate(c.gains(figure.value)), c.rho)
-        elif figure.y == "best_rho":
-            known = c.rho is not None
-            add(
-                label or "SAM",
-                Estimate(c.rho, None, len(c.sam)) if known else None,
-                c.rho,
-            )
-        elif figure.x == "rho":
-            failed = [rule_of(r.config) for r in c.unfinished if r.config.sam]
-            for rule in dict.fromkeys([*c.by_rule, *failed]):
-                rho = rule[RULE_FIELDS.index("rho")]
-                y = _estimate(c.by_rule.get(rule, {}).values(), figure.value)
-                add(
-                    label or "SAM",
-                    y,
-                    rho,
-                    x=rho,
-                    is_best=rule == c.rule,
-                    unfinished=failed.count(rule),
-                )
+        if picture.x == "rho":
+            points += _find_rho_points(c, number, label or "SAM")
+            continue
+        found: list[tuple[str, Estimate | None, float | None]] = []
+        if picture.y == "gain":
+            gain = estimate(c.gains(picture.value))
+            found.append((label or "SAM - base", gain, c.rho))
+        elif picture.y == "best_rho":
+            rho = None if c.rho is None else Estimate(c.rho, None, len(c.sam))
+            found.append((label or "SAM", rho, c.rho))
         else:
+            sam, base = (_estimate(r.values(), number) for r in (c.sam, c.base))
             if sam or not base:
-                add(f"SAM, {label}" if label else "SAM", sam, c.rho)
+                found.append((f"SAM, {label}" if label else "SAM", sam, c.rho))
             if base and c.base not in bases:
                 bases.append(c.base)
                 options.pop("method", None)
-                optimizer = results[0].config.optimizer.upper()
-                add(", ".join((optimizer, *options.values())), base, None)
-    if figure.x == "sparsity":
+                line = ", ".join((config.optimizer.upper(), *options.values()))
+                found.append((line, base, None))
+        x = _find_x(picture.x, c, config)
+        points += [
+            Point(line, x, y, rho, None, len(c.unfinished)) for line, y, rho in found
+        ]
+    if picture.x == "sparsity":
         points = _share_dense(points)
     lines = list(dict.fromkeys(point.line for point in points))
     return sorted(points, key=lambda point: (lines.index(point.line), point.x))
+
+
+def _find_rho_points(c: Comparison, number: str, line: str) -> list[Point]:
+    """SAM's points at each rho that was tried."""
+    failed = [rule_of(r.config) for r in c.unfinished if r.config.sam]
+    points: list[Point] = []
+    for rule in dict.fromkeys([*c.by_rule, *failed]):
+        rho = rho_of(rule)
+        y = _estimate(c.by_rule.get(rule, {}).values(), number)
+        points.append(Point(line, rho, y, rho, rule == c.rule, failed.count(rule)))
+    return points
 
 
 def _share_dense(points: list[Point]) -> list[Point]:
     """Makes the dense model, which no pruner made, the first point of each pruner's
     line."""
     lines = dict.fromkeys(point.line for point in points if point.x > 0)
-    shared = []
+    shared: list[Point] = []
     for point in points:
         is_own = point.line in lines or not lines
         shared += [point] if is_own else [point._replace(line=n) for n in lines]
     return shared
 
 
-def _find_x(x: str, comparison: Comparison, result: Result) -> float:
+def _find_x(x: str, comparison: Comparison, config: Config) -> float:
     if x in ("num_params", "sparsity"):
         return getattr(comparison, x)
-    # An option that does not vary is the same in any result.
-    return comparison.fields.get(x, getattr(result.config, x))
+    # An option that does not vary is the same in any config.
+    return comparison.fields.get(x, getattr(config, x))
+
+
+def _find_number(picture: Picture, config: Config) -> str:
+    """The name of the number that a picture shows of each run."""
+    if picture.y in Y:
+        return f"{picture.value}_{config.target.load().monitor}"
+    return picture.y
 
 
 def describe_changes(figure: Figure) -> str:
@@ -191,8 +233,9 @@ def describe_changes(figure: Figure) -> str:
     return " ".join(f"--{name} {value}" for name, value in figure.changes.items())
 
 
-def _estimate(results: Iterable[Result], value: str) -> Estimate | None:
-    return estimate(getattr(result, value) for result in results)
+def _estimate(results: Iterable[Result], number: str) -> Estimate | None:
+    values = (result.number(number) for result in results)
+    return estimate(value for value in values if value is not None)
 
 
 def _describe(field: str, value: object) -> str:
@@ -202,10 +245,12 @@ def _describe(field: str, value: object) -> str:
 
 
 def summarize(
-    figure: Figure, results: Sequence[Result], comparisons: Sequence[Comparison]
-) -> dict:
-    """What a report says of a figure beside its numbers."""
-    backend = keras.backend.backend()
+    figure: Figure,
+    picture: Picture,
+    results: Sequence[Result],
+    comparisons: Sequence[Comparison],
+) -> dict[str, Any]:
+    """What a report says of a picture beside its numbers."""
     varied = varied_fields(result.config for result in results)
     common = {
         name: value
@@ -213,27 +258,19 @@ def summarize(
         if name not in varied
     }
     correlation = None
-    if figure.y == "gain" and figure.x == "num_params":
+    if picture.y == "gain" and picture.x == "num_params":
         others = [
             tuple(v for n, v in c.fields.items() if n not in X_FIELDS["num_params"])
             for c in comparisons
         ]
         if len(set(others)) == 1:
-            correlation = correlate_gains(comparisons, figure.value)
-    packages = ("keras", backend, "samkeras")
-    versions = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # samkeras, run from its source
-    devices = keras.distribution.list_devices()
+            correlation = correlate_gains(comparisons, picture.value)
     done = [result for result in results if result.failure is None]
     return {
-        "name": figure.name,
-        "title": figure.title,
+        "name": picture.name,
+        "title": picture.title,
         "changes": describe_changes(figure),
-        "workload": figure.workload,
+        "workload": results[0].config.workload,
         "monitor": results[0].config.target.load().monitor,
         "drawn_at": datetime.now().astimezone().isoformat(timespec="seconds"),
         "runs": len(results),
@@ -243,39 +280,43 @@ def summarize(
         "correlation": correlation and correlation._asdict(),
         "varied": varied,
         "config": common,
-        "backend": backend,
-        "versions": versions,
-        "machine": {
-            "system": platform.platform(),
-            "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
-            "devices": [str(device) for device in devices],
-        },
+        "backend": keras.backend.backend(),
+        "versions": find_versions(),
+        "machine": describe_machine(),
     }
 
 
-def _write_points(figure: Figure, points: Iterable[Point], path: Path) -> None:
+def _write_points(picture: Picture, points: Iterable[Point], path: Path) -> None:
     columns = ("standard_error", "seeds", "rho", "is_best_rho", "unfinished_runs")
     rows = [
         (p.line, p.x, *(p.y or ("", "", 0)), p.rho, p.is_best, p.unfinished)
         for p in points
     ]
-    _write_csv(path, ("line", figure.x, figure.y, *columns), rows)
+    _write_csv(path, ("line", picture.x, picture.y, *columns), rows)
 
 
-def _write_runs(results: Sequence[Result], path: Path) -> None:
+def _write_runs(picture: Picture, results: Sequence[Result], path: Path) -> None:
     varied = varied_fields(result.config for result in results)
-    columns = ("num_params", "num_nonzero", "best", "final", "seconds", "failure")
+    monitor = results[0].config.target.load().monitor
+    numbers = {kind: f"{kind}_{monitor}" for kind in VALUES}
+    numbers["seconds"] = "seconds"
+    if picture.y not in (*Y, *SIZES):
+        numbers[picture.y] = picture.y
     rows = [
         (
             *(result_fields(result.config)[name] for name in varied),
-            *(getattr(result, name) for name in columns),
+            *(getattr(result, name) for name in SIZES),
+            *(result.number(name) for name in numbers.values()),
+            result.failure,
         )
         for result in results
     ]
-    _write_csv(path, (*varied, *columns), rows)
+    _write_csv(path, (*varied, *SIZES, *numbers, "failure"), rows)
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+def _write_csv(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
@@ -283,42 +324,39 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
 
 
 def _draw(
-    figure: Figure, points: list[Point], monitor: str, paths: Sequence[Path]
+    picture: Picture,
+    points: list[Point],
+    monitor: str,
+    subtitle: str,
+    paths: Sequence[Path],
 ) -> None:
     import matplotlib
     from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
-    metric = monitor.removeprefix("val_").replace("_", " ")
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(layout="constrained")
         axes = canvas.add_subplot()
-        if figure.x in LOG_X:
+        if picture.x in LOG_X:
             axes.set_xscale("log")
             # Within less than a decade it would write a label at each ninth.
             few = LogFormatterSciNotation(minor_thresholds=(1, 0.1))
             axes.xaxis.set_minor_formatter(few)
-        if figure.x == "rho":
+        if picture.x == "rho":
             axes.xaxis.set_minor_locator(NullLocator())
             rhos = sorted({point.x for point in points})
             axes.set_xticks(rhos, [cell(rho) for rho in rhos])
-        axes.set_xlabel(X_LABELS[figure.x])
-        axes.set_ylabel(
-            {
-                "gain": f"gain of SAM in {metric}",
-                "metric": metric,
-                "best_rho": "best rho",
-            }[figure.y]
-        )
+        axes.set_xlabel(X_LABELS[picture.x])
+        axes.set_ylabel(_label_y(picture.y, monitor))
         lines = list(dict.fromkeys(point.line for point in points))
         for i, line in enumerate(lines):
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            known = [p for p in points if p.line == line and p.y is not None]
-            _draw_line(axes, known, color=colour, marker=marker, label=line)
-        if figure.paper is not None:
-            curve = (figure.paper["x"], figure.paper["y"])
+            own = [p for p in points if p.line == line]
+            _draw_line(axes, own, color=colour, marker=marker, label=line)
+        if picture.paper is not None:
+            curve = (picture.paper["x"], picture.paper["y"])
             axes.plot(*curve, color="0.45", linestyle="--", marker=".", label="paper")
-        if figure.y == "gain":
+        if picture.y == "gain":
             axes.axhline(0, color="0.3", linewidth=0.8)
         missing = sorted({p.x for p in points if p.unfinished})
         if missing:
@@ -337,17 +375,30 @@ def _draw(
         elif num_labels > 1:
             axes.legend()
         # A smaller study is not to be taken for the paper's.
-        canvas.suptitle(figure.title, fontsize=7, wrap=True)
-        axes.set_title(describe_changes(figure), fontsize=5, wrap=True)
+        canvas.suptitle(picture.title, fontsize=7, wrap=True)
+        axes.set_title(subtitle, fontsize=5, wrap=True)
         for path in paths:
             no_date = {"Date": None} if path.suffix == ".svg" else None
             canvas.savefig(path, metadata=no_date)
 
 
+def _label_y(y: str, monitor: str) -> str:
+    metric = _spell(monitor.removeprefix("val_"))
+    labels = {"gain": f"gain of SAM in {metric}", "metric": metric}
+    return labels.get(y, _spell(y))
+
+
+def _spell(name: str) -> str:
+    """A number's name in words, as "validation loss"."""
+    words = name.split("_")
+    return " ".join("validation" if word == "val" else word for word in words)
+
+
 def _draw_line(axes: Any, points: list[Point], color: str, **style: str) -> None:
     """The means, their standard error as a band, and rings around the best rho."""
-    x, y = [p.x for p in points], [p.y.mean for p in points]
-    error = [p.y.error or 0.0 for p in points]
+    known = [(p.x, p.y, p.is_best) for p in points if p.y is not None]
+    x, y = [x for x, _, _ in known], [y.mean for _, y, _ in known]
+    error = [y.error or 0.0 for _, y, _ in known]
     axes.plot(x, y, color=color, **style)
     if any(error):
         axes.fill_between(
@@ -359,8 +410,8 @@ def _draw_line(axes: Any, points: list[Point], color: str, **style: str) -> None
             linewidth=0,
         )
     axes.plot(
-        [p.x for p in points if p.is_best],
-        [p.y.mean for p in points if p.is_best],
+        [x for x, _, is_best in known if is_best],
+        [y.mean for _, y, is_best in known if is_best],
         linestyle="",
         marker="o",
         markersize=8,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.parsing import SESSION_FIELDS
@@ -94,7 +95,7 @@ def _parse(arguments: list[str]) -> Path:
     return Path(given.run_dir)
 
 
-def _read_figure(folder: Path) -> dict:
+def _read_figure(folder: Path) -> dict[str, Any]:
     """What the page says of a figure: its summary and files."""
     summary = _read_summary(folder / "summary.json")
     config = {
@@ -117,7 +118,7 @@ def _read_figure(folder: Path) -> dict:
     }
 
 
-def _read_summary(path: Path) -> dict:
+def _read_summary(path: Path) -> dict[str, Any]:
     with _naming(path):
         # The correlation of gains that are all the same is not a number.
         summary = json.loads(path.read_text(), parse_constant=lambda _: None)
@@ -129,7 +130,7 @@ def _read_summary(path: Path) -> dict:
     return summary
 
 
-def _read_csv(path: Path) -> dict[str, list]:
+def _read_csv(path: Path) -> dict[str, list[int | float | str]]:
     """The columns of a table, numbers as such."""
     with _naming(path), open(path, newline="") as file:
         header, *rows = csv.reader(file, strict=True)
@@ -161,7 +162,7 @@ def _naming(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _render(figures: list[dict], count: str) -> str:
+def _render(figures: list[dict[str, Any]], count: str) -> str:
     import jinja2
 
     environment = jinja2.Environment(

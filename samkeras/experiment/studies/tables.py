@@ -9,14 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from samkeras.experiment.options.config import result_fields, varied_fields
+from samkeras.experiment.options.values import as_text
 from samkeras.experiment.runs import data, run
-from samkeras.experiment.runs.run import Result, Run
+from samkeras.experiment.runs.result import Result
+from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
-    Estimate,
     compare,
     estimate,
 )
+from samkeras.experiment.studies.figure import VALUES
 from samkeras.workload import Splits
 
 
@@ -93,16 +95,20 @@ def print_table(results: list[Result]) -> None:
         title="SAM - base, improvement > 0",
     )
     for comparison in comparisons:
-        rule = dict(zip(RULE_FIELDS, comparison.rule, strict=True))
+        rule = dict(zip(RULE_FIELDS, comparison.rule or (), strict=True))
         values = (*comparison.fields.values(), *(rule[name] for name in names))
-        gains = [estimate(comparison.gains(value)) for value in ("best", "final")]
-        table.add_row(*map(cell, values), str(gains[0].count), *map(_with_error, gains))
+        gains = [comparison.gains(value) for value in VALUES]
+        count = str(len(gains[0]))
+        table.add_row(*map(cell, values), count, *map(_with_error, gains))
     console.print(table)
 
 
-def _with_error(gain: Estimate) -> str:
-    shown = f"{gain.mean:+.4f}"
-    return shown if gain.error is None else f"{shown} ± {gain.error:.4f}"
+def _with_error(gains: list[float]) -> str:
+    found = estimate(gains)
+    if found is None:
+        return ""
+    shown = f"{found.mean:+.4f}"
+    return shown if found.error is None else f"{shown} ± {found.error:.4f}"
 
 
 def _console() -> Console:
@@ -121,8 +127,4 @@ def label(run: Run, varied: Iterable[str]) -> str:
 
 def cell(value: object) -> str:
     """A value as tables and labels show it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "" if value is None else as_text(value)

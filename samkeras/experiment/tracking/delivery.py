@@ -4,6 +4,7 @@ import random
 import sys
 import threading
 import time
+from pathlib import Path
 
 from samkeras.experiment.tracking.journal import Delivered, Journal, locked
 from samkeras.experiment.tracking.mlflow_store import (
@@ -149,7 +150,9 @@ class Delivery:
         for name in list(state.files):
             path = journal.path.parent / name
             if path.exists():
-                self._store.send_file(path, state)
+                # A figure's, beside the run's folder, have folders of their own there.
+                parts = [part for part in Path(name).parent.parts if part != ".."]
+                self._store.send_file(path, "/".join(parts), state)
             else:
                 self._warn(f"{path} is gone and cannot be recorded in MLflow")
             state.files.remove(name)

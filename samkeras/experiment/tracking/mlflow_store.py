@@ -201,8 +201,8 @@ class MLflowStore:
         journal.save_state(state)
         return True
 
-    def send_file(self, path: Path, state: Delivered) -> None:
-        self.client.log_artifact(state.run_id, str(path))
+    def send_file(self, path: Path, folder: str, state: Delivered) -> None:
+        self.client.log_artifact(state.run_id, str(path), folder or None)
 
     def _resume(self, state: Delivered) -> None:
         if "failure" in self.client.get_run(state.run_id).data.tags:

@@ -47,6 +47,11 @@ class Record(Protocol):
         """The run's own directory."""
         ...
 
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The last value of each metric."""
+        ...
+
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Records parameters; those of a run that goes on stay what they were."""
         ...

@@ -160,9 +160,11 @@ class JournaledRecord:
     def __init__(self, journal: Journal):
         self.journal = journal
         self._params, self._points = set(), set()
+        self.metrics: dict[str, float] = {}
         for record, _ in journal.read(0):
             self._params.update(record.get("params", ()))
             self._points.update((k, record["step"]) for k in record.get("metrics", ()))
+            self.metrics.update(record.get("metrics", {}))
 
     @property
     def id(self) -> str:
@@ -180,6 +182,7 @@ class JournaledRecord:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         new = {k: float(v) for k, v in metrics.items() if (k, step) not in self._points}
         self._points.update((k, step) for k in new)
+        self.metrics.update(new)
         self.journal.append({"metrics": new, "step": step, "time": now()})
 
     def log_file(self, path: Path) -> None:

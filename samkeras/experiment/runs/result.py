@@ -1,0 +1,69 @@
+"""What came out of a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from samkeras.experiment.options.groups import Config
+from samkeras.statistics import GRADIENT_METRICS
+from samkeras.workload import Workload
+
+# Numbers of a result that are not among those of its record.
+SIZES = ("num_params", "num_nonzero")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run; without numbers if it failed or is missing.
+
+    Attributes:
+        config: the run.
+        num_params: trainable parameters.
+        num_nonzero: those that are not pruned.
+        numbers: the last value of each number that the run recorded, such as
+            best_val_accuracy, val_loss or grad_cosine, and its seconds.
+        failure: why there are none; None: it is finished.
+    """
+
+    config: Config
+    num_params: int
+    num_nonzero: int
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    failure: str | None = None
+
+    @property
+    def best(self) -> float:
+        """The best of the reported metric over the epochs of a finished run."""
+        return self.numbers[f"best_{self._monitor}"]
+
+    @property
+    def final(self) -> float:
+        """The reported metric of its last epoch."""
+        return self.numbers[f"final_{self._monitor}"]
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.numbers["seconds"]
+
+    @property
+    def _monitor(self) -> str:
+        return self.config.target.load().monitor
+
+    def number(self, name: str) -> float | None:
+        """A finished run's number, its sizes among them; None: it has none of that
+        name."""
+        if self.failure is not None:
+            return None
+        return getattr(self, name) if name in SIZES else self.numbers.get(name)
+
+
+def list_numbers(workload: Workload) -> tuple[list[str], bool]:
+    """The names of the numbers that runs of a workload have, and whether those are all:
+    what a score or a game has beside keras' metrics, a finished run tells."""
+    metrics = [m if isinstance(m, str) else m().name for m in workload.metrics]
+    logged = ["loss", *metrics]
+    validated = [f"val_{name}" for name in logged]
+    reported = [f"{kind}_{workload.monitor}" for kind in ("best", "final")]
+    names = [*reported, "best_epoch", *validated, *logged, *GRADIENT_METRICS]
+    names += ["learning_rate", "examples_per_second", "compiled_programs", "seconds"]
+    return [*names, *SIZES], workload.monitor in validated
