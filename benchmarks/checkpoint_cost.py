@@ -1,4 +1,4 @@
-"""What a checkpoint costs: how long training waits for it, as a part of an epoch.
+"""What does a checkpoint cost: what part of an epoch does training wait for it?
 
     KERAS_BACKEND=jax python benchmarks/checkpoint_cost.py
 
@@ -7,46 +7,45 @@ for the copy of its state to the host; the file is written beside the next steps
 its time is shown for comparison.
 """
 
-import os
-import statistics
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from contenders import BATCH, SamKeras, Task
+from harness import Row, make_parser, report, row, time_in_turns
+from step_time import BATCH, SamKeras, Task
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+WIDTH_MULT, STEPS, STEPS_PER_EPOCH = 10, 36, 469
 
-WIDTH_MULT, STEPS, ROUNDS, STEPS_PER_EPOCH = 10, 36, 7, 469
+
+def measure(method: str, folder: Path, rounds: int) -> list[Row]:
+    """Rows of an epoch, of the copy of its state, and of the copy and the file."""
+    from samkeras.experiment.runs.checkpoint import Checkpoints, capture
+
+    contender = SamKeras(Task(method == "SAM", WIDTH_MULT, STEPS * BATCH, STEPS))
+    checkpoints = Checkpoints(folder, "benchmark", print)
+
+    def copy_and_write(number: int) -> None:
+        checkpoints.save(number, 0, capture(contender.model), {})
+        checkpoints.wait()
+
+    epoch = f"{method} epoch"
+    turns = {
+        epoch: contender.epoch,
+        f"{method} copy": lambda _: capture(contender.model),
+        f"{method} copy and write": copy_and_write,
+    }
+    seconds = time_in_turns(turns, rounds)
+    seconds[epoch] = [s * STEPS_PER_EPOCH / STEPS for s in seconds[epoch]]
+    size = sum(array.nbytes for array in capture(contender.model).values()) / 1e6
+    return [row(seconds, name, epoch, state_MB=size) for name in turns]
 
 
 def main() -> None:
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    from samkeras.experiment.runs.checkpoint import Checkpoints, capture
-
+    args = make_parser(__file__, __doc__).parse_args()
+    rows = []
     for method in ("SGD", "SAM"):
-        contender = SamKeras(Task(method == "SAM", WIDTH_MULT, STEPS * BATCH, STEPS))
-        contender.timed_epoch(0)  # compiles
-        epochs, copies, writes = [], [], []
         with tempfile.TemporaryDirectory() as folder:
-            checkpoints = Checkpoints(Path(folder), "benchmark", print)
-            for round_ in range(1, ROUNDS + 1):
-                seconds = contender.timed_epoch(round_)
-                epochs.append(seconds * STEPS_PER_EPOCH / STEPS)
-                start = time.perf_counter()
-                arrays = capture(contender.model)
-                copies.append(time.perf_counter() - start)
-                checkpoints.save(round_, 0, arrays, {})
-                checkpoints.wait()
-                writes.append(time.perf_counter() - start)
-        epoch, copy, write = map(statistics.median, (epochs, copies, writes))
-        size = sum(array.nbytes for array in arrays.values()) / 1e6
-        print(
-            f"{method}, width x{WIDTH_MULT}, {os.environ['KERAS_BACKEND']}: epoch "
-            f"{epoch:.1f} s, copy {1000 * copy:.0f} ms ({copy / epoch:.2%} of it), "
-            f"copy and write {1000 * write:.0f} ms ({write / epoch:.2%}), {size:.0f} MB"
-        )
+            rows += measure(method, Path(folder), args.rounds)
+    report(args, rows)
 
 
 if __name__ == "__main__":

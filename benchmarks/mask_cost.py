@@ -1,54 +1,33 @@
-"""Seconds per epoch with and without masks: what pruning costs a training step.
+"""What does pruning cost: how long does a step take with masks, beside one without?
 
     KERAS_BACKEND=jax python benchmarks/mask_cost.py
     KERAS_BACKEND=tensorflow python benchmarks/mask_cost.py --width_mult 10
 
-The task is that of benchmarks/step_time.py, LeNet-300-100. Both models are timed in
-turns, and the ratio is the median of each round's.
+The task is that of benchmarks/step_time.py, LeNet-300-100.
 """
 
-import argparse
-import os
-import statistics
-import sys
-from pathlib import Path
-
-from contenders import BATCH, SamKeras, Task
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from harness import make_parser, report, row, time_in_turns
+from step_time import BATCH, SamKeras, Task
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__file__, __doc__)
     add = parser.add_argument
     add("--examples", type=int, default=36 * BATCH, help="number of images")
     add("--width_mult", type=float, default=10, help="multiplier of the widths")
     add("--sparsity", type=float, default=0.9, help="fraction of weights to prune")
-    add("--rounds", type=int, default=7, help="timed epochs of each model")
     args = parser.parse_args()
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     import samkeras
 
-    steps = args.examples // BATCH
+    steps, rows = args.examples // BATCH, []
     for method in ("SGD", "SAM"):
         task = Task(method == "SAM", args.width_mult, steps * BATCH, min(36, steps))
         dense, pruned = SamKeras(task), SamKeras(task)
         samkeras.prune_at_init(pruned.model, "random", args.sparsity)
-        seconds = {dense: [], pruned: []}
-        for round_ in range(args.rounds + 1):
-            for contender, times in seconds.items():
-                times.append(contender.timed_epoch(round_))
-        # The first round compiles.
-        rounds = list(zip(seconds[pruned][1:], seconds[dense][1:], strict=True))
-        ratio = statistics.median(a / b for a, b in rounds)
-        dense_ms = 1000 * statistics.median(b for _, b in rounds) / steps
-        print(
-            f"{method}, width x{args.width_mult:g}, {os.environ['KERAS_BACKEND']}: "
-            f"{dense_ms:.2f} ms a step dense; pruned by {args.sparsity:.0%} / dense = "
-            f"{ratio:.3f}"
-        )
+        turns = {f"dense {method}": dense.epoch, f"pruned {method}": pruned.epoch}
+        seconds = time_in_turns(turns, args.rounds, per=steps)
+        rows += [row(seconds, name, f"dense {method}") for name in turns]
+    report(args, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Memory of a training step of ResNet-18 with SGD and SAM, as XLA plans it.
+"""How much memory does a step of ResNet-18 take with SGD and SAM, as XLA plans it?
 
     python benchmarks/memory.py [WIDTH_MULT ...]
 
@@ -9,26 +9,21 @@ buffers: a fraction of a MB, which is much only where the weights are small.
 """
 
 import os
-import sys
-from pathlib import Path
 
-os.environ["KERAS_BACKEND"] = "jax"
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import jax
-import keras
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from harness import Row, make_parser, report
 
-import samkeras
-from samkeras.models.resnet import build_resnet18
-
-MB = 1e6
+METHODS, MB = ("SGD", "SAM"), 1e6
 
 
 def plan_memory(width_mult: float, sam: bool) -> tuple[float, float, float]:
     """The trainable weights, the temporary buffers and the whole step, in MB."""
+    import jax
+    import keras
+
+    import samkeras
+    from samkeras.models.resnet import build_resnet18
+
     model = build_resnet18((32, 32, 3), 10, width_mult)
     model.compile(
         samkeras.SGD(0.01, momentum=0.9),
@@ -54,22 +49,33 @@ def plan_memory(width_mult: float, sam: bool) -> tuple[float, float, float]:
     return weights / MB, plan.temp_size_in_bytes / MB, peak / MB
 
 
+def compare(width_mult: float) -> list[Row]:
+    """A row for each method; nothing is timed, and the ratio is of the peaks."""
+    plans = {method: plan_memory(width_mult, method == "SAM") for method in METHODS}
+    _, _, sgd_peak = plans["SGD"]
+    return [
+        {
+            "name": f"{method} x{width_mult:g}",
+            **dict.fromkeys(("median_s", "low", "high")),
+            "ratio_to": f"SGD x{width_mult:g}",
+            "ratio": peak / sgd_peak,
+            "weights_MB": weights,
+            "temporary_MB": temporary,
+            "peak_MB": peak,
+            "more_in_copies_of_the_weights": (peak - sgd_peak) / weights,
+        }
+        for method, (weights, temporary, peak) in plans.items()
+    ]
+
+
 def main() -> None:
-    headings = ["width", "weights MB", "", "temporary MB", "peak MB"]
-    headings += ["more than SGD, MB", "in copies of the weights"]
-    table = Table(*headings, title="A step of ResNet-18, batch 128")
-    for width_mult in map(float, sys.argv[1:] or ["0.25", "1"]):
-        for method in ("SGD", "SAM"):
-            weights, temporary, peak = plan_memory(width_mult, method == "SAM")
-            cells = [f"{width_mult:g}", f"{weights:.1f}", method]
-            cells += [f"{temporary:.1f}", f"{peak:.1f}"]
-            if method == "SGD":
-                sgd_peak = peak
-            else:
-                more = peak - sgd_peak
-                cells += [f"{more:.1f}", f"{more / weights:.2f}"]
-            table.add_row(*cells)
-    Console().print(table)
+    parser = make_parser(__file__, __doc__, rounds=None)
+    parser.add_argument(
+        "width_mult", type=float, nargs="*", default=[0.25, 1.0], metavar="WIDTH_MULT"
+    )
+    args = parser.parse_args()
+    os.environ["KERAS_BACKEND"] = "jax"
+    report(args, [row for width_mult in args.width_mult for row in compare(width_mult)])
 
 
 if __name__ == "__main__":

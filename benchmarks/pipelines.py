@@ -1,4 +1,4 @@
-"""Images per second of samkeras' input pipelines and of tf.data written by hand.
+"""How long does an epoch of samkeras' input pipelines take, beside tf.data by hand?
 
     KERAS_BACKEND=jax python benchmarks/pipelines.py
     python benchmarks/pipelines.py --examples 4096 --rounds 9
@@ -11,49 +11,31 @@ Two tasks, each an epoch of training batches, consumed as fast as they come:
     in memory   uint8 images of 32 x 32, as CIFAR's: crops after padding by 4 pixels
                 and flips. EpochBatches with CropFlip, against from_tensor_slices,
                 shuffle, map, batch and prefetch.
-
-An untimed epoch comes first; then epochs are timed in turns, so that other work on the
-machine slows all of them. Figures are medians over the rounds, and ratios medians of
-each round's ratio.
 """
 
 import argparse
 import contextlib
-import importlib.metadata
 import io
-import json
 import os
-import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from functools import partial
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from step_time import machine
+from harness import Row, make_parser, report, row, time_in_turns
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-PACKAGES = ("keras", "numpy", "pillow", "tensorflow", "tensorflow-datasets")
 HEIGHT, WIDTH, BYTES = 375, 500, 110_000
 Epoch = Callable[[int], Iterable]
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__file__, __doc__, rounds=5)
     add = parser.add_argument
     add("--examples", type=int, default=3_072, help="JPEGs in an epoch")
     add("--arrays", type=int, default=50_000, help="images in memory in an epoch")
     add("--batch_size", type=int, default=128, help="images in a batch")
-    add("--rounds", type=int, default=5, help="timed epochs of each pipeline")
-    add("--json", type=Path, help="a file for the results")
     return parser.parse_args()
 
 
@@ -186,55 +168,37 @@ def in_memory_by_hand(x: np.ndarray, y: np.ndarray, batch_size: int) -> Epoch:
     return lambda number: dataset.as_numpy_iterator()
 
 
-def measure(epochs: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
-    """Images per second of each round; an untimed round comes first."""
-    rates = {name: [] for name in epochs}
-    for number in range(rounds + 1):
-        for name, epoch in epochs.items():
-            started = time.perf_counter()
-            count = sum(len(labels) for _, labels in epoch(number))
-            rates[name].append(count / (time.perf_counter() - started))
-    return {name: values[1:] for name, values in rates.items()}
+def compare(epochs: dict[str, Epoch], rounds: int) -> list[Row]:
+    """A row for each pipeline, beside the first."""
+    images = {}
 
+    def consume(name: str, number: int) -> None:
+        images[name] = sum(len(labels) for _, labels in epochs[name](number))
 
-def print_table(rates: dict[str, list[float]], title: str) -> None:
-    first = next(iter(rates))
-    table = Table("", "images/s", f"/ {first}", title=title)
-    for name, values in rates.items():
-        pairs = zip(values, rates[first], strict=True)
-        ratio = statistics.median(a / b for a, b in pairs)
-        table.add_row(name, f"{statistics.median(values):,.0f}", f"{ratio:.2f}")
-    Console().print(table)
+    turns = {name: partial(consume, name) for name in epochs}
+    seconds = time_in_turns(turns, rounds)
+    rows = [row(seconds, name, next(iter(epochs))) for name in epochs]
+    return [{**r, "images_per_s": images[r["name"]] / r["median_s"]} for r in rows]
 
 
 def main() -> None:
     args = parse_arguments()
-    results = {}
     with tempfile.TemporaryDirectory() as folder:
         builder = write_set(folder, args.examples)
         size = builder.info.splits["train"].num_bytes / args.examples / 1_000
-        starts = {
-            "tf.data by hand": streamed_by_hand,
-            "samkeras": streamed_by_samkeras,
+        streamed = {
+            "streamed, by hand": streamed_by_hand(builder, args.batch_size),
+            "streamed, samkeras": streamed_by_samkeras(builder, args.batch_size),
         }
-        epochs = {
-            name: start(builder, args.batch_size) for name, start in starts.items()
-        }
-        results["streamed"] = measure(epochs, args.rounds)
-    print_table(results["streamed"], f"JPEGs of {WIDTH} x {HEIGHT}, {size:.0f} kB")
+        rows = [{**r, "JPEG_kB": size} for r in compare(streamed, args.rounds)]
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (args.arrays, 32, 32, 3), dtype="uint8")
     y = rng.integers(0, 10, args.arrays, dtype="int32")
-    starts = {"tf.data by hand": in_memory_by_hand, "samkeras": in_memory_by_samkeras}
-    epochs = {name: start(x, y, args.batch_size) for name, start in starts.items()}
-    results["in memory"] = measure(epochs, args.rounds)
-    print_table(results["in memory"], f"{args.arrays:,} images of 32 x 32 in memory")
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    print(*(f"{k} {v}" for k, v in machine().items()), sep=", ")
-    print(*(f"{k} {v}" for k, v in packages.items()), sep=", ")
-    if args.json:
-        report = {"machine": machine(), "packages": packages, "results": results}
-        args.json.write_text(json.dumps(report, indent=1))
+    in_memory = {
+        "in memory, by hand": in_memory_by_hand(x, y, args.batch_size),
+        "in memory, samkeras": in_memory_by_samkeras(x, y, args.batch_size),
+    }
+    report(args, rows + compare(in_memory, args.rounds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Frames per second of PPO on Breakout, where its time goes, and a plain loop beside.
+"""How long does a rollout of PPO on Breakout take, and where, beside a plain loop?
 
     KERAS_BACKEND=tensorflow python benchmarks/ppo_loop.py
     KERAS_BACKEND=jax python benchmarks/ppo_loop.py --width_mult 1 --sam --skip_plain
@@ -6,60 +6,59 @@
 The plain loop is what one writes first: Gymnasium's environments and wrappers one after
 the other in one process, predict_on_batch to act, a loop over the steps for the
 advantages and train_on_batch to learn, on the same network and loss, in the same
-versions. Both are timed in turns, a rollout of 8 x 128 frames with its 12 steps each.
+versions. A turn is a rollout of 8 x 128 frames with its 12 steps. The last columns are
+the parts of the time that the environment, acting and learning take.
 """
 
 import argparse
 import collections
-import os
-import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from harness import Row, Seconds, make_parser, report, row, time_in_turns
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+NUM_ENVS, NUM_STEPS = 8, 128
+PARTS = ("environment", "acting", "learning")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments() -> argparse.Namespace:
+    parser = make_parser(__file__, __doc__, rounds=5)
     add = parser.add_argument
     add("--width_mult", type=float, default=0.5, help="multiplier of the widths")
     add("--sam", action="store_true", help="with SAM, of which the plain loop has none")
-    add("--rounds", type=int, default=5, help="timed rollouts of each")
     add("--skip_plain", action="store_true", help="without the plain loop")
-    args = parser.parse_args()
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    loops = {"samkeras": build_samkeras(args.width_mult, args.sam)}
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    method, size = "SAM" if args.sam else "Adam", f"x{args.width_mult:g}"
+    ours, plain = f"samkeras {method} {size}", f"plain Adam {size}"
+    loops = {ours: build_samkeras(args.width_mult, args.sam)}
     if not args.skip_plain:
-        loops["plain"] = build_plain(args.width_mult)
-    rows = {name: [] for name in loops}
-    for round_ in range(args.rounds + 1):
-        for name, loop in loops.items():
-            spent = collections.Counter()
-            started = time.perf_counter()
-            frames = loop(spent)
-            seconds = time.perf_counter() - started
-            if round_:  # the first one compiles
-                rows[name].append((frames / seconds, spent, seconds))
-    method = "SAM" if args.sam else "Adam"
-    for name, measured in rows.items():
-        rates, spent, seconds = zip(*measured, strict=True)
-        total, sums = sum(seconds), sum(spent, collections.Counter())
-        shares = ", ".join(f"{k} {v / total:.0%}" for k, v in sums.items())
-        print(
-            f"{name}, {method if name == 'samkeras' else 'Adam'}, width "
-            f"x{args.width_mult:g}, {os.environ['KERAS_BACKEND']}: "
-            f"{statistics.median(rates):.0f} frames a second; {shares}"
-        )
-    if not args.skip_plain:
-        pairs = zip(rows["samkeras"], rows["plain"], strict=True)
-        ratio = statistics.median(a[0] / b[0] for a, b in pairs)
-        print(f"samkeras / plain = {ratio:.2f}")
+        loops[plain] = build_plain(args.width_mult)
+    spent = {name: collections.Counter() for name in loops}
+
+    def turn_of(name: str) -> Callable[[int], None]:
+        def turn(number: int) -> None:
+            if number == 1:  # what the untimed turn spent is that of compiling
+                spent[name].clear()
+            loops[name](spent[name])
+
+        return turn
+
+    seconds = time_in_turns({name: turn_of(name) for name in loops}, args.rounds)
+    to = ours if args.skip_plain else plain
+    report(args, [describe(seconds, name, to, spent[name]) for name in loops])
+
+
+def describe(seconds: Seconds, name: str, to: str, spent: collections.Counter) -> Row:
+    """One loop's row, with its frames a second and the parts of its time."""
+    found = row(seconds, name, to)
+    parts = {part: spent[part] / sum(seconds[name]) for part in PARTS}
+    rate = NUM_ENVS * NUM_STEPS / found["median_s"]
+    return {**found, "frames_per_s": rate, **parts}
 
 
 def timed(function: Callable, name: str, spent: collections.Counter) -> Callable:
@@ -93,11 +92,10 @@ def build_samkeras(width_mult: float, sam: bool) -> Callable:
         model.train_on_batches(batches)
         ops.convert_to_numpy(model.trainable_variables[0])  # waits for the steps
 
-    def loop(spent: collections.Counter) -> int:
+    def loop(spent: collections.Counter) -> None:
         rollouts._games.step = timed(step, "environment", spent)
         act = timed(lambda x: ops.convert_to_numpy(policy(x)), "acting", spent)
         timed(learn, "learning", spent)(rollouts.collect(act))
-        return config.rollout_size
 
     return loop
 
@@ -113,7 +111,7 @@ def build_plain(width_mult: float) -> Callable:
     from samkeras.ppo import PPOLoss, Target
 
     gym.register_envs(ale_py)
-    num_envs, num_steps, batch_size, num_epochs = 8, 128, 256, 3
+    batch_size, num_epochs = 256, 3
 
     def make():
         env = gym.make("ALE/Breakout-v5", frameskip=1)
@@ -121,7 +119,7 @@ def build_plain(width_mult: float) -> Callable:
         env = wrappers.TransformReward(env, np.sign)
         return wrappers.FrameStackObservation(env, FRAMES[2])
 
-    envs = gym.vector.SyncVectorEnv([make] * num_envs)
+    envs = gym.vector.SyncVectorEnv([make] * NUM_ENVS)
     built = build_actor_critic(FRAMES, 4, width_mult)
     model = keras.Model(built.inputs, built.outputs)
     optimizer = keras.optimizers.Adam(2.5e-4, global_clipnorm=0.5)
@@ -140,11 +138,11 @@ def build_plain(width_mult: float) -> Callable:
                 model.train_on_batch(frames[chosen], minibatch)
         spent["learning"] += time.perf_counter() - started
 
-    def loop(spent: collections.Counter) -> int:
+    def loop(spent: collections.Counter) -> None:
         step = timed(envs.step, "environment", spent)
         act = timed(model.predict_on_batch, "acting", spent)
         rollout = collections.defaultdict(list)
-        for _ in range(num_steps):
+        for _ in range(NUM_STEPS):
             outputs = act(state["frames"])
             logits = outputs[:, :-1]
             log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -153,7 +151,7 @@ def build_plain(width_mult: float) -> Callable:
             for name, part in {
                 "frames": state["frames"],
                 "actions": actions,
-                "log_probs": log_probs[np.arange(num_envs), actions],
+                "log_probs": log_probs[np.arange(NUM_ENVS), actions],
                 "values": outputs[:, -1],
                 "rewards": rewards,
                 "ends": terminated | truncated,
@@ -163,7 +161,7 @@ def build_plain(width_mult: float) -> Callable:
         arrays = {name: np.array(parts) for name, parts in rollout.items()}
         values = np.append(arrays["values"], [act(state["frames"])[:, -1]], axis=0)
         advantages, following = np.zeros_like(arrays["values"]), 0.0
-        for t in reversed(range(num_steps)):
+        for t in reversed(range(NUM_STEPS)):
             goes_on = 1.0 - arrays["ends"][t]
             delta = arrays["rewards"][t] + 0.99 * goes_on * values[t + 1] - values[t]
             advantages[t] = following = delta + 0.99 * 0.95 * goes_on * following
@@ -176,7 +174,6 @@ def build_plain(width_mult: float) -> Callable:
         )
         target = np.stack([np.ravel(part) for part in target], axis=-1)
         learn(arrays["frames"].reshape(-1, *FRAMES), target.astype("float32"), spent)
-        return num_envs * num_steps
 
     return loop
 

@@ -1,8 +1,8 @@
-"""Seconds per step on batches of several sizes: samkeras against hand-written JAX.
+"""How long does a step on batches of several sizes take, beside hand-written JAX?
 
     KERAS_BACKEND=jax python benchmarks/sequence_step.py
     KERAS_BACKEND=tensorflow python benchmarks/sequence_step.py --workload ogbg_gcn
-    python benchmarks/sequence_step.py --width_mult 0.5 --steps 32 --json times.json
+    python benchmarks/sequence_step.py --width_mult 0.5 --steps 32 --save
 
 The tasks are ud_pos_transformer, sst2_lstm and ogbg_gcn on their sample data, with the
 optimizers of their configs and with SAM, rho 0.05. The contenders:
@@ -17,30 +17,30 @@ after 3 steps of SAM differ by at most 1e-3 of how far training moved them, and 
 the metrics. Adam divides by sqrt(v) + epsilon: with an epsilon near 0 the first steps
 are the signs of the gradients, rounding errors included, so it is 1e-3 in the check,
 and the learning rate 0.01, else float32 rounds away much of the embedding's decay.
-Then steps are timed in turns, so that other work on the machine slows both. Seconds are
-medians over the rounds, and ratios medians of each round's ratio. Programs are those
-that samkeras' train step was compiled to; one for each shape of a batch is the least.
-The start of a fit counts, some 0.3 s with TensorFlow: --steps spreads it out.
+Programs are those that samkeras' train step was compiled to; one for each shape of a
+batch is the least. The start of a fit counts, some 0.3 s with TensorFlow: --steps
+spreads it out.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
-import os
 import random
 import re
-import statistics
-import sys
-from pathlib import Path
+from argparse import Namespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from contenders import Contender
-from rich.console import Console
-from rich.table import Table
-from step_time import installed, machine, measure, ratio
+from harness import (
+    Contender,
+    Row,
+    demand_same,
+    make_parser,
+    names_of,
+    report,
+    row,
+    time_in_turns,
+)
 
 from tests.references import bilstm, gcn, tagger
 from tests.references.layers import Dropout, keep
@@ -120,9 +120,8 @@ class SamKeras(Contender):
         self.model, self.batches = task.model(), task.batches()
         compile_model(Run(task.config), self.model, task.steps)
         self.start = by_path(self.model.trainable_variables)
-        self.epoch(0)
 
-    def epoch(self, epoch):
+    def epoch(self, number):
         from samkeras.backend import backend
 
         history = self.model.fit(
@@ -140,9 +139,8 @@ class Jax(Contender):
         self.start = by_path(model.trainable_variables)
         self.step, self.state = build_step_by_hand(task, self.start)
         self.zeros = jax.tree.map(np.zeros_like, self.state["sums"])
-        self.epoch(0)
 
-    def epoch(self, epoch):
+    def epoch(self, number):
         state = {**self.state, "sums": self.zeros}
         for index in range(self.batches.left):
             state = self.step(state, self.batches[index])
@@ -211,27 +209,29 @@ def dropout_by(key: jax.Array) -> Dropout:
 
 
 MODELS = {"ud_pos_transformer": tagger, "sst2_lstm": bilstm, "ogbg_gcn": gcn}
-CONTENDERS = {"jax": Jax, "samkeras": SamKeras}
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments() -> Namespace:
+    parser = make_parser(__file__, __doc__)
     add = parser.add_argument
-    add("--workload", default=",".join(OPTIONS), help="which ones, with commas")
+    add(
+        "--workload",
+        type=names_of(OPTIONS),
+        default=list(OPTIONS),
+        help="which ones, with commas",
+    )
     add("--width_mult", type=float, default=0.25, help="multiplier of the widths")
     add("--steps", type=int, default=16, help="steps of each contender in a round")
-    add("--rounds", type=int, default=7, help="timed rounds")
-    add("--json", type=Path, help="a file for the results")
     return parser.parse_args()
 
 
-def compare(workload: str, width_mult: float) -> dict[str, float]:
+def find_deviations(workload: str, width_mult: float) -> dict[str, float]:
     """How far samkeras is from hand-written JAX after steps of SAM: the weights,
     ||difference|| / ||how far JAX moved||, and the metrics, the largest difference."""
     task = Task(workload, True, width_mult, CHECKED_STEPS, is_check=True)
     jax_, samkeras_ = Jax(task), SamKeras(task)
+    for contender in (jax_, samkeras_):
+        contender.epoch(0)
     expected, found = jax_.weights(), samkeras_.weights()
 
     def norm(some: dict, others: dict) -> float:
@@ -244,32 +244,19 @@ def compare(workload: str, width_mult: float) -> dict[str, float]:
     }
 
 
-def time_workload(workload: str, args: argparse.Namespace) -> list[dict]:
-    """One row per method."""
-    rows = []
-    for method in ("base", "SAM"):
-        task = Task(workload, method == "SAM", args.width_mult, args.steps)
-        made = {}
-
-        def start(name: str, task: Task, made: dict = made) -> Contender:
-            made[name] = CONTENDERS[name](task)
-            return made[name]
-
-        seconds = measure(list(CONTENDERS), start, {method: task}, args.rounds)
-        by_hand, ours = seconds["jax", method], seconds["samkeras", method]
-        rows.append(
-            {
-                "workload": workload,
-                "method": task.config.optimizer + "+SAM" * task.sam,
-                "jax": statistics.median(by_hand) / args.steps,
-                "samkeras": statistics.median(ours) / args.steps,
-                "ratio": ratio(ours, by_hand),
-                "shapes": count_shapes(task.batches()),
-                "programs": made["samkeras"].model.count_programs(),
-                "rounds": {"jax": by_hand, "samkeras": ours},
-            }
-        )
-    return rows
+def compare(task: Task, rounds: int, deviations: dict[str, float]) -> list[Row]:
+    """A row of JAX and one of samkeras."""
+    method = task.config.optimizer + "+SAM" * task.sam
+    ours, by_hand = (f"{task.workload} {method} {name}" for name in ("samkeras", "jax"))
+    contenders = {by_hand: Jax(task), ours: SamKeras(task)}
+    turns = {name: contender.epoch for name, contender in contenders.items()}
+    seconds = time_in_turns(turns, rounds, per=task.steps)
+    more = {
+        "shapes": count_shapes(task.batches()),
+        "programs": contenders[ours].model.count_programs(),
+        **{f"{part}_deviation": value for part, value in deviations.items()},
+    }
+    return [row(seconds, by_hand, by_hand), row(seconds, ours, by_hand, **more)]
 
 
 def count_shapes(batches) -> int:
@@ -278,43 +265,17 @@ def count_shapes(batches) -> int:
     return len({x.shape for x in inputs})
 
 
-def print_table(rows: list[dict], title: str) -> None:
-    headings = ["", "", "jax s", "samkeras s", "ratio", "shapes", "programs"]
-    table = Table(*headings, title=title)
-    for row in rows:
-        workload, method, *numbers, shapes, programs, _ = row.values()
-        numbers = [f"{number:.3g}" for number in numbers]
-        table.add_row(workload, method, *numbers, str(shapes), str(programs))
-    Console().print(table)
-
-
 def main() -> None:
     args = parse_arguments()
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    report = {
-        "machine": machine(),
-        "packages": installed(sys.executable),
-        "backend": os.environ["KERAS_BACKEND"],
-        "settings": {**vars(args), "json": None},
-        "deviations": {},
-        "results": [],
-    }
-    for workload in args.workload.split(","):
-        found = compare(workload, args.width_mult)
-        report["deviations"][workload] = found
-        shown = ", ".join(f"{name} {value:.2g}" for name, value in found.items())
-        print(f"{workload} differs from hand-written JAX: {shown}", flush=True)
-        if not max(found.values()) <= TOLERANCE:
-            sys.exit(f"Not the same computation: {workload}")
-    for workload in args.workload.split(","):
-        report["results"] += time_workload(workload, args)
-    print_table(
-        report["results"], f"width x{args.width_mult:g}, {report['backend']}, a step"
-    )
-    print(*(f"{k} {v}" for k, v in report["machine"].items()), sep=", ")
-    print(*(f"{k} {v}" for k, v in report["packages"].items()), sep=", ")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1))
+    deviations, rows = {}, []
+    for workload in args.workload:
+        found = deviations[workload] = find_deviations(workload, args.width_mult)
+        demand_same({f"{workload}'s {part}": d for part, d in found.items()}, TOLERANCE)
+    for workload in args.workload:
+        for sam in (False, True):
+            task = Task(workload, sam, args.width_mult, args.steps)
+            rows += compare(task, args.rounds, deviations[workload])
+    report(args, rows)
 
 
 if __name__ == "__main__":
