@@ -293,12 +293,14 @@ def print_table(title: str, rows: list[Row]) -> None:
 
     columns = dict.fromkeys(key for line in rows for key in line)
     columns = [c for c in columns if any(line.get(c) is not None for line in rows)]
-    headings = [column.replace("_", " ") for column in columns]
-    table = Table("", *headings[1:], title=title)
+    table = Table(title=title)
+    for column in columns:
+        heading = "" if column == "name" else column.replace("_", " ")
+        table.add_column(heading, no_wrap=column in ("name", "ratio_to"))
     for line in rows:
         table.add_row(*(cell(line.get(column)) for column in columns))
     # Wider than the 80 columns of a pipe, so that names stay on one line.
-    Console(width=max(Console().width, 120)).print(table)
+    Console(width=max(Console().width, 140)).print(table)
 
 
 def cell(value: Any) -> str:

@@ -62,6 +62,7 @@ def compare(width_mult: float) -> list[Row]:
             "weights_MB": weights,
             "temporary_MB": temporary,
             "peak_MB": peak,
+            "more_MB": peak - sgd_peak,
             "more_in_copies_of_the_weights": (peak - sgd_peak) / weights,
         }
         for method, (weights, temporary, peak) in plans.items()

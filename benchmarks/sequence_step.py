@@ -91,8 +91,10 @@ class Task:
         """The uncompiled model, of the same weights each time."""
         from samkeras.experiment.options.targets import find_workload
 
-        random.seed(0)  # of which keras draws the seeds of initializers
         workload, info = find_workload(self.workload), load(self.workload).info
+        # Of which keras draws the seeds of initializers. After what is imported above,
+        # which may draw too.
+        random.seed(0)
         model = workload.build(self.config, info)
         for layer in model._flatten_layers():
             if self.is_check and hasattr(layer, "rate"):
