@@ -118,9 +118,9 @@ class SamKeras(Contender):
 
         import samkeras
         from samkeras.backend import backend
-        from samkeras.data.batches import EpochBatches
+        from samkeras.data.examples import ArrayExamples
 
-        self.batches = EpochBatches(task.data(), BATCH, task.seed)
+        self.batches = ArrayExamples(*task.data()).batches(BATCH, task.seed)
         self.input = backend.make_input(self.batches)
         self.model = self.build_model(task)
         self.model.compile(
