@@ -79,12 +79,13 @@ def build_samkeras(width_mult: float, sam: bool) -> Callable:
     from samkeras.experiment.options.parsing import parse_command
     from samkeras.experiment.options.targets import find_target
     from samkeras.experiment.runs import data, run
+    from samkeras.experiment.tasks import PPO
 
     options = ["--width_mult", str(width_mult), "--sam", str(sam).lower()]
     (config,) = parse_command(find_target("atari_ppo"), options).configs
-    splits = data.load_data(config)
+    splits = data.describe_data(config)
     model = run.build_model(run.Run(config), splits.info)
-    rollouts = data.make_batches(config, splits.train, "order")
+    rollouts = PPO().batches(config, splits.train, "order")
     run.compile_model(run.Run(config), model, rollouts.total)
     policy, step = model.make_call_function(), rollouts._games.step
 

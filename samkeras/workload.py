@@ -8,6 +8,7 @@ import keras
 
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.methods import Method
+from samkeras.task import Task
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Workload:
     """A task. Its numbers live in configs/<name>.yaml.
 
     Attributes:
+        task: what kind of training it is, of samkeras.experiment.tasks.
         load: config -> Splits. Cheap: the examples are read later.
         build: (config, info) -> an uncompiled SAMModel of config.width_mult.
         loss: a keras loss, or config -> one.
@@ -30,6 +32,7 @@ class Workload:
             trained again; a change of its own module has that effect by itself.
     """
 
+    task: Task
     load: Callable[[Any], Splits[Any]]
     build: Callable[[Any, DataInfo], keras.Model]
     loss: keras.losses.Loss | Callable[[Any], keras.losses.Loss]

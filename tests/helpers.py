@@ -1,13 +1,17 @@
 """Small models and data, and a multilayer perceptron in NumPy to check them by."""
 
+import dataclasses
+from pathlib import Path
+
 import keras
 import numpy as np
+import yaml
 
 import samkeras
 from samkeras.experiment.options.fingerprint import find_marks
 from samkeras.experiment.options.groups import Config, compose
 from samkeras.experiment.options.parsing import parse_command
-from samkeras.experiment.options.targets import find_target
+from samkeras.experiment.options.targets import Target, find_target
 from samkeras.methods import Context, Role
 
 FEATURES, HIDDEN, CLASSES = 5, 8, 3
@@ -170,3 +174,13 @@ def find_mark(
     """A run's fingerprint of this version, or the "old" one, of 0.1."""
     version = version or config.target.load().version
     return getattr(find_marks(config, version, backend, content), of)
+
+
+def add_groups(workload: str, folder: Path, *groups: str) -> Target:
+    """The target of a workload that names more groups of options; its YAML file goes
+    into the folder."""
+    target = find_target(workload)
+    values = {**target.values, "options": [*target.groups, *groups]}
+    path = folder / f"{workload}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return dataclasses.replace(target, defaults=path)

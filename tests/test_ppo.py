@@ -11,8 +11,10 @@ import samkeras
 from samkeras.data.atari import FRAMES, Game, Games, Step, load_game
 from samkeras.errors import InputError
 from samkeras.experiment.options.targets import find_workload
-from samkeras.experiment.runs import ppo_recorder, recorder, rollouts
-from samkeras.experiment.runs.rollouts import Rollouts, draw_actions, play
+from samkeras.experiment.runs import recorder
+from samkeras.experiment.tasks.ppo import recorder as ppo_recorder
+from samkeras.experiment.tasks.ppo import rollouts
+from samkeras.experiment.tasks.ppo.rollouts import Rollouts, draw_actions, play
 from samkeras.models.actor_critic import build_actor_critic
 from samkeras.ppo import PPOLoss, estimate_advantages
 from tests.helpers import parse_runs, relative_error

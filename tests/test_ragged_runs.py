@@ -1,16 +1,16 @@
 """Whole runs of sentences and graphs: the command line, ablations, resume, MLflow."""
 
-import dataclasses
-
 import keras
 import pytest
 from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.errors import InputError
+from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.runs import data, recorder, run
+from samkeras.experiment.runs.recall import Recall
 from samkeras.models import gcn, lstm, tagger
-from tests.helpers import parse_runs
+from tests.helpers import add_groups, parse_runs
 
 SENTENCES = (("the dog runs", "a b c"), ("dogs run", "b c"), ("run", "c"))
 LONG = ("one after the other they all run to the house", "d a a b b b c a a b")
@@ -78,24 +78,26 @@ def test_runs_of_other_lengths_have_data_of_their_own(treebank):
     sentences elsewhere."""
     options = ["--dataset", str(treebank), "--max_length", "4,8", "--seed", "0,1"]
     configs = parse_runs("ud_pos_transformer", options)
-    shared = {}
-    splits = [data.load_shared(config, shared) for config in configs]
+    memory = Recall()
+    splits = [data.read_data(config, memory) for config in configs]
     assert [s.train.x.shape[1] for s in splits] == [4, 4, 8, 8]
     assert splits[0] is splits[1]
 
 
-def test_a_length_needs_words():
-    (config,) = parse_runs("mnist_mlp", ["--dataset", "mnist_5k"])
-    config = dataclasses.replace(config, max_length=8)
+def test_a_length_needs_words(tmp_path):
+    target = add_groups("mnist_mlp", tmp_path, "max_length")
+    options = ["--dataset", "mnist_5k", "--max_length", "8"]
+    (config,) = parse_command(target, options).configs
     with pytest.raises(InputError, match="--max_length needs words, and mnist_5k has"):
-        data.load_data(config)
+        data.describe_data(config)
 
 
-def test_dropping_words_by_their_counts_needs_a_treebank():
-    (config,) = parse_runs("sst2_lstm", ["--dataset", "crowdflower"])
-    config = dataclasses.replace(config, word_dropout=0.5)
+def test_dropping_words_by_their_counts_needs_a_treebank(tmp_path):
+    target = add_groups("sst2_lstm", tmp_path, "treebank")
+    options = ["--dataset", "crowdflower", "--word_dropout", "0.5"]
+    (config,) = parse_command(target, options).configs
     with pytest.raises(InputError, match="--word_dropout needs a treebank, and crowdf"):
-        data.load_data(config)
+        data.describe_data(config)
 
 
 @pytest.mark.parametrize(
@@ -112,20 +114,21 @@ def test_dropout_is_an_option(treebank, workload, own):
     for option in ([], ["--dropout", "0.25"]):
         options = [*options_of(workload, treebank), *option]
         (config,) = parse_runs(workload, options)
-        model = run.build_model(run.Run(config), data.load_data(config).info)
+        model = run.build_model(run.Run(config), data.describe_data(config).info)
         layers = [x for x in model.layers if isinstance(x, keras.layers.Dropout)]
         rates.append({layer.rate for layer in layers})
     assert rates == [{own}, {0.25}]
 
 
 @pytest.mark.parametrize("options", [[], ["--alpha", "10"]])
-def test_dropout_needs_a_model_that_has_it(options):
-    (config,) = parse_runs("mnist_mlp", ["--dataset", "mnist_5k", *options])
-    config = dataclasses.replace(config, dropout=0.1)
+def test_dropout_needs_a_model_that_has_it(options, tmp_path):
+    target = add_groups("mnist_mlp", tmp_path, "dropout")
+    options = ["--dataset", "mnist_5k", "--dropout", "0.1", *options]
+    (config,) = parse_command(target, options).configs
     with pytest.raises(
         InputError, match=r"^--dropout: the model of mnist_mlp has none"
     ):
-        run.build_model(run.Run(config), data.load_data(config).info)
+        run.build_model(run.Run(config), data.describe_data(config).info)
 
 
 # How many shapes batches have at most, each to train and to evaluate.

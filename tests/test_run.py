@@ -157,7 +157,7 @@ def test_best_weights_give_the_best_metric(train, recorded, tmp_path):
     options = [*SMALL, "--epochs=4", "--width_mult=0.1", "--learning_rate=0.4"]
     train(*options[:4], *options[6:])
     (config,) = parse_runs("synthetic_mlp", [*options[:4], *options[6:]])
-    splits = data.load_data(config)
+    splits = data.describe_data(config)
     model = run.build_model(run.Run(config), splits.info)
     (path,) = (tmp_path / "runs").glob("*/best.weights.h5")
     model.load_weights(path)
@@ -479,7 +479,7 @@ def test_a_pruned_run_matches_the_dense_ones_size(train, recorded, tmp_path):
     assert {c.data.params["num_params"] for c in children} == {"125810"}
     for path in (tmp_path / "runs").glob("*/config.yaml"):
         (config,) = parse_runs("mnist_mlp", ["--config", str(path)])
-        model = run.build_model(run.Run(config), data.load_data(config).info)
+        model = run.build_model(run.Run(config), data.describe_data(config).info)
         model.load_weights(path.with_name("best.weights.h5"))
         kernels = sum(np.count_nonzero(w) for w in model.get_weights() if w.ndim == 2)
         assert kernels + (150 + 50 + 10) == dense
@@ -508,14 +508,14 @@ def test_holdout_takes_its_examples_from_the_training_set():
     """A fixed tenth of the training set, the rest to train on, none of the test set."""
     options = ["--dataset", "mnist_5k", "--holdout", "0.1", "--train_examples", "1000"]
     (config,) = parse_runs("mnist_mlp", options)
-    splits, whole = data.load_data(config), load_images("mnist_5k", None)
+    splits, whole = data.describe_data(config), load_images("mnist_5k", None)
     assert (splits.info.num_train, splits.info.num_validation) == (900, 100)
     (x, y), (x_val, y_val) = arrays_of(splits)
     assert (len(x), len(y), len(x_val), len(y_val)) == (900, 900, 100, 100)
     parts = {image.tobytes() for image in x} | {image.tobytes() for image in x_val}
     assert parts == {image.tobytes() for image in whole.train.x[:1000]}
     (other,) = parse_runs("mnist_mlp", [*options, "--seed", "1"])
-    np.testing.assert_array_equal(data.load_data(other).validation.y, y_val)
+    np.testing.assert_array_equal(data.describe_data(other).validation.y, y_val)
 
 
 def test_holdout_must_leave_both_parts(capsys):
@@ -544,7 +544,7 @@ def test_twice_the_epochs_stretch_the_schedule(train, recorded, store):
 )
 def test_depth_is_the_number_of_equal_hidden_layers(workload, depth, count):
     (config,) = parse_runs(workload, ["--depth", str(depth)])
-    info = data.load_data(config).info
+    info = data.describe_data(config).info
     assert run.measure_size(run.Run(config), info).num_params == count
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from keras.metrics import MeanMetricWrapper
 
 from samkeras.data.atari import Game, load_game
+from samkeras.experiment.tasks import PPO
 from samkeras.models.actor_critic import build_actor_critic
 from samkeras.ppo import (
     PPOLoss,
@@ -16,6 +17,7 @@ from samkeras.ppo import (
 from samkeras.workload import Workload
 
 workload = Workload(
+    task=PPO(),
     load=lambda config: load_game(
         Game(config.game, config.sticky_actions, config.noop_max, config.fire_reset),
         config.frames,

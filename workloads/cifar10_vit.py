@@ -3,10 +3,12 @@
 import keras
 
 from samkeras.data.images import load_images
+from samkeras.experiment.tasks import Supervised
 from samkeras.models.vit import build_vit
 from samkeras.workload import Workload
 
 workload = Workload(
+    task=Supervised(),
     load=lambda config: load_images(
         config.dataset, config.data_dir, config.image_size, channels=3, smallest=4
     ),

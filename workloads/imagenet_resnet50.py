@@ -3,10 +3,12 @@
 import keras
 
 from samkeras.data.imagenet import load_imagenet
+from samkeras.experiment.tasks import Supervised
 from samkeras.models.resnet import build_resnet50
 from samkeras.workload import Workload
 
 workload = Workload(
+    task=Supervised(),
     load=lambda config: load_imagenet(
         config.dataset, config.data_dir, config.image_size
     ),

@@ -3,10 +3,12 @@
 import keras
 
 from samkeras.data.images import load_images
+from samkeras.experiment.tasks import Supervised
 from samkeras.models.mlp import build_mlp
 from samkeras.workload import Workload
 
 workload = Workload(
+    task=Supervised(),
     load=lambda config: load_images(config.dataset, config.data_dir),
     build=lambda config, info: build_mlp(
         info.input_shape,

@@ -5,10 +5,12 @@ import functools
 import keras
 
 from samkeras.data.sentences import load_sentences
+from samkeras.experiment.tasks import Supervised
 from samkeras.models.lstm import build_lstm
 from samkeras.workload import Workload
 
 workload = Workload(
+    task=Supervised(),
     load=lambda config: load_sentences(
         config.dataset, config.data_dir, config.max_length
     ),

@@ -4,6 +4,7 @@ import keras
 
 from samkeras.data.teacher_student import load_teacher_student
 from samkeras.errors import InputError
+from samkeras.experiment.tasks import Supervised
 from samkeras.models.mlp import build_mlp
 from samkeras.workload import Splits, Workload
 
@@ -25,6 +26,7 @@ def load(config) -> Splits:
 
 
 workload = Workload(
+    task=Supervised(),
     load=load,
     build=lambda config, info: build_mlp(
         info.input_shape,

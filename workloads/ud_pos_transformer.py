@@ -1,12 +1,14 @@
 """A transformer tags Ancient Greek with parts of speech, or any other treebank."""
 
 from samkeras.data.treebank import load_treebank
+from samkeras.experiment.tasks import Supervised
 from samkeras.losses import TokenCrossentropy
 from samkeras.models.tagger import build_tagger
 from samkeras.scores import TokenAccuracy
 from samkeras.workload import Workload
 
 workload = Workload(
+    task=Supervised(),
     load=lambda config: load_treebank(
         config.dataset, config.data_dir, config.max_length, config.tags
     ),

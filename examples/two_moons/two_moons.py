@@ -7,6 +7,7 @@ from sklearn.datasets import make_moons
 
 import samkeras
 from samkeras.experiment.options import NonNegativeFloat, Options
+from samkeras.experiment.tasks import Supervised
 from samkeras.models.mlp import build_mlp
 from samkeras.workload import DataInfo, Splits, Workload
 
@@ -36,6 +37,7 @@ def load(config) -> Splits:
 
 
 workload = Workload(
+    task=Supervised(),
     load=load,
     build=lambda config, info: build_mlp((2,), 2, [32], config.width_mult),
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

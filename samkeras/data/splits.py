@@ -89,6 +89,11 @@ class Splits(Generic[Data]):
         return cast(Data, ArrayExamples(x, y, self.transform, self.collate))
 
     @property
+    def is_read(self) -> bool:
+        """Whether its examples have been asked for."""
+        return "_data" in vars(self)
+
+    @property
     def train(self) -> Data:
         return self._data[0]
 

@@ -12,7 +12,9 @@ from samkeras.errors import InputError
 from samkeras.experiment.launch.workers import ATTEMPTS, Job, give_up, train_alone
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import CODE, Target, is_checkout
+from samkeras.experiment.runs.data import Memory
 from samkeras.experiment.runs.progress import ProgressDisplay
+from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.tracking.record import Tracker
@@ -168,7 +170,7 @@ class _Relay:
         return events
 
 
-_shared: dict = {}  # the data that this process has read
+_memory: Memory = Recall()  # of the data that this process has read
 
 
 def _train(
@@ -193,4 +195,4 @@ def _train(
         relay.tell.remote(number, event, values)
 
     tell("start")
-    return train_alone(run, session, parent, parent_id, _shared, tell)
+    return train_alone(run, session, parent, parent_id, _memory, tell)

@@ -14,13 +14,14 @@ from pathlib import Path
 from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.runs import data
+from samkeras.experiment.runs.data import Memory, read_data
 from samkeras.experiment.runs.interrupt import (
     end_at_once,
     hidden_from_children,
     raise_interrupt,
 )
 from samkeras.experiment.runs.progress import ProgressDisplay, RunProgress
+from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import (
     Run,
@@ -66,7 +67,7 @@ def train_here(
     """Trains runs one after the other in this process."""
     for job in jobs:
         told = progress.start_run(job.number)
-        with backend.split_batches(data.run_devices(job.run.config)):
+        with backend.split_batches(job.run.task.devices()):
             result = train(
                 job.run, job.session, job.splits, tracker, job.parent_id, told
             )
@@ -195,7 +196,7 @@ def _work(connection: Connection, number: int, num_workers: int) -> None:
     os.setpgrp()
     _share_machine(number, num_workers)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    shared, told_at = {}, 0.0
+    memory, told_at = Recall(), 0.0
 
     def tell(event, *values):
         nonlocal told_at
@@ -211,7 +212,7 @@ def _work(connection: Connection, number: int, num_workers: int) -> None:
         while True:
             run, session, parent, parent_id = connection.recv()
             try:
-                result = train_alone(run, session, parent, parent_id, shared, tell)
+                result = train_alone(run, session, parent, parent_id, memory, tell)
             except KeyboardInterrupt:
                 connection.send(("stopped",))
                 break
@@ -224,7 +225,7 @@ def train_alone(
     session: Session,
     parent: Path | None,
     parent_id: str | None,
-    shared: dict,
+    memory: Memory,
     tell: Callable[..., None],
 ) -> Result:
     """Trains and records a run that belongs to a grid of another process.
@@ -234,7 +235,7 @@ def train_alone(
         session: how it is executed.
         parent: the folder of the grid, as that process knows it.
         parent_id: the id of its record.
-        shared: data that this process has read already, see load_shared.
+        memory: of the data that this process has read already.
         tell: takes the run's progress, see RunProgress.
     """
     backend.cache_programs()
@@ -244,8 +245,8 @@ def train_alone(
     try:
         if parent is not None:
             tracker.know(parent, parent_id)
-        splits = data.load_shared(run.config, shared)
-        with backend.split_batches(data.run_devices(run.config)):
+        splits = read_data(run.config, memory)
+        with backend.split_batches(run.task.devices()):
             return train(run, session, splits, tracker, parent_id, RunProgress(tell))
     finally:
         tracker.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samkeras.experiment.options.config import NEW_NAMES, result_fields
-from samkeras.experiment.options.groups import PPO, Config
+from samkeras.experiment.options.groups import Config, PPOOptions
 
 # What 0.1 hashed of every run, whether it had the option or not. To go with 0.3.
 _OF_ALL = {
@@ -124,7 +124,7 @@ def find_marks(
 
 def _recorded(config: Config, values: dict[str, Any]) -> dict[str, Any]:
     """The fields as 0.1 hashed them."""
-    of_task = _OF_PPO if isinstance(config, PPO) else _OF_SUPERVISED
+    of_task = _OF_PPO if isinstance(config, PPOOptions) else _OF_SUPERVISED
     known = {"workload": config.workload, **_OF_ALL, **of_task}
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     younger = {n: v for n, v in values.items() if n in known or v != defaults[n]}

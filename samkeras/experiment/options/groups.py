@@ -404,7 +404,7 @@ class Linearized(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPO(Training):
+class PPOOptions(Training):
     """A game, and how to learn it by proximal policy optimization (PPO)."""
 
     game: str = "breakout"
@@ -476,7 +476,7 @@ class PPO(Training):
 # The groups that a workload's file names in `options:`.
 GROUPS: dict[str, tuple[type[Options], ...]] = {
     "supervised": (Dataset, Amounts, Epochs),
-    "ppo": (PPO,),
+    "ppo": (PPOOptions,),
     "label_noise": (LabelNoise,),
     "depth": (Depth,),
     "dropout": (Dropout,),

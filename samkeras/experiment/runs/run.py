@@ -30,7 +30,6 @@ from samkeras.experiment.options.config import (
 )
 from samkeras.experiment.options.fingerprint import Marks, find_marks
 from samkeras.experiment.options.groups import (
-    PPO,
     Config,
     Dropout,
     LabelNoise,
@@ -42,7 +41,6 @@ from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.runs import data
 from samkeras.experiment.runs.checkpoint import Checkpoints, has_checkpoint
 from samkeras.experiment.runs.interrupt import StopRequest
-from samkeras.experiment.runs.ppo_recorder import PPORecorder
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.recorder import Recorder
@@ -54,6 +52,7 @@ from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.methods import Method
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
+from samkeras.task import Task
 from samkeras.workload import DataInfo, Splits, Workload
 
 # Options that the library's messages mention, by the names of its arguments.
@@ -75,7 +74,25 @@ class Run:
 
     @cached_property
     def workload(self) -> Workload:
-        return self.config.target.load()
+        """What it trains.
+
+        Raises:
+            InputError: its module cannot be imported, or its options are not its
+                task's.
+        """
+        target, workload = self.config.target, self.config.target.load()
+        for group in workload.task.options:
+            if not isinstance(self.config, group):
+                raise InputError(
+                    f"{target.defaults}: options must have the group of "
+                    f"{group.__name__}, which {type(workload.task).__name__} needs. "
+                    f"Received: {', '.join(target.groups)}"
+                )
+        return workload
+
+    @property
+    def task(self) -> Task:
+        return self.workload.task
 
     @cached_property
     def passes(self) -> float:
@@ -154,7 +171,7 @@ def measure_size(run: Run, info: DataInfo) -> ModelSize:
         InputError: the biases alone are more than the dense model of match_width has.
     """
     measure = functools.partial(_measure_size, info=info)
-    return _sizes.call((run.config.target, info), measure, run.config)
+    return _sizes.call((run.workload.build, info), measure, run.config)
 
 
 _sizes: Recall[ModelSize] = Recall()
@@ -209,7 +226,7 @@ def train(
     size = measure_size(run, splits.info)
     result = Result(config, size.num_params, size.num_nonzero)
     try:
-        _check_memory(config, size)
+        _check_memory(run, size)
         model = build_model(run, splits.info)
     except InputError:
         raise
@@ -231,13 +248,12 @@ def train(
         if LabelNoise.of(config).label_noise:
             examples, *record = data.add_noise(config, splits)
             _record_noise(logger, folder, *record)
-        batches = data.make_batches(config, examples, "order")
+        batches = run.task.batches(config, examples, "order")
         compile_model(run, model, batches.total)
         if config.is_pruned:
-            _prune(config, model, size.sparsity, examples)
+            _prune(run, model, size.sparsity, examples)
         with StopRequest() as stop:
-            recorder_type = PPORecorder if isinstance(config, PPO) else Recorder
-            recorder = recorder_type(
+            recorder = run.task.loop(
                 config,
                 run.workload,
                 passes=run.passes,
@@ -246,7 +262,8 @@ def train(
                 progress=progress,
                 stop=stop,
             )
-            recorder.fit(model, batches, data.make_batches(config, splits.validation))
+            validation = run.task.validation(config, splits.validation)
+            recorder.fit(model, batches, validation)
         _record_best(logger, model, recorder, folder)
         logger.end("FINISHED")
     except KeyboardInterrupt:
@@ -267,10 +284,10 @@ def train(
     )
 
 
-def _check_memory(config: Config, size: ModelSize) -> None:
+def _check_memory(run: Run, size: ModelSize) -> None:
     """Raises a MemoryError where a model cannot fit: a system that promises more memory
     than it has would kill the process later."""
-    if not data.run_devices(config)[0].startswith("cpu"):
+    if not run.task.devices()[0].startswith("cpu"):
         return  # devices of their own memory say themselves when it is full
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     needed = 2 * 4 * size.num_params
@@ -363,7 +380,7 @@ def compile_model(run: Run, model: keras.Model, num_batches: int) -> None:
     if not isinstance(loss, keras.losses.Loss):
         loss = loss(config)
     is_mirrored = (
-        keras.backend.backend() == "tensorflow" and len(data.run_devices(config)) > 1
+        keras.backend.backend() == "tensorflow" and len(run.task.devices()) > 1
     )
     model.compile(
         optimizer=_build_optimizer(config, num_batches),
@@ -399,18 +416,15 @@ def build_method(run: Run) -> Method | None:
 
 
 def _prune(
-    config: Config,
+    run: Run,
     model: keras.Model,
     sparsity: float,
     examples: Examples | Game,
 ) -> None:
     """Prunes a run's model; snip scores one training batch, as the authors do."""
     # Every process scores the whole batch, so that all prune the same weights.
-    batches = data.make_batches(config, examples, "pruning", process=(0, 1))
-    if isinstance(config, PPO):
-        batch = batches.collect(model.make_call_function())[0]
-    else:
-        batch = batches[0]
+    config = run.config
+    batch = run.task.pruning_batch(config, examples, model)
     samkeras.prune_at_init(
         model,
         config.pruner,
@@ -464,7 +478,7 @@ def _record_setup(
     splits: Splits,
 ) -> None:
     config, folder = run.config, logger.folder
-    devices = data.run_devices(config)
+    devices = run.task.devices()
     content = splits.content._asdict() if splits.content else {}
     logger.log_params(
         {

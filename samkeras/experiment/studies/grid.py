@@ -17,12 +17,13 @@ from samkeras.experiment.launch import ray as cluster
 from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.fingerprint import Marks
-from samkeras.experiment.options.groups import PPO, Linearized
+from samkeras.experiment.options.groups import Linearized
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import home, is_checkout
-from samkeras.experiment.runs import data
+from samkeras.experiment.runs.data import Memory, describe_data, read_data
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.runs.progress import ProgressDisplay
+from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run, measure_size, without_metrics
 from samkeras.experiment.studies import pictures, tables
@@ -69,15 +70,16 @@ def _run_grid(
     figure: Figure | None,
     make_tracker: Callable[[str | None, str], Tracker],
 ) -> int:
-    splits = [data.load_data(run.config) for run in runs]
+    described: Memory = Recall()
+    splits = [describe_data(run.config, described) for run in runs]
     if session.dry_run:
         tables.print_dry_run(runs, splits)
         return 0
     target, workload = runs[0].config.target, runs[0].workload
     _check(session, runs, splits)
     # A data set that cannot be had is bad input, and known before anything is logged.
-    shared = {}
-    splits = [data.load_shared(run.config, shared) for run in runs]
+    memory: Memory = Recall()
+    splits = [read_data(run.config, memory) for run in runs]
     if session.ray is not None:
         cluster.connect(session, target)
     tracker = make_tracker(session.tracking_uri, session.experiment or target.name)
@@ -132,7 +134,6 @@ def _check(session: Session, runs: list[Run], splits: list[Splits]) -> None:
         config = run.config
         if config.match_width is not None or Linearized.of(config).alpha is not None:
             measure_size(run, loaded.info)  # which says what cannot be built
-        data.batch_multiple(config)
     workload = runs[0].workload
     num_processes = backend.find_process()[1]
     if num_processes > 1 and (session.workers > 1 or session.ray is not None):
@@ -140,7 +141,7 @@ def _check(session: Session, runs: list[Run], splits: list[Splits]) -> None:
             "--workers and --ray train many runs at once, several processes train one "
             f"run together. Received: both, with {num_processes} processes"
         )
-    is_whole = workload.score is not None or isinstance(runs[0].config, PPO)
+    is_whole = workload.score is not None or not workload.task.is_shared
     if num_processes > 1 and is_whole:
         raise InputError(
             f"{runs[0].config.target} trains in one process: its "
@@ -244,11 +245,8 @@ def print_address(tracker: Tracker) -> None:
 
 
 def _count_work(run: Run, splits: Splits) -> float:
-    config, num_train = run.config, splits.info.num_train
-    if not isinstance(config, PPO):
-        num_train = len(splits.train)
-    per_epoch = data.steps_per_epoch(config, splits, num_train)
-    return run.passes * config.total_epochs * per_epoch
+    per_epoch = run.task.steps_per_epoch(run.config, splits)
+    return run.passes * run.config.total_epochs * per_epoch
 
 
 def _check_writable(folder: Path) -> None:

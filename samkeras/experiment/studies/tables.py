@@ -10,7 +10,7 @@ from rich.table import Table
 
 from samkeras.experiment.options.config import result_fields, varied_fields
 from samkeras.experiment.options.values import as_text
-from samkeras.experiment.runs import data, run
+from samkeras.experiment.runs import run
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.comparison import (
@@ -33,8 +33,8 @@ def print_dry_run(runs: list[Run], splits: list[Splits]) -> None:
         if config.is_pruned:
             shown += f", non-zero: {size.num_nonzero:,}"
         steps = "unknown until the data set is on disk"
-        if info.num_train is not None:
-            per_epoch = data.steps_per_epoch(config, loaded, info.num_train)
+        per_epoch = each.task.steps_per_epoch(config, loaded)
+        if per_epoch is not None:
             steps = (
                 f"{per_epoch:,} an epoch, {per_epoch * config.total_epochs:,} in all"
             )

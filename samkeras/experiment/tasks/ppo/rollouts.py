@@ -8,7 +8,7 @@ from keras import ops
 
 from samkeras.backend import backend
 from samkeras.data.atari import Game, Games, Step
-from samkeras.experiment.options.groups import PPO
+from samkeras.experiment.options.groups import PPOOptions
 from samkeras.ppo import Target, estimate_advantages
 
 Policy = Callable[[np.ndarray], Any]
@@ -41,7 +41,7 @@ class Rollouts:
 
     policy: Policy
 
-    def __init__(self, game: Game, config: PPO, seed: int):
+    def __init__(self, game: Game, config: PPOOptions, seed: int):
         self._config, self._seed = config, seed
         self._games = Games(game, config.num_actors)
         self.total = config.rollouts_per_epoch * config.batches_per_rollout

@@ -8,7 +8,7 @@ import numpy as np
 from samkeras.data.atari import FRAMES
 from samkeras.experiment.runs.checkpoint import Arrays
 from samkeras.experiment.runs.recorder import Recorder
-from samkeras.experiment.runs.rollouts import Policy, play
+from samkeras.experiment.tasks.ppo.rollouts import Policy, play
 from samkeras.ppo import Target
 from samkeras.seeds import derive_seed
 

@@ -1,0 +1,45 @@
+"""Learning to play a game by proximal policy optimization."""
+
+from typing import Any, ClassVar
+
+import keras
+
+from samkeras.data.atari import Game
+from samkeras.data.splits import Splits
+from samkeras.experiment.options.groups import Options, PPOOptions
+from samkeras.experiment.tasks.ppo.recorder import PPORecorder
+from samkeras.experiment.tasks.ppo.rollouts import Rollouts
+from samkeras.seeds import derive_seed
+
+
+class PPO:
+    """The task of the games: rollouts of the policy, steps on their minibatches, and
+    evaluations on whole games. See samkeras.task.Task."""
+
+    options: ClassVar[tuple[type[Options], ...]] = (PPOOptions,)
+    is_shared = False
+    loop = PPORecorder
+
+    def devices(self) -> list[str]:
+        """The first: the steps of a game are small."""
+        return keras.distribution.list_devices()[:1]
+
+    def load(self, config: Any) -> Splits[Game]:
+        return config.target.load().load(config)
+
+    def check(self, config: Any, splits: Splits[Game]) -> None:
+        """There is nothing that does not fit."""
+
+    def batches(self, config: Any, data: Game, stream: str) -> Rollouts:
+        return Rollouts(data, config, derive_seed(config.seed, stream))
+
+    def validation(self, config: Any, data: Game) -> Game:
+        return data
+
+    def pruning_batch(self, config: Any, data: Game, model: keras.Model) -> Any:
+        rollouts = self.batches(config, data, "pruning")
+        rollouts.policy = model.make_call_function()
+        return rollouts[0]
+
+    def steps_per_epoch(self, config: Any, splits: Splits[Game]) -> int:
+        return config.rollouts_per_epoch * config.batches_per_rollout

@@ -1,0 +1,173 @@
+"""Learning from examples."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import keras
+
+from samkeras.backend import backend
+from samkeras.data.batches import Batches
+from samkeras.data.content import describe_content
+from samkeras.data.examples import Examples
+from samkeras.data.order import count_places
+from samkeras.data.splits import Splits
+from samkeras.errors import InputError
+from samkeras.experiment.options.groups import (
+    Amounts,
+    Augmentation,
+    Dataset,
+    Epochs,
+    LabelNoise,
+    Linearized,
+    MaxLength,
+    Options,
+    Treebank,
+)
+from samkeras.experiment.runs.recorder import Recorder
+from samkeras.seeds import derive_seed
+
+
+class Supervised:
+    """The task of most workloads: epochs over examples with labels, each of which ends
+    with a validation on others. See samkeras.task.Task."""
+
+    options: ClassVar[tuple[type[Options], ...]] = (Amounts, Epochs)
+    is_shared = True
+    loop = Recorder
+
+    def devices(self) -> list[str]:
+        return keras.distribution.list_devices()
+
+    def load(self, config: Any) -> Splits[Examples]:
+        """The first examples that a run asks for, a part of those to train on held out
+        where it asks for that."""
+        splits = config.target.load().load(config)
+        info = splits.info
+        limits = (config.train_examples, config.validation_examples)
+        sizes = (info.num_train, info.num_validation)
+        for limit, size, name in zip(
+            limits, sizes, ("train", "validation"), strict=True
+        ):
+            if limit and size and limit > size:
+                raise InputError(
+                    f"--{name}_examples must be at most {size}, the examples of "
+                    f"{info.name}. Received: {limit}"
+                )
+        num_train, num_validation = (
+            limit or size for limit, size in zip(limits, sizes, strict=True)
+        )
+        if config.holdout and num_train:
+            num_held_out = round(config.holdout * num_train)
+            if not 0 < num_held_out < num_train:
+                raise InputError(
+                    f"--holdout must leave examples to train and to validate on. "
+                    f"Received: {config.holdout:g} of {num_train} examples"
+                )
+            num_train -= num_held_out
+            num_validation = min(limits[1] or num_held_out, num_held_out)
+
+        def read() -> tuple[Examples, Examples]:
+            train, validation = splits.train.first(limits[0]), splits.validation
+            if config.holdout:
+                validation, train = train.hold_out(round(config.holdout * len(train)))
+            return train, validation.first(limits[1])
+
+        return dataclasses.replace(
+            splits,
+            info=dataclasses.replace(
+                info, num_train=num_train, num_validation=num_validation
+            ),
+            read=read,
+            content=describe_content(Dataset.of(config).dataset),
+        )
+
+    def check(self, config: Any, splits: Splits[Examples]) -> None:
+        info = splits.info
+        is_regression = info.num_classes is None
+        needs = (
+            ("label_noise", LabelNoise, is_regression, "classes", "is a regression"),
+            ("alpha", Linearized, is_regression, "classes", "is a regression"),
+            (
+                "augment",
+                Augmentation,
+                len(info.input_shape) != 3,
+                "images",
+                "has none",
+            ),
+            (
+                "max_length",
+                MaxLength,
+                info.vocabulary_size is None,
+                "words",
+                "has none",
+            ),
+            (
+                "word_dropout",
+                Treebank,
+                info.word_counts is None,
+                "a treebank",
+                "is none",
+            ),
+        )
+        for name, group, is_lacking, what, why in needs:
+            if getattr(group.of(config), name) and is_lacking:
+                raise InputError(f"--{name} needs {what}, and {info.name} {why}")
+        self._multiple(config)
+
+    def batches(
+        self,
+        config: Any,
+        data: Examples,
+        stream: str,
+        process: tuple[int, int] | None = None,
+    ) -> Batches:
+        return data.batches(
+            config.batch_size,
+            derive_seed(config.seed, stream),
+            augment=Augmentation.of(config).augment and stream == "order",
+            steps=config.steps_a_round,
+            multiple_of=self._multiple(config),
+            process=process or backend.find_process(),
+        )
+
+    def validation(self, config: Any, data: Examples) -> Batches:
+        return data.batches(
+            config.batch_size,
+            multiple_of=self._multiple(config),
+            process=backend.find_process(),
+        )
+
+    def pruning_batch(self, config: Any, data: Examples, model: keras.Model) -> Any:
+        return self.batches(config, data, "pruning", process=(0, 1))[0]
+
+    def steps_per_epoch(self, config: Any, splits: Splits[Examples]) -> int | None:
+        if config.steps:
+            return config.steps_a_round
+        num_train = len(splits.train) if splits.is_read else splits.info.num_train
+        if num_train is None:
+            return None
+        fill_to = config.batch_size if splits.collate else None
+        count = count_places(num_train, True, self._multiple(config), fill_to)
+        return math.ceil(count / config.batch_size)
+
+    def _multiple(self, config: Any) -> int:
+        """What the size of every batch of a run is a multiple of on this machine.
+
+        Raises:
+            InputError: the batches that are asked for are not.
+        """
+        num_devices = len(self.devices())
+        if num_devices == 1:
+            return 1
+        multiple, reason = num_devices, f"the {num_devices} devices"
+        if config.m_sharpness and keras.backend.backend() == "tensorflow":
+            # There a group of examples is on one device.
+            multiple = num_devices * config.m_sharpness
+            reason += f" times --m_sharpness {config.m_sharpness}"
+        if config.batch_size % multiple:
+            raise InputError(
+                f"--batch_size must be a multiple of {multiple}, {reason}. "
+                f"Received: {config.batch_size}"
+            )
+        return multiple

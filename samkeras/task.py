@@ -1,0 +1,61 @@
+"""What a kind of training is: the contract of the classes in experiment/tasks."""
+
+from typing import Any, Protocol
+
+import keras
+
+from samkeras.data.batches import Batches
+from samkeras.data.splits import Splits
+
+
+class Task(Protocol):
+    """How the model of a workload is trained on its data, whatever these are.
+
+    Attributes:
+        options: the groups of options that its runs need, see
+            samkeras.experiment.options.
+        is_shared: whether several processes can train a run together.
+    """
+
+    options: tuple[type[Any], ...]
+    is_shared: bool
+
+    def devices(self) -> list[str]:
+        """The devices that a run uses, as keras.distribution.list_devices names
+        them."""
+        ...
+
+    def load(self, config: Any) -> Splits[Any]:
+        """The part of its workload's data that a run uses. It reads no more of the
+        config than the data depend on, so that runs share them."""
+        ...
+
+    def check(self, config: Any, splits: Splits[Any]) -> None:
+        """Checks a run's options against its data and devices.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        ...
+
+    def batches(self, config: Any, data: Any, stream: str) -> Batches:
+        """Batches to train on, in the order of one of the run's random streams; of
+        several processes, this one's part of each."""
+        ...
+
+    def validation(self, config: Any, data: Any) -> Any:
+        """What the run's loop validates on."""
+        ...
+
+    def pruning_batch(self, config: Any, data: Any, model: keras.Model) -> Any:
+        """The whole batch that snip scores weights on, the same on all processes."""
+        ...
+
+    def steps_per_epoch(self, config: Any, splits: Splits[Any]) -> int | None:
+        """Steps from one validation to the next; None before the data are on disk."""
+        ...
+
+    def loop(self, *args: Any, **kwargs: Any) -> Any:
+        """What trains a run, see samkeras.experiment.runs.recorder.Recorder, whose
+        arguments it takes."""
+        ...
