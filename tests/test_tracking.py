@@ -683,13 +683,15 @@ def test_the_default_store_is_never_inside_a_package(tmp_path, monkeypatch):
 
 
 def test_a_record_knows_the_last_value_of_each_metric(tracker, tmp_path):
-    """Those of before too, where a run goes on."""
-    run = tracker().start("name", {}, None, tmp_path / "run")
-    run.log_metrics({"loss": 2.0, "accuracy": 0.5}, step=0)
-    run.log_metrics({"loss": 1.0}, step=1)
-    assert run.metrics == {"loss": 1.0, "accuracy": 0.5}
-    run.end("KILLED")
-    run = tracker().start("name", {}, None, tmp_path / "run")
-    run.log_metrics({"loss": 7.0, "best_loss": 1.0}, step=1)  # loss is not recorded
-    assert run.metrics == {"loss": 1.0, "accuracy": 0.5, "best_loss": 1.0}
-    run.end("FINISHED")
+    """Those of before too, where a run goes on; in memory as in a journal."""
+    for start in (tracker().start, MemoryTracker().start):
+        run = start("name", {}, None, tmp_path / "run")
+        run.log_metrics({"loss": 2.0, "accuracy": 0.5}, step=0)
+        run.log_metrics({"loss": 1.0}, step=1)
+        assert run.metrics == {"loss": 1.0, "accuracy": 0.5}
+        run.end("KILLED")
+        run = start("name", {}, None, tmp_path / "run")
+        # That of a step which is recorded already is not recorded.
+        run.log_metrics({"loss": 7.0, "best_loss": 1.0}, step=1)
+        assert run.metrics == {"loss": 1.0, "accuracy": 0.5, "best_loss": 1.0}
+        run.end("FINISHED")
