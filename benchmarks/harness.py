@@ -18,7 +18,6 @@ import datetime
 import importlib
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -266,15 +265,15 @@ def report(
         rows: the answer.
         python: another interpreter in which contenders ran.
     """
-    import samkeras
+    from samkeras.experiment.machine import describe_machine, find_versions
 
     packages = {**installed(python or sys.executable), **installed(sys.executable)}
     answer = {
         "question": args.question,
         "command": command(args.script),
         "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": {"samkeras": samkeras.__version__, **packages},
+        "machine": describe_machine(),
+        "versions": {**find_versions(), **packages},
         "rows": rows,
     }
     print_table(answer["question"], rows)
@@ -313,22 +312,6 @@ def command(script: str) -> str:
     words = [f"KERAS_BACKEND={os.environ['KERAS_BACKEND']}", "python"]
     words += [f"benchmarks/{script}", *sys.argv[1:]]
     return shlex.join(words).replace(str(Path.home()), "~")
-
-
-def machine() -> dict[str, Any]:
-    import keras
-
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        models = [line for line in lines if line.startswith("model name")]
-        cpu = models[0].split(": ")[1] if models else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "devices": ", ".join(map(str, keras.distribution.list_devices())),
-        "python": platform.python_version(),
-    }
 
 
 def installed(python: str) -> dict[str, str]:

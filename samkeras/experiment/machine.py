@@ -1,8 +1,11 @@
 """What runs here: the packages and the machine, for what is kept of runs."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import re
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,6 +28,15 @@ def describe_machine() -> dict[str, Any]:
     """The system, the processor and the devices that the backend sees."""
     return {
         "system": platform.platform(),
-        "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+        "cpu": f"{name_processor()}, {os.cpu_count()} cores",
         "devices": [str(device) for device in keras.distribution.list_devices()],
     }
+
+
+def name_processor() -> str:
+    """The processor's model, which Linux tells, or else its architecture."""
+    with contextlib.suppress(OSError):
+        model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        if model:
+            return model[1]
+    return platform.machine()
