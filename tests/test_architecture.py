@@ -88,6 +88,63 @@ def test_the_whole_library_has_its_types_checked():
     assert sorted(settings["tool"]["basedpyright"]["include"]) == sorted(known)
 
 
+# The rooms above the library, bottom up: each knows those before it.
+ROOMS = (
+    ("models", "losses", "scores", "ppo", "data", "files", "quiet"),
+    ("task",),
+    ("workload",),
+    ("experiment.machine", "experiment.options"),
+    ("experiment.tracking",),
+    ("experiment.runs",),
+    ("experiment.tasks",),
+    ("experiment.launch",),
+    ("experiment.studies",),
+    ("experiment.command",),
+    ("__main__",),
+)
+ROOM = {room: place for place, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def room_of(module: str) -> str:
+    """The room that a module is in, such as "data" or "experiment.runs"."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2] if parts[:1] == ["experiment"] else parts[:1])
+
+
+ROOM_FILES = [p for p in FILES if room_of(name_of(p)) not in ("", "experiment", *LEVEL)]
+
+
+@of_files
+@pytest.mark.parametrize("path", **ids(ROOM_FILES))
+def test_no_room_knows_one_above_it(path):
+    """What is only needed for annotations counts, too."""
+    own = ROOM[room_of(name_of(path))]
+    for module in find_imports(path):
+        room = room_of(module) if module.startswith("samkeras") else ""
+        if room in ROOM:
+            assert ROOM[room] <= own, module
+
+
+@of_files
+def test_no_room_is_over_a_quarter_of_the_house():
+    lines = {}
+    for path in FILES:
+        room = room_of(name_of(path)) or "samkeras"
+        count = len(path.read_text().splitlines())
+        lines[room] = lines.get(room, 0) + count
+    assert max(lines.values()) < sum(lines.values()) / 4, lines
+
+
+@of_files
+def test_what_a_task_is_called_stands_in_its_room():
+    """No other room asks what kind of training a run is."""
+    others = ("experiment.tasks", "experiment.options")
+    for path in (ROOT / "samkeras" / "experiment").rglob("*.py"):
+        if room_of(name_of(path)) not in others:
+            assert not re.search(r"PPO|atari_ppo", path.read_text()), path
+            assert not re.search(r"isinstance\(.*config", path.read_text()), path
+
+
 def test_no_part_of_samkeras_imports_in_a_circle():
     graph = {name_of(path): find_imports(path) & MODULES for path in FILES}
     TopologicalSorter(graph).prepare()

@@ -316,6 +316,43 @@ def test_another_version_or_content_is_another_run(monkeypatch):
     assert len(set(marks)) == 4
 
 
+def test_a_new_option_with_a_default_changes_no_fingerprint(monkeypatch):
+    """Of no run: those that are finished stay so."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Newer(Options):
+        newer: int = 3
+
+    options = ["--sam", "--rho", "0.3", "--train_examples", "100"]
+    run = parse_one(*options)
+    kind = dataclasses.make_dataclass(
+        "Config", [], bases=(Newer, type(run)), frozen=True, kw_only=True
+    )
+    values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    for of in ("now", "old"):
+        assert find_mark(kind(**values), of) == find_mark(run, of)
+        assert find_mark(kind(**values, newer=4), of) != find_mark(run, of)
+
+
+def test_another_module_is_another_run_and_another_comment_is_not(tmp_path):
+    marks = []
+    for i, text in enumerate(
+        (
+            '"""A docstring."""\n\nx = 1  # a comment\n',
+            '"""Another."""\nx = (1)\n',
+            "x = 1\n",
+            "x = 2\n",
+        )
+    ):
+        path = tmp_path / f"{i}" / "own.py"
+        path.parent.mkdir()
+        path.write_text(text)
+        target = resolve_target(str(path))
+        (config,) = parse_command(target, []).configs
+        marks.append(find_mark(config, version=1))
+    assert marks[0] == marks[1] == marks[2] != marks[3]
+
+
 @pytest.mark.parametrize("workload", list_workloads())
 def test_a_workloads_file_names_the_options_that_it_reads(workload):
     """Of those that not all workloads have; noise, crops and alpha are applied to its

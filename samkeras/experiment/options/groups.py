@@ -488,6 +488,26 @@ GROUPS: dict[str, tuple[type[Options], ...]] = {
 }
 
 
+def check_groups(config: Options, needed: Iterable[type[Options]], owner: str) -> None:
+    """Checks that a run has groups of options.
+
+    Args:
+        config: the run's.
+        needed: the groups.
+        owner: what needs them.
+
+    Raises:
+        InputError: its workload does not name one of them.
+    """
+    for group in needed:
+        if not isinstance(config, group):
+            target = config.target
+            raise InputError(
+                f"{target.defaults}: options must have the group of {group.__name__}, "
+                f"which {owner} needs. Received: {', '.join(target.groups)}"
+            )
+
+
 @functools.cache
 def compose(target: Target) -> type[Config]:
     """The class of a workload's runs, of the groups that its YAML file names.

@@ -34,6 +34,7 @@ from samkeras.experiment.options.groups import (
     Dropout,
     LabelNoise,
     Linearized,
+    check_groups,
 )
 from samkeras.experiment.options.methods import ARGUMENTS, CLASS_OPTIONS, CLASSES
 from samkeras.experiment.options.session import Session
@@ -80,14 +81,8 @@ class Run:
             InputError: its module cannot be imported, or its options are not its
                 task's.
         """
-        target, workload = self.config.target, self.config.target.load()
-        for group in workload.task.options:
-            if not isinstance(self.config, group):
-                raise InputError(
-                    f"{target.defaults}: options must have the group of "
-                    f"{group.__name__}, which {type(workload.task).__name__} needs. "
-                    f"Received: {', '.join(target.groups)}"
-                )
+        workload = self.config.target.load()
+        check_groups(self.config, workload.task.options, type(workload.task).__name__)
         return workload
 
     @property

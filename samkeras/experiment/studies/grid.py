@@ -70,12 +70,12 @@ def _run_grid(
     figure: Figure | None,
     make_tracker: Callable[[str | None, str], Tracker],
 ) -> int:
+    target, workload = runs[0].config.target, runs[0].workload
     described: Memory = Recall()
     splits = [describe_data(run.config, described) for run in runs]
     if session.dry_run:
         tables.print_dry_run(runs, splits)
         return 0
-    target, workload = runs[0].config.target, runs[0].workload
     _check(session, runs, splits)
     # A data set that cannot be had is bad input, and known before anything is logged.
     memory: Memory = Recall()

@@ -1,0 +1,167 @@
+"""A workload in a folder of its own, outside the project, with an option and a method
+of its own: examples/two_moons."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import run as command
+from samkeras.errors import InputError
+from samkeras.experiment.options.parsing import parse_command
+from samkeras.experiment.options.targets import ROOT, Target, resolve_target
+from samkeras.experiment.runs import recorder
+from samkeras.experiment.runs.data import describe_data, read_data
+from samkeras.experiment.runs.recall import Recall
+from samkeras.experiment.runs.run import Run, build_method
+
+SHORT = ["--epochs", "2", "--width_mult", "0.25"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the example, where nothing of the project is beside it."""
+    return shutil.copytree(ROOT / "examples" / "two_moons", tmp_path / "moons")
+
+
+@pytest.fixture
+def target(folder) -> Target:
+    return resolve_target(str(folder / "two_moons.py"))
+
+
+def parse_one(target, *options):
+    (config,) = parse_command(target, options).configs
+    return config
+
+
+def test_its_own_option_reaches_its_data(target):
+    """Each value has data of its own, read once for the runs that share it, though the
+    workload looks at it only when it makes the examples."""
+    options = ["--spread", "0.1,0.3", "--seed", "0,1"]
+    configs = parse_command(target, options).configs
+    memory = Recall()
+    narrow, again, wide, _ = (read_data(config, memory) for config in configs)
+    assert narrow is again
+    assert narrow.train.x.std() < wide.train.x.std()
+    with pytest.raises(InputError, match="spread must be a number >= 0"):
+        parse_one(target, "--spread", "-1")
+    with pytest.raises(InputError, match="has no option --word_dropout"):
+        parse_one(target, "--word_dropout", "1")
+
+
+def test_its_own_method_is_one_of_the_methods(target):
+    config = parse_one(target, "--sam", "--method", "lookback", "--rho", "0.3")
+    method = build_method(Run(config))
+    assert type(method).__name__ == "Lookback"
+    assert float(method.rho) == pytest.approx(0.3)
+    with pytest.raises(InputError, match=r"fsam, lookback\. .*did you mean lookback"):
+        parse_one(target, "--sam", "--method", "lokback")
+
+
+def test_its_runs_go_to_other_processes(target):
+    """Also where its folder lies elsewhere, as on a Ray node."""
+    config = parse_one(target, "--spread", "0.3")
+    assert pickle.loads(pickle.dumps(config)) == config
+    sent = pickle.dumps(config)
+    new = target.path.parent.parent / "elsewhere"
+    new.mkdir()
+    shutil.move(target.path.parent, new)
+    sys.path.append(str(new))
+    try:
+        found = pickle.loads(sent)
+    finally:
+        sys.path.remove(str(new))
+    assert found.spread == 0.3
+    assert found.target.path == new / "moons" / "two_moons.py"
+    assert describe_data(found).info.name == "two_moons"
+
+
+def test_a_module_of_a_package_is_a_target(folder, monkeypatch):
+    """By its dotted name, from the folder that the package is in."""
+    (folder / "__init__.py").touch()
+    monkeypatch.chdir(folder.parent)
+    target = resolve_target("moons.two_moons")
+    assert parse_one(target, "--spread", "0.3").spread == 0.3
+    with pytest.raises(InputError, match="Python finds no such module"):
+        resolve_target("moons.three_moons")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", ["has no `workload = Workload(...)`"]),
+        ("import no_such_package", ["cannot import", "no_such_package"]),
+        ("x = (", ["cannot import", "SyntaxError"]),
+    ],
+)
+def test_a_file_that_is_no_workload_is_refused_in_one_line(folder, capsys, text, words):
+    (folder / "two_moons.py").write_text(text)
+    (folder / "two_moons.yaml").write_text("options: [supervised]")
+    path = str(folder / "two_moons.py")
+    assert command.main([path, "--dry_run"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("options: Moons", ["options must be a list of names", "Moons"]),
+        ("options: [supervised, Moon]", ["options must be of", "Moon", "classes of"]),
+        ("options: [Moons]", ["options must have the group of Amounts", "Supervised"]),
+        ("sprad: 1", ["unknown field sprad"]),
+    ],
+)
+def test_a_wrong_yaml_file_is_refused_in_one_line(folder, capsys, text, words):
+    (folder / "two_moons.yaml").write_text(text)
+    assert command.main([str(folder / "two_moons.py"), "--dry_run"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+
+
+def test_its_run_goes_on_where_it_was_interrupted(
+    folder, store, tmp_path, capsys, monkeypatch
+):
+    line = [str(folder / "two_moons.py"), *SHORT, "--sam", "--method", "lookback"]
+    line += ["--run_dir", str(tmp_path / "runs"), "--tracking_uri", store]
+    line += ["--experiment", "own"]
+
+    def interrupt(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(recorder.Recorder, "on_test_begin", interrupt)
+        assert command.main(line) == 130
+    assert command.main(line) == 0
+    assert command.main(line) == 0
+    assert "1 of 1 runs already finished" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="once is enough")
+def test_its_study_is_drawn_from_anywhere_by_two_workers(folder, tmp_path):
+    """By `python -m samkeras`, from a folder that has nothing of the project."""
+    away = tmp_path / "away"
+    away.mkdir()
+    line = [sys.executable, "-m", "samkeras", str(folder / "noise.yaml"), "--workers=2"]
+    line += ["--epochs=1", "--width_mult=0.25", "--spread=0.1,0.3", "--seed=0"]
+    line += ["--tracking_uri", f"sqlite:///{away}/mlflow.db"]
+    done = subprocess.run(
+        line,
+        cwd=away,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    drawn = away / "runs" / "figures" / "noise"
+    summary = json.loads((drawn / "summary.json").read_text())
+    assert (summary["finished"], summary["runs"]) == (4, 4)
+    assert (drawn / "noise.png").stat().st_size > 0
