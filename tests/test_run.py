@@ -142,7 +142,7 @@ def test_training_takes_the_batches_in_their_own_order(train, monkeypatch):
     taken, get = [], EpochBatches.__getitem__
 
     def record(self, index):
-        if self._seed is not None:  # else it is to validate
+        if self._order.seed is not None:  # else it is to validate
             taken.append(index)
         return get(self, index)
 
