@@ -518,13 +518,18 @@ def _record_best(
         "compiled_programs": model.count_programs(),
     }
     logger.log_metrics(metrics, step=0)  # one value each, which MLflow draws as bars
+    last = _save_weights(model, folder / "last.weights.h5")
     model.set_weights(recorder.best_weights)
+    best = _save_weights(model, folder / "best.weights.h5")
+    for path in (last, best, *recorder.illustrate(folder)):
+        logger.log_file(path)
+
+
+def _save_weights(model: keras.Model, path: Path) -> Path:
     weights = _WeightsFile()
     model.save_weights(weights)
-    path = folder / "best.weights.h5"
     replace_file(path, weights.getbuffer())
-    for each in (path, *recorder.illustrate(folder)):
-        logger.log_file(each)
+    return path
 
 
 class _WeightsFile(io.BytesIO):
@@ -532,4 +537,4 @@ class _WeightsFile(io.BytesIO):
     as on a full disk, open, and crashes at the process' end."""
 
     def __str__(self):
-        return "best.weights.h5"  # keras looks at the ending of its name
+        return "a.weights.h5"  # keras looks at the ending of its name
