@@ -27,6 +27,8 @@ from samkeras.experiment.runs.interrupt import StopRequest
 from tests.helpers import arrays_of, parse_runs
 
 MNIST = "workloads/mnist_mlp"
+WEIGHTS = {"best.weights.h5", "last.weights.h5"}
+FILES = {"config.yaml", "model_summary.txt", *WEIGHTS}
 SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "2"]
 
 
@@ -97,7 +99,7 @@ def test_a_grid_is_recorded_in_full(train, recorded, store, tmp_path):
         gradients = {"grad_norm", "sam_grad_norm", "grad_cosine"}
         assert (gradients <= set(data.metrics)) == (data.params["sam"] == "true")
         files = {file.path for file in client.list_artifacts(child.info.run_id)}
-        assert files == {"config.yaml", "model_summary.txt", "best.weights.h5"}
+        assert files == FILES
     for text in ("1,021", "2,041", "SAM - base"):
         assert text in out
 
