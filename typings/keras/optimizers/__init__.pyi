@@ -4,6 +4,7 @@ from keras import Variable
 from keras.optimizers import schedules as schedules
 
 class Optimizer:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     variables: list[Variable]
     iterations: Variable
     built: bool
@@ -17,4 +18,6 @@ class SGD(Optimizer):
     nesterov: bool
     momentums: list[Variable]
 
+class Adam(Optimizer): ...
+class AdamW(Adam): ...
 class LossScaleOptimizer(Optimizer): ...

@@ -1,0 +1,9 @@
+from typing import Any
+
+from keras import Model
+
+class Callback:
+    params: dict[str, Any]
+    model: Model
+    def set_model(self, model: Model) -> None: ...
+    def __init__(self) -> None: ...
