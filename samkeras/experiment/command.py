@@ -4,11 +4,11 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from samkeras.errors import InputError
 from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import (
-    REPORT,
     Target,
     describe_targets,
     resolve_target,
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> int:
         return INTERRUPTED
 
 
-def _run(target: Target | Path | str, options: list[str]) -> int:
-    if target == REPORT:
+def _run(target: Target | Path | Literal["report"], options: list[str]) -> int:
+    if isinstance(target, str):
         from samkeras.experiment.studies.report import write_report
 
         return write_report(options)

@@ -2,13 +2,7 @@
 
 import re
 import typing
-from typing import Any, Literal
-
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    OpenUnitInterval,
-    restricted_number_type,
-)
+from typing import TYPE_CHECKING, Any, Literal
 
 from samkeras.errors import InputError, nearest
 
@@ -16,16 +10,37 @@ from samkeras.errors import InputError, nearest
 # there, smaller ones zero, and those nearer to 1 would be 1.
 _TINY, _HUGE, _BELOW_ONE = 1.1754943508222875e-38, 3.4028234663852886e38, 1 - 2**-24
 _FINITE = ("<=", _HUGE)
-PositiveFloat = restricted_number_type("Positive", float, [(">=", _TINY), _FINITE])
-NonNegativeFloat = restricted_number_type("NonNegative", float, [(">=", 0), _FINITE])
-Norm = restricted_number_type("Norm", float, [(">", 1), _FINITE])
-Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<=", _BELOW_ONE)])
-# Counts are int32 where they are computed with; seeds are what generators take.
-PositiveInt = restricted_number_type("Count", int, [(">=", 1), ("<", 2**31)])
-NonNegativeInt = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
-# Keras goes through a model's layers by recursion, which ends at about a thousand;
-# steps of ascent are compiled one by one.
-SmallInt = restricted_number_type("Small", int, [(">=", 1), ("<=", 100)])
+if TYPE_CHECKING:  # which numbers these are is known at run time alone
+    PositiveFloat = float
+    NonNegativeFloat = float
+    Norm = float
+    Fraction = float
+    ClosedUnitInterval = float
+    OpenUnitInterval = float
+    PositiveInt = int
+    NonNegativeInt = int
+    SmallInt = int
+else:
+    from jsonargparse.typing import (
+        ClosedUnitInterval,
+        OpenUnitInterval,
+        restricted_number_type,
+    )
+
+    PositiveFloat = restricted_number_type("Positive", float, [(">=", _TINY), _FINITE])
+    NonNegativeFloat = restricted_number_type(
+        "NonNegative", float, [(">=", 0), _FINITE]
+    )
+    Norm = restricted_number_type("Norm", float, [(">", 1), _FINITE])
+    Fraction = restricted_number_type(
+        "Fraction", float, [(">=", 0), ("<=", _BELOW_ONE)]
+    )
+    # Counts are int32 where they are computed with; seeds are what generators take.
+    PositiveInt = restricted_number_type("Count", int, [(">=", 1), ("<", 2**31)])
+    NonNegativeInt = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+    # Keras goes through a model's layers by recursion, which ends at about a thousand;
+    # steps of ascent are compiled one by one.
+    SmallInt = restricted_number_type("Small", int, [(">=", 1), ("<=", 100)])
 
 # How messages name the values that a type allows, and help their place.
 ALLOWED = {

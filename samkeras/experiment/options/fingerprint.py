@@ -142,7 +142,7 @@ def _digest_module(path: Path) -> str:
     """A digest of what a module does: comments and docstrings do not count."""
     tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
-        kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
         if isinstance(node, kinds) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()

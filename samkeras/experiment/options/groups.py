@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval
-
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.fields import (
+    ClosedUnitInterval,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     Norm,
+    OpenUnitInterval,
     PositiveFloat,
     PositiveInt,
     SmallInt,
@@ -303,7 +303,8 @@ class Epochs(Options):
     def total_epochs(self) -> int:
         """Passes over the training set, or rounds of steps that end with a validation,
         with their factor applied."""
-        rounds = self.steps / self.steps_a_round if self.steps else self.epochs
+        per_round = self.steps_a_round
+        rounds = self.steps / per_round if self.steps and per_round else self.epochs
         # No more than are refused, where the product is infinite.
         return max(1, round(min(rounds * self.epochs_mult, 2.0**31)))
 
@@ -324,7 +325,8 @@ class Epochs(Options):
                 "--epochs_mult must leave less than 2**31 epochs. Received: "
                 f"{self.epochs_mult:g}"
             )
-        if self.steps and self.steps % self.steps_a_round:
+        per_round = self.steps_a_round
+        if self.steps and per_round and self.steps % per_round:
             raise InputError(
                 f"--steps must be a multiple of --eval_every {self.eval_every}. "
                 f"Received: {self.steps}"

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -12,9 +12,6 @@ from samkeras.errors import InputError
 class _Loader(yaml.SafeLoader):
     """Reads no dates, octal or sexagesimal numbers, aliases, tags of other types, nor a
     second value for a name."""
-
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-    yaml_constructors: ClassVar[dict] = {}
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -42,9 +39,11 @@ def _tag(kind: str) -> str:
     return f"tag:yaml.org,2002:{kind}"
 
 
+# None is any other tag.
+_Loader.yaml_implicit_resolvers = {}
+_Loader.yaml_constructors = {None: yaml.SafeLoader.construct_undefined}
 for _kind in ("null", "bool", "int", "float", "str", "seq", "map"):
     _Loader.add_constructor(_tag(_kind), yaml.SafeLoader.yaml_constructors[_tag(_kind)])
-_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
 
 # What plain text is, with the characters that it begins with; else it is text. Integers
 # end where Python refuses to read them.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.strict_yaml import read_yaml
@@ -30,7 +30,7 @@ def is_checkout(folder: Path) -> bool:
 # Where workloads/ and configs/ are: an installed samkeras has them within itself.
 ROOT = CODE if is_checkout(CODE) else CODE / "samkeras"
 FIGURES = ROOT / "configs" / "figures"
-REPORT = "report"
+REPORT: Final = "report"
 # In a figure's file. Parsing them all would take longer than all else that --help does.
 _TITLE = re.compile(r"^title: *(.*)$", re.MULTILINE)
 _NAME = re.compile(r"""^[^#\n]*\bname: *['"]?([\w.-]+)""", re.MULTILINE)
@@ -229,7 +229,7 @@ def numbers_as_such(path: Path) -> list[int | str]:
     return [int(part) if part.isdecimal() else part for part in parts]
 
 
-def resolve_target(target: str) -> Target | Path | str:
+def resolve_target(target: str) -> Target | Path | Literal["report"]:
     """What a target names: a workload of workloads/, by its name or path, of any other
     .py file, or of a module such as `package.module`; a study's file; or the report.
 
