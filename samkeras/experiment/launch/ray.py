@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def connect(session: Session, target: Target) -> None:
         import ray
     except ImportError:
         raise InputError("--ray needs Ray: pip install '.[ray]'") from None
-    if ray.is_initialized():
+    if session.ray is None or ray.is_initialized():
         return
     _knock(session.ray)
     variables = {
@@ -45,7 +46,7 @@ def connect(session: Session, target: Target) -> None:
         for name, value in os.environ.items()
         if name.startswith(("KERAS_", "MLFLOW_", "TF_", "XLA_", "JAX_"))
     }
-    environment = {"env_vars": variables}
+    environment: dict[str, Any] = {"env_vars": variables}
     if is_checkout(CODE):  # else the nodes have samkeras among their packages
         left_out = [f"/{p.name}" for p in CODE.iterdir() if p.name not in PACKED]
         environment |= {"working_dir": str(CODE), "excludes": left_out}
@@ -55,7 +56,7 @@ def connect(session: Session, target: Target) -> None:
         ray.init(
             session.ray,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             runtime_env=environment,
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -102,14 +103,15 @@ def train_on_ray(
         KeyboardInterrupt: this process was interrupted; the runs in training are saved.
     """
     import ray
+    from ray.exceptions import RayError
 
     # On the head node, which is not lost without the whole cluster.
-    relay = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_Relay)
-    relay = relay.remote()
-    task = ray.remote(
+    place = {"node:__internal_head__": 0.001}
+    relay: Any = ray.remote(num_cpus=0, resources=place)(_Relay).remote()
+    task: Any = ray.remote(
         num_cpus=session.cpus_per_run,
         num_gpus=session.gpus_per_run,
-        resources={"TPU": session.tpus_per_run} if session.tpus_per_run else None,
+        resources={"TPU": session.tpus_per_run} if session.tpus_per_run else {},
         max_retries=ATTEMPTS - 1,
     )(_train)
     uri = resolve_uri(session.tracking_uri)
@@ -118,7 +120,7 @@ def train_on_ray(
             job.number,
             job.run,
             dataclasses.replace(session, tracking_uri=uri),
-            job.parent and job.parent.folder.absolute(),
+            None if job.parent is None else job.parent.folder.absolute(),
             job.parent_id,
             Path.cwd(),
             relay,
@@ -138,7 +140,7 @@ def train_on_ray(
                 job = tasks.pop(reference)
                 try:
                     yield job, ray.get(reference)
-                except ray.exceptions.RayError as error:
+                except RayError as error:
                     reason = " ".join(str(error).split())[:300]
                     yield job, give_up(job, tracker, reason)
     finally:
@@ -148,11 +150,12 @@ def train_on_ray(
 def _cancel(tasks: dict[Any, Job]) -> None:
     """Interrupts tasks, and waits until the runs are saved."""
     import ray
+    from ray.exceptions import RayError
 
     for reference in tasks:
         ray.cancel(reference)
     for reference in tasks:
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(RayError):
             ray.get(reference)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from samkeras.backend import backend
 from samkeras.errors import InputError
@@ -58,7 +59,7 @@ class Job:
 
     @property
     def parent_id(self) -> str | None:
-        return self.parent and self.parent.id
+        return None if self.parent is None else self.parent.id
 
 
 def train_here(
@@ -92,11 +93,16 @@ def train_in_workers(
         while waiting or any(worker.job for worker in workers):
             for worker in workers:
                 if worker.job is None and waiting:
-                    worker.give(waiting.pop())
-                    attempts[worker.job.number] += 1
-                    progress.start_run(worker.job.number)
-            for worker in wait([worker for worker in workers if worker.job]):
-                job, (event, *values) = worker.job, worker.hear()
+                    job = waiting.pop()
+                    worker.give(job)
+                    attempts[job.number] += 1
+                    progress.start_run(job.number)
+            busy: dict[Any, tuple[_Worker, Job]] = {
+                w.connection: (w, w.job) for w in workers if w.job
+            }
+            for connection in wait(busy):
+                worker, job = busy[connection]
+                event, *values = worker.hear()
                 match event:
                     case "result":
                         worker.job = None
@@ -150,10 +156,6 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def fileno(self) -> int:
-        """What `wait` waits for."""
-        return self.connection.fileno()
-
     def give(self, job: Job) -> None:
         self.job = job
         parent = job.parent and job.parent.folder
@@ -167,7 +169,7 @@ class _Worker:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            code = self.process.exitcode
+            code = self.process.exitcode or 0
             reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             return "died", f"a worker process died ({reason})"
 
@@ -243,7 +245,7 @@ def train_alone(
     experiment = session.experiment or run.config.workload
     tracker = MLflowTracker(session.tracking_uri, experiment, patience=PATIENCE_SEC)
     try:
-        if parent is not None:
+        if parent is not None and parent_id is not None:
             tracker.know(parent, parent_id)
         splits = read_data(run.config, memory)
         with backend.split_batches(run.task.devices()):
@@ -254,8 +256,10 @@ def train_alone(
 
 def _end_with_parent() -> None:
     """Stops this process when the one that started it has ended, however it did."""
-    multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _share_machine(number: int, num_workers: int) -> None:
