@@ -1,11 +1,10 @@
 """What a kind of training is: the contract of the classes in experiment/tasks."""
 
-from typing import Any, Protocol
-
-import keras
+from typing import Any, ClassVar, Protocol
 
 from samkeras.data.batches import Batches
 from samkeras.data.splits import Splits
+from samkeras.model import SAMModel
 
 
 class Task(Protocol):
@@ -17,7 +16,7 @@ class Task(Protocol):
         is_shared: whether several processes can train a run together.
     """
 
-    options: tuple[type[Any], ...]
+    options: ClassVar[tuple[type[Any], ...]]
     is_shared: bool
 
     def devices(self) -> list[str]:
@@ -47,7 +46,7 @@ class Task(Protocol):
         """What the run's loop validates on."""
         ...
 
-    def pruning_batch(self, config: Any, data: Any, model: keras.Model) -> Any:
+    def pruning_batch(self, config: Any, data: Any, model: SAMModel) -> Any:
         """The whole batch that snip scores weights on, the same on all processes."""
         ...
 

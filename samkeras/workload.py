@@ -8,7 +8,10 @@ import keras
 
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.methods import Method
+from samkeras.model import SAMModel
 from samkeras.task import Task
+
+__all__ = ["DataInfo", "Splits", "Workload"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Workload:
     Attributes:
         task: what kind of training it is, of samkeras.experiment.tasks.
         load: config -> Splits. Cheap: the examples are read later.
-        build: (config, info) -> an uncompiled SAMModel of config.width_mult.
+        build: (config, DataInfo) -> an uncompiled SAMModel of config.width_mult.
         loss: a keras loss, or config -> one.
         metrics: keras metrics beside the loss: names, or functions that make them.
         monitor: the validation metric that is reported, as fit logs it.
@@ -34,7 +37,7 @@ class Workload:
 
     task: Task
     load: Callable[[Any], Splits[Any]]
-    build: Callable[[Any, DataInfo], keras.Model]
+    build: Callable[[Any, Any], SAMModel]
     loss: keras.losses.Loss | Callable[[Any], keras.losses.Loss]
     metrics: Sequence[str | Callable[[], keras.metrics.Metric]]
     monitor: str

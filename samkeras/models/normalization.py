@@ -5,8 +5,6 @@ import keras
 from samkeras.backend import backend
 
 IS_TENSORFLOW = keras.backend.backend() == "tensorflow"
-if IS_TENSORFLOW:
-    from samkeras.backend.tensorflow import normalize_batch
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -32,6 +30,8 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if not (training and self._can_fuse(inputs, mask)):
             return super().call(inputs, training=training, mask=mask)
+        from samkeras.backend.tensorflow import normalize_batch
+
         outputs, mean, variance = normalize_batch(
             inputs, self.gamma, self.beta, self.epsilon
         )

@@ -25,6 +25,7 @@ from samkeras.experiment.options.groups import (
     Treebank,
 )
 from samkeras.experiment.runs.recorder import Recorder
+from samkeras.model import SAMModel
 from samkeras.seeds import derive_seed
 
 
@@ -138,7 +139,7 @@ class Supervised:
             process=backend.find_process(),
         )
 
-    def pruning_batch(self, config: Any, data: Examples, model: keras.Model) -> Any:
+    def pruning_batch(self, config: Any, data: Examples, model: SAMModel) -> Any:
         return self.batches(config, data, "pruning", process=(0, 1))[0]
 
     def steps_per_epoch(self, config: Any, splits: Splits[Examples]) -> int | None:

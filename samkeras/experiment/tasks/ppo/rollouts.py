@@ -47,7 +47,7 @@ class Rollouts:
         self.total = config.rollouts_per_epoch * config.batches_per_rollout
         self._estimate = backend.compile_function(
             lambda *arrays: estimate_advantages(
-                *arrays, config.discount, config.gae_lambda
+                *arrays, discount=config.discount, gae_lambda=config.gae_lambda
             )
         )
         self.actions = []

@@ -9,6 +9,7 @@ from samkeras.data.splits import Splits
 from samkeras.experiment.options.groups import Options, PPOOptions
 from samkeras.experiment.tasks.ppo.recorder import PPORecorder
 from samkeras.experiment.tasks.ppo.rollouts import Rollouts
+from samkeras.model import SAMModel
 from samkeras.seeds import derive_seed
 
 
@@ -36,7 +37,7 @@ class PPO:
     def validation(self, config: Any, data: Game) -> Game:
         return data
 
-    def pruning_batch(self, config: Any, data: Game, model: keras.Model) -> Any:
+    def pruning_batch(self, config: Any, data: Game, model: SAMModel) -> Any:
         rollouts = self.batches(config, data, "pruning")
         rollouts.policy = model.make_call_function()
         return rollouts[0]
