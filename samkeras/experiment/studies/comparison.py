@@ -30,8 +30,8 @@ class Estimate(NamedTuple):
     mean: float
     error: float | None
     """its standard error, None for one seed"""
-    count: int
-    """number of seeds"""
+    num_seeds: int
+    """how many there are"""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,8 @@ def correlate_gains(
     def correlate(means: Sequence[float]) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of gains that are all the same
-            return float(spearmanr(sizes, means).statistic)
+            result: Any = spearmanr(sizes, means)
+            return float(result.statistic)
 
     spearman = correlate([g.mean() for g in gains])
     if math.isnan(spearman):

@@ -246,6 +246,8 @@ def print_address(tracker: Tracker) -> None:
 
 def _count_work(run: Run, splits: Splits) -> float:
     per_epoch = run.task.steps_per_epoch(run.config, splits)
+    if per_epoch is None:
+        raise ValueError("a run's data are read before it trains")
     return run.passes * run.config.total_epochs * per_epoch
 
 
