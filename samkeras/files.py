@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Writes a file in one step: a kill or a full disk leaves the old one or none.
 
     Raises:

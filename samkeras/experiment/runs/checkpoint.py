@@ -217,9 +217,10 @@ class Checkpoints:
     def _write(self, path: Path, arrays: Arrays, values: dict) -> None:
         temporary = path.with_suffix(".tmp")
         text = np.frombuffer(json.dumps(values).encode(), "uint8")
+        content: dict[str, Any] = {**arrays, "values": text}
         try:
             with open(temporary, "wb") as file:
-                np.savez(file, **arrays, values=text)
+                np.savez(file, **content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

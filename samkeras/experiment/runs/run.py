@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -51,6 +51,7 @@ from samkeras.experiment.tracking.record import Record, Tracker
 from samkeras.files import replace_file
 from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.methods import Method
+from samkeras.model import SAMModel
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
 from samkeras.task import Task
@@ -119,7 +120,7 @@ class Run:
         return (old, marks.old) if is_old else (now, marks.now)
 
 
-def build_model(run: Run, info: DataInfo) -> keras.Model:
+def build_model(run: Run, info: DataInfo) -> SAMModel:
     """The run's model, uncompiled, initialized by the run's seed."""
     config = run.config
     keras.config.set_dtype_policy(config.precision)
@@ -129,7 +130,7 @@ def build_model(run: Run, info: DataInfo) -> keras.Model:
     return _build(run, info)
 
 
-def _build(run: Run, info: DataInfo) -> keras.Model:
+def _build(run: Run, info: DataInfo) -> SAMModel:
     config = run.config
 
     def build():
@@ -181,7 +182,7 @@ def _measure_size(config: Config, info: DataInfo) -> ModelSize:
         if not config.is_pruned:
             return ModelSize(num_params, num_params, 0.0)
         size = count_params(find_kernels(model))
-        sparsity = config.sparsity
+        sparsity = config.sparsity or 0.0  # or match_width says it
         if config.match_width is not None:
             dense = dataclasses.replace(config, width_mult=config.match_width)
             dense_model = _build(Run(dense), info)
@@ -241,8 +242,8 @@ def train(
         _record_setup(logger, run, session, size, model, splits)
         examples = splits.train
         if LabelNoise.of(config).label_noise:
-            examples, *record = data.add_noise(config, splits)
-            _record_noise(logger, folder, *record)
+            examples, record, share = data.add_noise(config, splits)
+            _record_noise(logger, folder, record, share)
         batches = run.task.batches(config, examples, "order")
         compile_model(run, model, batches.total)
         if config.is_pruned:
@@ -367,7 +368,7 @@ def _explain(error: Exception, config: Config) -> str:
     return text[:500]
 
 
-def compile_model(run: Run, model: keras.Model, num_batches: int) -> None:
+def compile_model(run: Run, model: SAMModel, num_batches: int) -> None:
     """Compiles a run's model for epochs of `num_batches` steps."""
     config, workload = run.config, run.workload
     alpha = Linearized.of(config).alpha
@@ -412,7 +413,7 @@ def build_method(run: Run) -> Method | None:
 
 def _prune(
     run: Run,
-    model: keras.Model,
+    model: SAMModel,
     sparsity: float,
     examples: Examples | Game,
 ) -> None:
@@ -430,7 +431,7 @@ def _prune(
     )
 
 
-def _choose_jit_compile(model: keras.Model) -> bool | str:
+def _choose_jit_compile(model: SAMModel) -> bool | str:
     """Whether to compile the steps with XLA, or to leave the choice to keras.
 
     Keras leaves XLA off for TensorFlow on CPU. There it makes dense networks faster
@@ -469,7 +470,7 @@ def _record_setup(
     run: Run,
     session: Session,
     size: ModelSize,
-    model: keras.Model,
+    model: SAMModel,
     splits: Splits,
 ) -> None:
     config, folder = run.config, logger.folder
@@ -500,7 +501,7 @@ def _record_setup(
 
 
 def _record_noise(
-    logger: Record, folder: Path, record: dict[str, np.ndarray], share: float
+    logger: Record, folder: Path, record: dict[str, Any], share: float
 ) -> None:
     path = folder / "label_noise.npz"
     np.savez_compressed(path, **record)
@@ -509,7 +510,7 @@ def _record_noise(
 
 
 def _record_best(
-    logger: Record, model: keras.Model, recorder: Recorder, folder: Path
+    logger: Record, model: SAMModel, recorder: Recorder, folder: Path
 ) -> None:
     metrics = {
         f"best_{recorder.monitor}": recorder.best,
