@@ -1,5 +1,8 @@
 """Numbers that a compiled train step reads while it runs."""
 
+# Users pass what annotations forbid, and are told so.
+# pyright: reportUnnecessaryIsInstance=false
+
 import math
 from numbers import Integral, Real
 from typing import Any

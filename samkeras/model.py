@@ -1,5 +1,8 @@
 """SAMModel: a keras.Model whose training step is sharpness-aware."""
 
+# Users pass what annotations forbid, and are told so.
+# pyright: reportUnnecessaryIsInstance=false
+
 import operator
 import warnings
 from typing import Any

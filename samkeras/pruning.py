@@ -4,6 +4,9 @@ Scores are of kernels only: of dense, convolutional, recurrent and embedding lay
 Biases and parameters of normalization are never pruned.
 """
 
+# Users pass what annotations forbid, and are told so.
+# pyright: reportUnnecessaryIsInstance=false
+
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
