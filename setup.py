@@ -1,5 +1,5 @@
-"""What pyproject.toml cannot say: an installed samkeras has workloads/ and configs/ within
-itself."""
+"""What pyproject.toml cannot say: an installed samkeras has workloads/ and configs/
+within itself."""
 
 from setuptools import find_packages, setup
 
