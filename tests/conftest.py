@@ -1,6 +1,7 @@
 """What every test starts from: a backend, a seed and a clean keras."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -19,6 +20,17 @@ import keras
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what is the same on both backends on one of them."""
+    if keras.backend.backend() == "jax":
+        return
+    skip = pytest.mark.skip(reason="knows nothing of backends: run on JAX")
+    for item in items:
+        each = item.get_closest_marker("each_backend")
+        if item.get_closest_marker("one_backend") and not each:
+            item.add_marker(skip)
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras():
     """The same seed before each test; no policy, names or graphs left after it."""
@@ -26,6 +38,20 @@ def fresh_keras():
     yield
     keras.config.set_dtype_policy("float32")
     keras.backend.clear_session(free_memory=False)  # collecting takes 0.3 s a test
+
+
+@pytest.fixture
+def records(monkeypatch) -> dict[str, list]:
+    """What commands of this process record, by experiment: in memory, instead of in
+    MLflow, which takes seconds. A second command finds what the first one recorded."""
+    from samkeras.experiment.studies import grid
+    from samkeras.experiment.tracking.record import MemoryTracker
+
+    found = defaultdict(list)
+    monkeypatch.setattr(
+        grid, "MLflowTracker", lambda uri, experiment: MemoryTracker(found[experiment])
+    )
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,6 @@
-"""Trains small models on this machine's devices and saves the weights.
-
-    NUM_DEVICES=8 python -m tests.on_devices FILE.npz [CASE ...]
-
-Run by test_devices.py, on JAX with XLA_FLAGS that divide the processor. As one of
-several processes, which KERAS_DISTRIBUTION_* name, it trains on all their devices.
-"""
+"""Trains small models on the devices there are, for test_devices.py."""
 
 import os
-import sys
 
 import keras
 import numpy as np
@@ -29,8 +22,7 @@ NUM_STEPS, BATCH = 10, 32
 # number of devices of JAX, and on TensorFlow within groups of m examples.
 CASES = {
     "whole": {},
-    "groups": {"m_sharpness": 4},
-    "state": {"method": samkeras.FSAM, "m_sharpness": 4},
+    "groups": {"method": samkeras.FSAM, "m_sharpness": 4},  # which have a state too
     # On TensorFlow a group is on one device, and SGD alone has a path of its own.
     **(
         {
@@ -180,19 +172,13 @@ def divide_processor() -> None:
         )
 
 
-def main(path: str, *cases: str) -> None:
-    if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
-        keras.distribution.initialize()
-    divide_processor()
+def train_all(*cases: str) -> dict[str, np.ndarray]:
+    """What the cases, all unless some are named, come to: a case's numbers begin with
+    its name."""
     numbers = {}
     for case in cases or CASES:
         with backend.split_batches(keras.distribution.list_devices()):
             numbers |= {f"{case}/{name}": v for name, v in train(case).items()}
     if keras.backend.backend() == "jax" and not cases:
         numbers |= {f"mesh/{name}": v for name, v in train_on_mesh().items()}
-    if backend.find_process()[0] == 0:
-        np.savez(path, **numbers)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return numbers

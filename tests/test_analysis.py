@@ -16,6 +16,8 @@ from samkeras.experiment.studies.comparison import (
 )
 from tests.helpers import make_config
 
+pytestmark = pytest.mark.one_backend
+
 
 def make_result(best=None, final=None, num_params=1, num_nonzero=None, **options):
     """A run of these options; without a metric, one that failed."""

@@ -66,13 +66,7 @@ def ids(paths: list[Path]) -> dict:
     return {"argvalues": paths, "ids": map(name_of, paths)}
 
 
-# Files are the same on both backends.
-of_files = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="the tests on JAX read the files"
-)
-
-
-@of_files
+@pytest.mark.one_backend
 @pytest.mark.parametrize("path", **ids(LIBRARY))
 def test_the_library_is_built_bottom_up(path):
     own = part_of(name_of(path))
@@ -81,6 +75,7 @@ def test_the_library_is_built_bottom_up(path):
             assert LEVEL.get(part_of(module), len(LEVELS)) <= LEVEL[own], module
 
 
+@pytest.mark.one_backend
 def test_the_whole_library_has_its_types_checked():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     files = [f"samkeras/{part}" for part in LEVEL]
@@ -114,7 +109,7 @@ def room_of(module: str) -> str:
 ROOM_FILES = [p for p in FILES if room_of(name_of(p)) not in ("", "experiment", *LEVEL)]
 
 
-@of_files
+@pytest.mark.one_backend
 @pytest.mark.parametrize("path", **ids(ROOM_FILES))
 def test_no_room_knows_one_above_it(path):
     """What is only needed for annotations counts, too."""
@@ -125,7 +120,7 @@ def test_no_room_knows_one_above_it(path):
             assert ROOM[room] <= own, module
 
 
-@of_files
+@pytest.mark.one_backend
 def test_no_room_is_over_a_quarter_of_the_house():
     lines = {}
     for path in FILES:
@@ -135,7 +130,7 @@ def test_no_room_is_over_a_quarter_of_the_house():
     assert max(lines.values()) < sum(lines.values()) / 4, lines
 
 
-@of_files
+@pytest.mark.one_backend
 def test_what_a_task_is_called_stands_in_its_room():
     """No other room asks what kind of training a run is."""
     others = ("experiment.tasks", "experiment.options")
@@ -145,12 +140,13 @@ def test_what_a_task_is_called_stands_in_its_room():
             assert not re.search(r"isinstance\(.*config", path.read_text()), path
 
 
+@pytest.mark.one_backend
 def test_no_part_of_samkeras_imports_in_a_circle():
     graph = {name_of(path): find_imports(path) & MODULES for path in FILES}
     TopologicalSorter(graph).prepare()
 
 
-@of_files
+@pytest.mark.one_backend
 @pytest.mark.parametrize("path", **ids(LIBRARY))
 def test_the_library_needs_keras_and_numpy_alone(path):
     allowed = {"samkeras", "keras", "numpy"}
@@ -160,7 +156,7 @@ def test_the_library_needs_keras_and_numpy_alone(path):
     assert packages - sys.stdlib_module_names <= allowed
 
 
-@of_files
+@pytest.mark.one_backend
 @pytest.mark.parametrize("path", **ids(FILES))
 def test_packages_of_few_workloads_are_imported_where_they_are_used(path):
     packages = {name.split(".")[0] for name in find_imports(path, everywhere=False)}
@@ -168,7 +164,7 @@ def test_packages_of_few_workloads_are_imported_where_they_are_used(path):
     assert not packages & few
 
 
-@of_files
+@pytest.mark.one_backend
 def test_one_file_knows_mlflow():
     """What the others know of runs that are recorded is samkeras' own."""
     know = [
@@ -206,7 +202,7 @@ def names_in_keras() -> set[str]:
     return set(re.findall(r"(?:def |self\.|cls\.)(_[a-z]\w*)", text))
 
 
-@of_files
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "path", **ids([path for path in FILES if path.parent.name not in INSIDES])
 )
@@ -237,6 +233,7 @@ def signature_of(function: ast.FunctionDef) -> tuple:
     return [name for name in names if name != "self"], [*defaults]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_backend_brings_the_interface(backend):
     folder = ROOT / "samkeras" / "backend"

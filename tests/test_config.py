@@ -23,6 +23,8 @@ from samkeras.experiment.options.targets import (
 from samkeras.experiment.runs.schedule import learning_rate_at
 from tests.helpers import find_mark, parse_runs
 
+pytestmark = pytest.mark.one_backend
+
 
 def parse_one(*arguments: str, workload: str = "mnist_mlp") -> Config:
     (config,) = parse_runs(workload, list(arguments))
@@ -50,6 +52,7 @@ def test_mnist_config_is_the_papers():
     assert config.weight_decay == 1e-4
 
 
+@pytest.mark.each_backend
 @pytest.mark.parametrize(
     ("epochs", "rates"),
     [
@@ -65,6 +68,7 @@ def test_the_learning_rate_drops_at_its_milestones(epochs, rates):
     assert got == pytest.approx(rates)
 
 
+@pytest.mark.each_backend
 def test_cosine_schedules_rise_and_fall():
     """Linear for the warm-up, then half a cosine that ends at 0."""
     config = parse_one("--epochs", "90", workload="imagenet_resnet50")

@@ -5,6 +5,8 @@ import pytest
 from samkeras.data import content
 from samkeras.data.content import describe_content
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture
 def forget():

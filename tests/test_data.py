@@ -18,6 +18,8 @@ from samkeras.errors import InputError
 from samkeras.seeds import derive_seed
 from tests.helpers import arrays_of
 
+pytestmark = pytest.mark.one_backend
+
 
 def epoch_order(batches: Batches, epoch: int) -> np.ndarray:
     batches.start_epoch(epoch)
@@ -362,6 +364,7 @@ def test_images_of_any_difference_are_brought_to_size(stored, size):
     assert fitted.sum(dtype=int) == images.sum(dtype=int)
 
 
+@pytest.mark.each_backend
 @pytest.mark.parametrize(
     ("workload", "smallest"), [("cifar10_vgg11", 32), ("cifar10_vit", 4)]
 )

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+import run as command
+from tests import on_devices
 from tests.on_devices import CASES
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[1]
-NUM_DEVICES = 8
+# TensorFlow traces a step for each device, which takes its time.
+NUM_DEVICES = 8 if keras.backend.backend() == "jax" else 4
 needs_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="several processes run on JAX"
 )
@@ -24,6 +27,8 @@ needs_jax = pytest.mark.skipif(
 def start(*command: str, num_devices: int, **environment: str) -> subprocess.Popen:
     """A Python command in a process of its own that sees several devices."""
     flags = f"--xla_force_host_platform_device_count={num_devices}"
+    # Devices wait for one another longer than 40 s where others use the machine too.
+    flags += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
     return subprocess.Popen(
         [sys.executable, *command],
         env={
@@ -68,15 +73,69 @@ def finish(*processes: subprocess.Popen) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def numbers(tmp_path_factory) -> dict[int, dict[str, np.ndarray]]:
+def many(tmp_path_factory) -> tuple[dict[str, np.ndarray], str]:
+    """What tests/on_devices.py makes of several devices, and what run.py says there of
+    a batch that they cannot share."""
+    path = tmp_path_factory.mktemp("devices") / "many.npz"
+    options = ["workloads/synthetic_mlp", "--batch_size", "62", "--sam"]
+    program = f"""
+import numpy as np
+from tests import on_devices
+
+on_devices.divide_processor()
+np.savez({str(path)!r}, **on_devices.train_all())
+
+import run
+
+raise SystemExit(run.main({options!r}))
+"""
+    process = start("-c", program, num_devices=NUM_DEVICES)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 2, errors
+    return dict(np.load(path)), errors
+
+
+@pytest.fixture(scope="module")
+def numbers(many) -> dict[int, dict[str, np.ndarray]]:
     """Weights and logs of tests/on_devices.py by number of devices."""
-    folder = tmp_path_factory.mktemp("devices")
-    results = {}
-    for count in (1, NUM_DEVICES):
-        path = folder / f"{count}.npz"
-        finish(start("-m", "tests.on_devices", str(path), num_devices=count))
-        results[count] = dict(np.load(path))
-    return results
+    return {1: on_devices.train_all(), NUM_DEVICES: many[0]}
+
+
+# Options of a run of two epochs, the weights that SNIP prunes included.
+SHARED_RUN = "--epochs 2 --train_examples 256 --validation_examples 61 --sam"
+SHARED_RUN = ["workloads/synthetic_mlp", *SHARED_RUN.split()]
+SHARED_RUN += ["--pruner", "snip", "--sparsity", "0.5"]
+CASES_OF_TWO = ("whole", "groups")
+TWO = f"""
+import sys
+
+from samkeras.experiment import command
+
+path, *options = sys.argv[1:]
+code = command.main([*options, "--rerun"])
+print("AGAIN", flush=True)
+command.join_processes = lambda keras: None  # which is done once a process
+code |= command.main(options)
+
+import numpy as np
+from tests import on_devices
+
+numbers = on_devices.train_all(*{CASES_OF_TWO})
+if on_devices.backend.find_process()[0] == 0:
+    np.savez(path, **numbers)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, store) -> tuple[Path, list[str]]:
+    """The folder and the outputs of two processes that know each other: they train
+    run.py's run, are told to once more, and train two cases of tests/on_devices.py."""
+    folder = tmp_path_factory.mktemp("two")
+    places = ["--tracking_uri", store, "--experiment", "processes"]
+    places += ["--run_dir", str(folder / "runs")]
+    command = ["-c", TWO, str(folder / "two.npz"), *SHARED_RUN, *places]
+    return folder, finish(*start_two(*command, num_devices=2))
 
 
 def assert_same(actual: dict, expected: dict, case: str) -> None:
@@ -89,10 +148,10 @@ def assert_same(actual: dict, expected: dict, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_eight_devices_train_as_one_does(numbers, case):
+def test_several_devices_train_as_one_does(numbers, case):
     """Weights, logs and validation are the same after ten steps of SAM, with BatchNorm,
-    l2, dropout and groups of m examples, on words and graphs that are padded; the
-    evaluation of 77 examples counts each once."""
+    l2, dropout, groups of m examples and a method's state, on words and graphs that are
+    padded; the evaluation of 77 examples counts each once."""
     assert_same(numbers[NUM_DEVICES], numbers[1], case)
 
 
@@ -104,7 +163,7 @@ def test_a_mesh_of_batches_and_weights_trains_as_one_device_does(numbers):
 
 
 def test_the_cases_differ(numbers):
-    """SGD, SAM and SAM with groups end in different places: none is ignored."""
+    """SGD, SAM and methods in groups end in different places: none is ignored."""
     same_model = [case for case in CASES if case not in ("words", "graphs")]
     ends = [numbers[1][f"{case}/weights"] for case in same_model]
     for i, end in enumerate(ends):
@@ -113,36 +172,31 @@ def test_the_cases_differ(numbers):
 
 
 @needs_jax
-def test_two_processes_train_as_one_does(numbers, tmp_path):
+def test_two_processes_train_as_one_does(numbers, two):
     """Each brings its half of every batch; together they end with the same weights."""
-    path, cases = tmp_path / "two.npz", ("whole", "groups")
-    finish(*start_two("-m", "tests.on_devices", str(path), *cases, num_devices=2))
-    for case in cases:
-        assert_same(dict(np.load(path)), numbers[1], case)
+    folder, _ = two
+    for case in CASES_OF_TWO:
+        assert_same(dict(np.load(folder / "two.npz")), numbers[1], case)
 
 
 @needs_jax
-def test_one_of_two_processes_records_the_run(tmp_path, store):
-    """run.py in two processes gives the same scores as in one, the weights that SNIP
-    prunes included, recorded and told once; the second time it trains nothing."""
-    options = "--epochs 2 --train_examples 256 --validation_examples 61 --sam"
-    options += " --pruner snip --sparsity 0.5"
-    command = ["run.py", "workloads/synthetic_mlp", *options.split()]
-    command += ["--tracking_uri", store, "--experiment", "processes"]
+def test_one_of_two_processes_records_the_run(two, records, tmp_path, capsys):
+    """run.py in two processes gives the same scores as in one, recorded and told once;
+    the second time it trains nothing."""
 
     def scores(output: str) -> list[str]:
         assert "KILLED" not in output
         return re.findall(r"\d+\.\d{4}", output)
 
-    alone = [*command, "--run_dir", str(tmp_path / "alone"), "--rerun"]
-    (expected,) = finish(start(*alone, num_devices=1))
-    shared = [*command, "--run_dir", str(tmp_path / "shared")]
-    first, second = finish(*start_two(*shared, "--rerun", num_devices=2))
-    assert len(scores(first)) == 2
-    assert scores(first) == scores(expected)
+    folder, (first, second) = two
+    assert command.main([*SHARED_RUN, "--run_dir", str(tmp_path)]) == 0
+    expected = scores(capsys.readouterr().out)
+    shared, again = first.split("AGAIN")
+    assert len(expected) == 2
+    assert scores(shared) == expected
     assert scores(second) == []
-    assert len(list((tmp_path / "shared").glob("*/config.yaml"))) == 1
-    again, _ = finish(*start_two(*shared, num_devices=2))
+    assert "finished" not in second
+    assert len(list((folder / "runs").glob("*/config.yaml"))) == 1
     assert "1 of 1 runs already finished" in again
 
 
@@ -177,26 +231,9 @@ def test_two_processes_share_streamed_images(tmp_path, store):
     np.testing.assert_allclose(shared, alone, rtol=1e-4)
 
 
-def test_batches_that_devices_cannot_share_are_refused():
-    code, error = _refused("--batch_size", "60", "--sam")
-    assert code == 2
-    assert error == (
-        "run.py: --batch_size must be a multiple of 8, the 8 devices. Received: 60\n"
-    )
-
-
-def _refused(*options: str) -> tuple[int, str]:
-    program = (
-        "import sys; from tests.on_devices import divide_processor;"
-        "divide_processor(); import run; sys.exit(run.main(sys.argv[1:]))"
-    )
-    process = start(
-        "-c",
-        program,
-        "workloads/synthetic_mlp",
-        *options,
-        num_devices=NUM_DEVICES,
-    )
-    _, errors = process.communicate(timeout=120)
-    lines = [line for line in errors.splitlines() if line.startswith("run.py")]
-    return process.returncode, "".join(f"{line}\n" for line in lines)
+def test_batches_that_devices_cannot_share_are_refused(many):
+    lines = [line for line in many[1].splitlines() if line.startswith("run.py")]
+    assert lines == [
+        f"run.py: --batch_size must be a multiple of {NUM_DEVICES}, the {NUM_DEVICES} "
+        "devices. Received: 62"
+    ]

@@ -14,7 +14,6 @@ import keras
 import matplotlib.figure
 import pytest
 import yaml
-from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.errors import InputError
@@ -30,6 +29,8 @@ from samkeras.experiment.studies.figure import Figure, Picture, read_figure
 from samkeras.experiment.studies.figure import parse_figure as parse_file
 from samkeras.experiment.studies.pictures import draw_picture, find_points, summarize
 from tests.helpers import make_config
+
+pytestmark = pytest.mark.one_backend
 
 NAMES = sorted(path.stem for path in FIGURES.glob("*.yaml"))
 COUNTS = re.compile(r"^# (\d+) runs; (\d+) with --preset small", re.MULTILINE)
@@ -106,13 +107,13 @@ def write(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def draw(write, store, tmp_path, request, capsys):
+def draw(write, records, tmp_path, request, capsys):
     """A function: options -> (exit code, the points' CSV, standard error), of TINY or
     the picture named."""
     write("tiny", TINY)
 
     def call(*options: str, name: str = "tiny"):
-        places = ["--run_dir", str(tmp_path / "runs"), "--tracking_uri", store]
+        places = ["--run_dir", str(tmp_path / "runs")]
         places += ["--experiment", request.node.name]
         code = command.main([f"configs/figures/{name}.yaml", *places, *options])
         path = tmp_path / "runs" / "figures" / name / f"{name}.csv"
@@ -122,16 +123,13 @@ def draw(write, store, tmp_path, request, capsys):
 
 
 @pytest.fixture
-def recorded(store, request):
+def recorded(records, request):
     """A function: () -> the runs of the test's experiment, by width and SAM, and the
     figure's own under "figure"."""
 
     def runs():
-        client = MlflowClient(store)
-        experiment = client.get_experiment_by_name(request.node.name)
-        found = client.search_runs([experiment.experiment_id])
-        names = ("width_mult", "sam")
-        keys = [tuple(run.data.params.get(name) for name in names) for run in found]
+        found, names = records[request.node.name], ("width_mult", "sam")
+        keys = [tuple(run.params.get(name) for name in names) for run in found]
         assert len(set(keys)) == len(found)
         by_key = dict(zip(keys, found, strict=True))
         by_key["figure"] = by_key.pop((None, None))
@@ -675,6 +673,7 @@ def test_an_option_that_does_not_vary_is_one_place():
     ]
 
 
+@pytest.mark.each_backend
 def test_the_files_hold_every_number(tmp_path):
     """The CSV is the points, runs.csv the runs, the failed one with its failure; the
     summary counts them."""
@@ -882,30 +881,26 @@ def test_drawing_again_gives_the_same_files(tmp_path):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
-def test_a_command_trains_and_draws(draw, recorded, store, tmp_path, monkeypatch):
+@pytest.mark.each_backend
+def test_a_command_trains_and_draws(draw, recorded, tmp_path, monkeypatch):
     """One command trains a figure's runs, draws them and records the files in the run
     that they are nested in; the same command again draws without training."""
     code, rows, _ = draw()
     assert code == 0
     runs = recorded()
     parent = runs["figure"]
-    assert parent.data.tags["figure"] == parent.info.run_name == "tiny"
-    assert parent.info.status == "FINISHED"
-    client = MlflowClient(store)
-    place = "figures/tiny"
-    files = client.list_artifacts(parent.info.run_id, place)
+    assert parent.tags["figure"] == parent.name == "tiny"
+    assert parent.status == "FINISHED"
     made = {"tiny.png", "tiny.svg", "tiny.csv"}
     names = {*made, "runs.csv", "summary.json"}
-    assert {file.path for file in files} == {f"{place}/{name}" for name in names}
-    path = f"{place}/tiny.csv"
-    path = client.download_artifacts(parent.info.run_id, path, str(tmp_path))
-    assert read_csv(path) == rows
+    assert parent.files == {f"../figures/tiny/{name}" for name in names}
+    assert read_csv(parent.folder / "../figures/tiny/tiny.csv") == rows
     assert [int(row["num_params"]) for row in rows] == [1021, 2041]
     for row, width in zip(rows, ("0.1", "0.2"), strict=True):
-        sam, base = (runs[width, is_sam].data for is_sam in ("true", "false"))
+        sam, base = (runs[width, is_sam] for is_sam in ("true", "false"))
         gain = base.metrics["best_val_loss"] - sam.metrics["best_val_loss"]
         assert float(row["gain"]) == pytest.approx(gain)
-        assert sam.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert sam.parent == parent.id
     folder = tmp_path / "runs" / "figures" / "tiny"
     for name in made:
         (folder / name).unlink()
@@ -917,15 +912,13 @@ def test_a_command_trains_and_draws(draw, recorded, store, tmp_path, monkeypatch
     code, again, _ = draw()
     assert (code, again) == (0, rows)
     assert made <= {path.name for path in folder.iterdir()}
-    assert {r.info.run_id for r in recorded().values()} == {
-        r.info.run_id for r in runs.values()
-    }
+    assert recorded() == runs
 
 
 def test_one_command_draws_all_pictures_of_a_grid(
-    draw, recorded, write, store, tmp_path, monkeypatch
+    draw, recorded, write, tmp_path, monkeypatch
 ):
-    """Each with files of its own, their numbers what MLflow has; one of a number that
+    """Each with files of its own, their numbers what is recorded; one of a number that
     no run has costs no other; one alone, by its name, is drawn of the same runs."""
     numbers = ("val_loss", "loss", "grad_cosine")
     pictures = [{"y": "gain", "x": "num_params"}]
@@ -940,14 +933,13 @@ def test_one_command_draws_all_pictures_of_a_grid(
     assert "did you mean grad_cosine?" in err
     assert all(row["gain"] for row in rows)
     runs = recorded()
-    client, parent = MlflowClient(store), runs["figure"].info.run_id
-    folders = {file.path for file in client.list_artifacts(parent, "figures")}
-    assert folders == {f"figures/{name}" for name in ("tiny", *numbers)}
+    folders = {str(Path(file).parent) for file in runs["figure"].files}
+    assert folders == {f"../figures/{name}" for name in ("tiny", *numbers)}
     for name in numbers:
         lines = {"SAM": "true", "SGD": "false"}
         for row in read_csv(tmp_path / "runs" / "figures" / name / f"{name}.csv"):
             width = {"1021": "0.1", "2041": "0.2"}[row["num_params"]]
-            metrics = runs[width, lines[row["line"]]].data.metrics
+            metrics = runs[width, lines[row["line"]]].metrics
             assert float(row[name]) == pytest.approx(metrics[name])
     trained = read_csv(tmp_path / "runs" / "figures" / "loss" / "loss.csv")
     assert [row["line"] for row in trained] == ["SAM", "SAM", "SGD", "SGD"]
@@ -958,7 +950,7 @@ def test_one_command_draws_all_pictures_of_a_grid(
     monkeypatch.setattr(workers, "train", train)
     code, found, _ = draw(name="loss")
     assert (code, found) == (0, trained)
-    assert recorded()["figure"].info.run_id == parent
+    assert recorded()["figure"] == runs["figure"]
 
 
 def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatch):
@@ -983,7 +975,7 @@ def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatc
     assert sorted(failures) == ["", "", "", "RuntimeError: no luck"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["failures"] == ["RuntimeError: no luck"]
-    assert recorded()["figure"].info.status == "FAILED"
+    assert recorded()["figure"].status == "FAILED"
 
     def record(self, epoch, logs=None):
         trained.append((self._config.sam, self._config.width_mult))
@@ -993,7 +985,7 @@ def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatc
     code, (first, completed), _ = draw()
     assert (code, first, trained) == (0, whole, [(True, 0.2)])
     assert (completed["seeds"], completed["unfinished_runs"]) == ("1", "0")
-    assert recorded()["figure"].info.status == "FINISHED"
+    assert recorded()["figure"].status == "FINISHED"
 
 
 def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):
@@ -1023,6 +1015,7 @@ def studies(tmp_path_factory):
 
 
 # TensorFlow, whose steps are others, but not the figures, takes two of them.
+@pytest.mark.each_backend
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 
-import keras
 import pytest
 
 import run as command
@@ -145,7 +144,7 @@ def test_its_run_goes_on_where_it_was_interrupted(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="once is enough")
+@pytest.mark.one_backend
 def test_its_study_is_drawn_from_anywhere_by_two_workers(folder, tmp_path):
     """By `python -m samkeras`, from a folder that has nothing of the project."""
     away = tmp_path / "away"

@@ -11,6 +11,8 @@ import pytest
 import run as command
 from samkeras.experiment.options.targets import ROOT
 
+pytestmark = pytest.mark.one_backend
+
 SUMMARY = {
     "name": "figure4_mnist",
     "title": "Gain by size",

@@ -42,7 +42,7 @@ def build_noisy_model(config, info):
 
 
 @pytest.fixture
-def train(store, tmp_path, monkeypatch, capsys, request):
+def train(records, tmp_path, monkeypatch, capsys, request):
     """A function: (name, stop at, options) -> (exit code, output, final weights).
 
     Runs of one name share their folders and experiment. `stop at` is a place in
@@ -81,7 +81,7 @@ def train(store, tmp_path, monkeypatch, capsys, request):
 
         monkeypatch.setattr(recorder.Recorder, "on_epoch_end", at_end)
         final.clear()
-        places = ["--tracking_uri", store, "--run_dir", str(tmp_path / name)]
+        places = ["--run_dir", str(tmp_path / name)]
         places += ["--experiment", f"{request.node.name}_{name}"]
         code = command.main(["workloads/mnist_mlp", *OPTIONS, *places, *options])
         return code, capsys.readouterr().out, final.get("weights")
@@ -101,23 +101,29 @@ SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
 @pytest.mark.parametrize(
     ("options", "places"),
     [
-        (["--sam"], [("train", 0, 3), ("validate", 1, 3), ("train", 2, 0)]),
+        (["--sam"], [("train", 0, 3), ("validate", 1, 3)]),
         (SAM_PRUNED, [("train", 2, 6)]),
-        (["--optimizer", "adamw", "--weight_decay", "0.01"], [("train", 1, 3)]),
+        (["--optimizer", "adamw", "--weight_decay", "0.01"], [("train", 2, 0)]),
         (["--sam", "--method", "fsam"], [("train", 1, 3)]),
     ],
     ids=["sam", "random_pruned", "adamw", "fsam"],
 )
-def test_an_interrupted_run_ends_with_the_same_weights(train, options, places):
-    """Stopped within an epoch, at its begin and while validating."""
+def test_an_interrupted_run_ends_with_the_same_weights(
+    train, options, places, tmp_path
+):
+    """Stopped within an epoch, at its begin and while validating, where the run's last
+    two checkpoints are kept; none is, once it is done."""
     code, whole_out, expected = train("whole", *options)
     assert code == 0
     for place in places:
         code, _, _ = train("parts", *options, stop_at=place)
         assert code == 130
+    kept = list((tmp_path / "parts").glob("*/checkpoint_*"))
+    assert len(kept) == 2
     code, out, weights = train("parts", *options)
     assert code == 0
     assert_identical(weights, expected)
+    assert not any(path.exists() for path in kept)
     scores = [text.split("│")[-4:-2] for text in (out, whole_out)]
     assert scores[0] == scores[1]
 
@@ -134,21 +140,13 @@ def test_a_stop_in_the_last_epoch_stops_the_grid(train, tmp_path):
     assert_identical(weights, expected)
 
 
-def test_checkpoints_are_gone_when_a_run_is_done(train, tmp_path):
-    train("run", stop_at=("train", 2, 0))
-    assert len(list((tmp_path / "run").glob("*/checkpoint_*"))) == 2
-    train("run")
-    assert not list((tmp_path / "run").glob("*/checkpoint_*"))
-
-
 def test_rerun_starts_afresh(train):
     train("run", stop_at=("train", 2, 0))
-    _, out, _ = train("run", "--rerun", "--verbose", "2")
-    assert "epoch 1/4" in out
-    _, out, _ = train("other", stop_at=("train", 2, 0))
-    _, out, _ = train("other", "--verbose", "2")
+    _, out, _ = train("run", "--verbose", "2", stop_at=("train", 3, 0))
     assert "epoch 1/4" not in out
     assert "epoch 3/4" in out
+    _, out, _ = train("run", "--rerun", "--verbose", "2", stop_at=("train", 1, 0))
+    assert "epoch 1/4" in out
 
 
 def test_an_unfinished_run_of_another_config_is_mentioned(train, tmp_path):

@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from samkeras.experiment.launch import workers
 from samkeras.experiment.options.targets import ROOT, find_workload
 from samkeras.experiment.runs import data, recorder, run
 from samkeras.experiment.runs.interrupt import StopRequest
+from tests.dying import die_with_a_run
 from tests.helpers import arrays_of, parse_runs
 
 MNIST = "workloads/mnist_mlp"
@@ -33,7 +33,7 @@ SMALL = ["--train_examples", "256", "--validation_examples", "64", "--epochs", "
 
 
 @pytest.fixture
-def train(store, tmp_path, request, capsys):
+def call(tmp_path, request, capsys):
     """Runs a command line in an experiment of the test's own.
 
     Returns:
@@ -43,8 +43,6 @@ def train(store, tmp_path, request, capsys):
     def call(*options: str, target: str = "workloads/synthetic_mlp"):
         places = ["--run_dir", str(tmp_path / "runs")]
         places += ["--experiment", request.node.name]
-        if "--tracking_uri" not in options:
-            places += ["--tracking_uri", store]
         code = command.main([target, *places, *options])
         return code, *capsys.readouterr()
 
@@ -52,27 +50,43 @@ def train(store, tmp_path, request, capsys):
 
 
 @pytest.fixture
-def recorded(store, request):
+def train(call, records):
+    """`call`, recording in memory."""
+    return call
+
+
+@pytest.fixture
+def recorded(records, request):
     """A function: () -> the runs of the test's experiment, parents last."""
+
+    def runs():
+        found = records[request.node.name]
+        return sorted(found, key=lambda run: "grid" in run.tags)
+
+    return runs
+
+
+@pytest.fixture
+def in_mlflow(store, request, monkeypatch):
+    """`recorded` of commands that record in MLflow."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
 
     def runs():
         client = MlflowClient(store)
         experiment = client.get_experiment_by_name(request.node.name)
-        if experiment is None:
-            return []
         found = client.search_runs([experiment.experiment_id])
         return sorted(found, key=lambda run: "grid" in run.data.tags)
 
     return runs
 
 
-def test_a_grid_is_recorded_in_full(train, recorded, store, tmp_path):
+def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
     """Params, curves, summaries, tags and files of nested runs, as the README says."""
-    code, out, _ = train(
+    code, out, _ = call(
         *SMALL, "--width_mult", "0.1,0.2", "--sam", "true,false", "--rho", "0.1"
     )
     assert code == 0
-    *children, parent = recorded()
+    *children, parent = in_mlflow()
     assert len(children) == 4
     assert parent.info.status == "FINISHED"
     client = MlflowClient(store)
@@ -118,11 +132,11 @@ def test_every_method_trains(train, recorded, options):
     code, out, _ = train(*grid)
     assert code == 0
     *children, _ = recorded()
-    losses = {child.data.metrics["final_val_loss"] for child in children}
+    losses = {child.metrics["final_val_loss"] for child in children}
     assert len(losses) == len(children) > 3
     names = [option.partition("=")[0].removeprefix("--") for option in options.split()]
     assert all(name in out for name in names)
-    runs = {tuple(child.data.params[n] for n in ("sam", *names)) for child in children}
+    runs = {tuple(child.params[n] for n in ("sam", *names)) for child in children}
     assert len(runs) == len(children)
     assert train(*grid)[0] == 0
     assert len(recorded()) == len(children) + 1
@@ -136,7 +150,7 @@ def test_a_recorded_config_repeats_the_run(train, recorded, tmp_path):
     code, _, _ = train("--config", str(path), "--rerun")
     assert code == 0
     first, second = recorded()
-    assert first.data.metrics["final_val_loss"] == second.data.metrics["final_val_loss"]
+    assert first.metrics["final_val_loss"] == second.metrics["final_val_loss"]
 
 
 def test_training_takes_the_batches_in_their_own_order(train, monkeypatch):
@@ -165,7 +179,7 @@ def test_best_weights_give_the_best_metric(train, recorded, tmp_path):
     model.load_weights(path)
     _, (x, y) = arrays_of(splits)
     loss = np.mean((model.predict(x, verbose=0) - y) ** 2)
-    best = recorded()[0].data.metrics["best_val_loss"]
+    best = recorded()[0].metrics["best_val_loss"]
     # Averaged over batches during training, at once here.
     np.testing.assert_allclose(loss, best, rtol=1e-5)
 
@@ -202,8 +216,8 @@ def test_a_data_file_that_changed_is_trained_anew(train, recorded, tmp_path):
         assert code == 0
     runs = recorded()
     assert len(runs) == 2
-    assert {run.data.params["data_digest"] for run in runs} == set(digests)
-    sizes = {run.data.params["data_size"] for run in runs}
+    assert {run.params["data_digest"] for run in runs} == set(digests)
+    sizes = {run.params["data_size"] for run in runs}
     assert sizes == {str(path.stat().st_size)}
 
 
@@ -214,10 +228,10 @@ def test_a_failed_run_stops_no_other(train, recorded):
     )
     assert code == 1
     *children, parent = recorded()
-    by_status = {child.info.status: child for child in children}
+    by_status = {child.status: child for child in children}
     assert set(by_status) == {"FINISHED", "FAILED"}
-    assert parent.info.status == "FAILED"
-    reason = by_status["FAILED"].data.tags["failure"]
+    assert parent.status == "FAILED"
+    reason = by_status["FAILED"].tags["failure"]
     assert "NotFiniteError" in reason
     assert "lower learning_rate" in reason
     assert "FAILED" in out
@@ -231,17 +245,17 @@ def test_every_number_of_an_epoch_must_be_finite(train, recorded):
     code, _, _ = train(*options, "--learning_rate", "1e30", target=MNIST)
     assert code == 1
     (failed,) = recorded()
-    assert failed.info.status == "FAILED"
-    assert re.search("val_loss is (nan|inf) after epoch 1", failed.data.tags["failure"])
+    assert failed.status == "FAILED"
+    assert re.search("val_loss is (nan|inf) after epoch 1", failed.tags["failure"])
 
 
 def test_a_finished_run_of_numbers_that_are_not_finite_is_trained_again(
-    train, recorded, store
+    train, recorded
 ):
     """Such a run was recorded as finished once."""
     train(*SMALL, "--width_mult", "0.1", "--epochs_mult", "0.5")
     (first,) = recorded()
-    MlflowClient(store).log_metric(first.info.run_id, "val_loss", math.nan, step=9)
+    first.log_metrics({"val_loss": math.nan}, step=9)
     _, out, _ = train(*SMALL, "--width_mult", "0.1", "--epochs_mult", "0.5")
     assert "already finished" not in out
 
@@ -273,7 +287,7 @@ def test_a_model_that_cannot_fit_is_not_built(train, recorded):
     assert "out of memory: lower --batch_size" in out
     assert "GiB" in out
     child, _ = recorded()
-    assert child.data.params["width_mult"] == "0.1"
+    assert child.params["width_mult"] == "0.1"
 
 
 def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):
@@ -290,13 +304,13 @@ def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):
     code, out, _ = train(*SMALL, "--width_mult", "0.1", "--seed", "0,1")
     assert code == 130
     *children, parent = recorded()
-    assert {child.info.status for child in children} == {"FINISHED", "KILLED"}
-    assert parent.info.status == "KILLED"
+    assert {child.status for child in children} == {"FINISHED", "KILLED"}
+    assert parent.status == "KILLED"
     assert out.count("1,021") == 1
 
 
-def test_an_interrupted_grid_goes_on(train, recorded, store, monkeypatch):
-    """The same command again: the same MLflow runs, each epoch once, and the parent
+def test_an_interrupted_grid_goes_on(train, recorded, monkeypatch):
+    """The same command again: the same runs, each epoch once, and the parent
     is ended even if one run was left."""
     options = [*SMALL, "--width_mult", "0.1", "--seed", "0,1"]
     with monkeypatch.context() as context:
@@ -310,32 +324,30 @@ def test_an_interrupted_grid_goes_on(train, recorded, store, monkeypatch):
 
         context.setattr(run.Recorder, "on_epoch_end", interrupt)
         assert train(*options)[0] == 130
-    before = {found.info.run_id for found in recorded()}
+    before = {found.id for found in recorded()}
     assert train(*options)[0] == 0
-    assert {found.info.run_id for found in recorded()} == before
-    assert {found.info.status for found in recorded()} == {"FINISHED"}
-    client = MlflowClient(store)
+    assert {found.id for found in recorded()} == before
+    assert {found.status for found in recorded()} == {"FINISHED"}
     for child in recorded()[:-1]:
-        points = client.get_metric_history(child.info.run_id, "val_loss")
-        assert [point.step for point in points] == [0, 1]
+        assert list(child.curves["val_loss"]) == [0, 1]
 
 
-def test_workers_train_the_same_grid(train, recorded):
+def test_workers_train_the_same_grid(call, in_mlflow):
     """Two processes: the metrics of one process, nested in one parent, finished."""
-    grid = [*SMALL, "--width_mult", "0.1,0.2", "--sam", "true,false"]
-    code, out, _ = train(*grid, "--workers", "2", "--verbose", "2")
+    grid = [*SMALL, "--width_mult", "0.1", "--seed", "0,1", "--sam", "true,false"]
+    code, out, _ = call(*grid, "--workers", "2", "--verbose", "2")
     assert code == 0
     assert "2 running" in out
-    *children, parent = recorded()
+    *children, parent = in_mlflow()
     assert len(children) == 4
-    assert {run.info.status for run in recorded()} == {"FINISHED"}
+    assert {run.info.status for run in in_mlflow()} == {"FINISHED"}
     parents = {child.data.tags["mlflow.parentRunId"] for child in children}
     assert parents == {parent.info.run_id}
     in_workers = best_losses(children)
-    assert train(*grid, "--rerun")[0] == 0
+    assert call(*grid, "--rerun")[0] == 0
     here = best_losses(
         child
-        for child in recorded()
+        for child in in_mlflow()
         if child.info.run_id not in {run.info.run_id for run in children}
         and "fingerprint" in child.data.tags
     )
@@ -349,21 +361,15 @@ def best_losses(runs) -> dict[str, float]:
     }
 
 
-def die(connection, number, num_workers):
-    """A worker process that is killed once it has a run."""
-    connection.recv()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_run_that_kills_its_workers_fails(train, recorded, monkeypatch):
     """It gets three processes, then is marked as failed."""
-    monkeypatch.setattr(workers, "_work", die)
+    monkeypatch.setattr(workers, "_work", die_with_a_run)
     code, out, _ = train(*SMALL, "--workers", "2")
     assert code == 1
     assert out.count("a worker process died (SIGKILL); its run goes on") == 2
     (failed,) = recorded()
-    assert failed.info.status == "FAILED"
-    assert failed.data.tags["failure"] == "a worker process died (SIGKILL)"
+    assert failed.status == "FAILED"
+    assert failed.tags["failure"] == "a worker process died (SIGKILL)"
 
 
 def test_dry_run_counts_and_leaves_nothing(train, recorded, tmp_path):
@@ -406,15 +412,15 @@ def test_bad_input_exits_with_2_and_one_line(tmp_path, capsys, options, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_is_down_stops_no_run(train):
+def test_a_server_that_is_down_stops_no_run(call):
     """Training goes on, says where its records are, and is not repeated for them."""
     options = [*SMALL, "--width_mult", "0.1", "--tracking_uri", "http://127.0.0.1:9"]
-    code, _, message = train(*options)
+    code, _, message = call(*options)
     assert code == 0
     assert "does not answer" in message
     assert "records are not delivered to http://127.0.0.1:9 yet" in message
     assert message.count("\n") == 2
-    code, second, _ = train(*options, "--verbose", "1")
+    code, second, _ = call(*options, "--verbose", "1")
     assert code == 0
     assert "1 of 1 runs already finished" in second
 
@@ -439,7 +445,7 @@ def test_label_noise_reaches_training(train, recorded):
     train(*options, "--label_noise", "0,1", target="workloads/mnist_mlp")
     *children, _ = recorded()
     best = {
-        child.data.params["label_noise"]: child.data.metrics["best_val_accuracy"]
+        child.params["label_noise"]: child.metrics["best_val_accuracy"]
         for child in children
     }
     assert best["0.0"] > 0.3
@@ -449,16 +455,15 @@ def test_label_noise_reaches_training(train, recorded):
     assert "--label_noise" in message
 
 
-def test_label_noise_is_recorded(train, recorded, store, tmp_path):
+def test_label_noise_is_recorded(train, recorded):
     """The artifact holds each noisy label's place, true and noisy class; the realised
     rate is a parameter."""
     options = ["--dataset", "mnist_5k", "--train_examples", "90", "--epochs", "1"]
     train(*options, "--label_noise", "0.33", target="workloads/mnist_mlp")
     (run_,) = recorded()
-    assert run_.data.params["label_noise_realized"] == str(30 / 90)
-    client = MlflowClient(store)
-    path = client.download_artifacts(run_.info.run_id, "label_noise.npz", str(tmp_path))
-    with np.load(path) as file:
+    assert run_.params["label_noise_realized"] == str(30 / 90)
+    assert "label_noise.npz" in run_.files
+    with np.load(run_.folder / "label_noise.npz") as file:
         indices, true, noisy = (file[name] for name in ("indices", "true", "noisy"))
     assert indices.shape == (30, 1)
     labels = load_images("mnist_5k", None).train.y
@@ -477,8 +482,8 @@ def test_a_pruned_run_matches_the_dense_ones_size(train, recorded, tmp_path):
     dense = 784 * 30 + 30 + 30 * 10 + 10 + 10 * 10 + 10
     assert out.count(f"{dense:,}") == 3
     *children, _ = recorded()
-    assert {c.data.params["num_nonzero_params"] for c in children} == {str(dense)}
-    assert {c.data.params["num_params"] for c in children} == {"125810"}
+    assert {c.params["num_nonzero_params"] for c in children} == {str(dense)}
+    assert {c.params["num_params"] for c in children} == {"125810"}
     for path in (tmp_path / "runs").glob("*/config.yaml"):
         (config,) = parse_runs("mnist_mlp", ["--config", str(path)])
         model = run.build_model(run.Run(config), data.describe_data(config).info)
@@ -526,14 +531,13 @@ def test_holdout_must_leave_both_parts(capsys):
     assert "0.01 of 20 examples" in capsys.readouterr().err
 
 
-def test_twice_the_epochs_stretch_the_schedule(train, recorded, store):
+def test_twice_the_epochs_stretch_the_schedule(train, recorded):
     """epochs_mult 2 of 2 epochs is 4, with the milestones at the same fractions."""
     milestones = ["--lr_milestones", "[0.5]", "--learning_rate", "0.01"]
     train(*SMALL, "--width_mult", "0.1", "--epochs_mult", "2", *milestones)
     (run_,) = recorded()
-    client = MlflowClient(store)
-    curve = client.get_metric_history(run_.info.run_id, "learning_rate")
-    assert [point.value for point in curve] == pytest.approx([0.01, 0.01, 1e-3, 1e-3])
+    rates = list(run_.curves["learning_rate"].values())
+    assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-3])
 
 
 @pytest.mark.parametrize(
@@ -551,40 +555,45 @@ def test_depth_is_the_number_of_equal_hidden_layers(workload, depth, count):
 
 
 BLOCKED = {"jax": "tensorflow", "tensorflow": "jax"}
+WITHOUT = """
+import importlib.abc, sys
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {other!r}:
+            raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
+
+sys.meta_path.insert(0, Block())
+
+import run
+
+for dataset in {datasets!r}:
+    code = run.main(["workloads/mnist_mlp", "--dataset", dataset, *sys.argv[1:]])
+    if code != 0:
+        sys.exit(code)
+"""
 
 
-@pytest.mark.parametrize("source", ["mnist_5k", "npz"])
-def test_a_backend_needs_not_the_other(tmp_path, store, source):
+def test_a_backend_needs_not_the_other(tmp_path, store):
     """The sample and an .npz train on JAX without TensorFlow, and the other way."""
-    dataset = source
-    if source == "npz":
-        dataset = str(tmp_path / "data.npz")
-        rng = np.random.default_rng(0)
-        x, y = rng.integers(0, 256, (64, 8, 8), np.uint8), rng.integers(0, 3, 64)
-        np.savez(dataset, x_train=x, y_train=y, x_test=x, y_test=y)
-    other = BLOCKED[keras.backend.backend()]
-    script = (
-        "import importlib.abc, sys\n"
-        "class Block(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] == '{other}':\n"
-        "            raise ModuleNotFoundError(f'blocked: {name}', name=name)\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "import run\n"
-        "sys.exit(run.main(sys.argv[1:]))\n"
+    path = str(tmp_path / "data.npz")
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (64, 8, 8), np.uint8), rng.integers(0, 3, 64)
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    script = WITHOUT.format(
+        other=BLOCKED[keras.backend.backend()], datasets=["mnist_5k", path]
     )
     options = ["--epochs", "1", "--sam", "--run_dir", str(tmp_path / "runs")]
-    options += ["--tracking_uri", store, "--experiment", f"blocked_{source}"]
-    target = ["workloads/mnist_mlp", "--dataset", dataset]
+    options += ["--tracking_uri", store, "--experiment", "blocked"]
     done = subprocess.run(
-        [sys.executable, "-c", script, *target, *options],
+        [sys.executable, "-c", script, *options],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "best val_accuracy" in done.stdout
+    assert done.stdout.count("best val_accuracy") == 2
 
 
 def test_project_folder_does_not_hide_mlflow():

@@ -26,6 +26,8 @@ from samkeras.experiment.tracking.record import (
 )
 from samkeras.experiment.tracking.tracker import MLflowTracker, resolve_uri
 
+pytestmark = pytest.mark.one_backend
+
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -93,10 +95,11 @@ def losses(steps):
 
 
 def test_a_run_that_goes_on_in_another_store_is_whole_there(
-    tracker, recorded, curve, tmp_path
+    tracker, recorded, curve, store, tmp_path
 ):
     """What the first store got before the interruption is in the second too; a run
     that was finished elsewhere is a new one."""
+    shutil.copy(store.removeprefix("sqlite:///"), tmp_path / "other.db")
     elsewhere = MLflowTracker(f"sqlite:///{tmp_path}/other.db", "experiment")
     run = elsewhere.start("run", {}, None, tmp_path / "run")
     run.log_params({"rho": 0.1})
@@ -128,6 +131,10 @@ def test_everything_is_recorded(tracker, recorded, curve, store, tmp_path):
     path = tmp_path / "child" / "config.yaml"
     path.write_text("rho: 0.1")
     log(run, range(3), path)
+    picture = tmp_path / "figures" / "figure.svg"
+    picture.parent.mkdir()
+    picture.touch()
+    run.log_file(picture)
     run.log_metrics({"grad": math.nan}, 0)
     run.set_tag("note", "n")
     run.end("FAILED", "why")
@@ -144,7 +151,10 @@ def test_everything_is_recorded(tracker, recorded, curve, store, tmp_path):
     assert child.info.status == "FAILED"
     assert runs["parent"].info.status == "FINISHED"
     client = MlflowClient(store)
-    assert [f.path for f in client.list_artifacts(child.info.run_id)] == ["config.yaml"]
+    files = [file.path for file in client.list_artifacts(child.info.run_id)]
+    assert files == ["config.yaml", "figures"]
+    files = [f.path for f in client.list_artifacts(child.info.run_id, "figures")]
+    assert files == ["figures/figure.svg"]
     head = find_journals(tmp_path / "child")[0].head
     assert child.info.start_time == head["time"]
 

@@ -14,6 +14,8 @@ from samkeras.losses import TokenCrossentropy
 from samkeras.scores import TokenAccuracy
 from tests.helpers import arrays_of
 
+pytestmark = pytest.mark.one_backend
+
 FULL = [[("le", "l"), ("mot", "n")], [("le", "l"), ("été", "n"), ("fut", "v")]]
 
 
@@ -101,6 +103,7 @@ def test_broken_files_are_refused_in_one_line(tmp_path, change, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.each_backend
 def test_a_word_without_a_tag_is_neither_learnt_nor_scored(write):
     """It stays in the sentence. A sentence without any tag is left out."""
     gaps = [[("le", "l"), ("mot", "_")], [("fut", "_")], [("été", "n"), ("le", "l")]]
