@@ -19,7 +19,8 @@ _HOME = {
     "Workload": "samkeras.workload",
 }
 
-__all__ = list(_HOME)
+# Each is found by __getattr__.
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

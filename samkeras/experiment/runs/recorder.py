@@ -35,7 +35,7 @@ class Recorder(keras.callbacks.Callback):
     Attributes:
         best: the best of the monitored metric, None before the first epoch's end.
         best_epoch: its epoch.
-        best_weights: its weights.
+        best_weights: its weights, none before.
         final: the metric's last value.
     """
 
@@ -54,13 +54,16 @@ class Recorder(keras.callbacks.Callback):
         stop: StopRequest,
     ):
         super().__init__()
-        self.best = self.best_epoch = self.best_weights = self.final = None
+        self.best = self.best_epoch = self.final = None
+        self.best_weights: list[np.ndarray] = []
         self.monitor, self._mode = workload.monitor, workload.mode
         self._score = workload.score
-        self._config, self._logger, self._progress = config, logger, progress
+        self._config: Any = config  # of the groups that its task needs
+        self._logger, self._progress = logger, progress
         self._passes = passes
         self._checkpoints, self._stop = checkpoints, stop
-        self._finite_logs, self._restored = {}, None
+        self._finite_logs: dict[str, float] = {}
+        self._restored: checkpoint.Arrays | None = None
         process, self._num_processes = backend.find_process()
         self._is_first = process == 0
 
@@ -72,7 +75,9 @@ class Recorder(keras.callbacks.Callback):
     ) -> None:
         """Trains to the end of the run's epochs."""
         self.set_model(model)
-        self._batches, self._validation = batches, validation
+        # A task makes its own kind of them.
+        self._batches: Any = batches
+        self._validation: Any = validation
         epoch, step = self._resume()
         if 0 < step < batches.left:
             batches.start_epoch(epoch, step)
@@ -131,7 +136,7 @@ class Recorder(keras.callbacks.Callback):
                 self._save(self._epoch, step)
             raise KeyboardInterrupt
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None):
         # On JAX, keras calls this late and from another thread, and raises in fit what
         # is raised here.
         step = self._batches.first_batch + batch + 1
@@ -184,7 +189,7 @@ class Recorder(keras.callbacks.Callback):
         _, *parts = zip(*(batches[i] for i in range(batches.left)), strict=True)
         return [np.concatenate(arrays) for arrays in parts]
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None):
         if all(map(math.isfinite, logs.values())):
             logs = self._scored(logs)
         steps = self._batches.total
@@ -259,9 +264,8 @@ class Recorder(keras.callbacks.Callback):
         if not self._is_first:
             return
         arrays = {**checkpoint.capture(self.model), **self._capture()}
-        if self.best_weights is not None:
-            for i, weight in enumerate(self.best_weights):
-                arrays[f"best/{i}"] = weight
+        for i, weight in enumerate(self.best_weights):
+            arrays[f"best/{i}"] = weight
         self._checkpoints.save(epoch, step, arrays, {**self._values(), **values})
 
     def _values(self) -> dict[str, Any]:

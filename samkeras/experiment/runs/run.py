@@ -526,7 +526,7 @@ def _record_best(
         logger.log_file(path)
 
 
-def _save_weights(model: keras.Model, path: Path) -> Path:
+def _save_weights(model: SAMModel, path: Path) -> Path:
     weights = _WeightsFile()
     model.save_weights(weights)
     replace_file(path, weights.getbuffer())

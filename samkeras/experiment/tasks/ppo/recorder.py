@@ -48,6 +48,7 @@ class PPORecorder(Recorder):
     def _validate(self):
         seed = derive_seed(self._config.seed, "evaluation")
         count = self._config.eval_games
+        scores = np.zeros(count)
         for _, so_far in play(self._policy, self._validation, count, seed):
             scores = so_far
             self.on_test_batch_begin(0)  # to stop here
