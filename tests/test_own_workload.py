@@ -125,6 +125,47 @@ def test_a_wrong_yaml_file_is_refused_in_one_line(folder, capsys, text, words):
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("spread: NonNegativeFloat = 0.2", "workers: int = 3", ["option workers"]),
+        ("spread: NonNegativeFloat = 0.2", "epochs: float = 3", ["option epochs"]),
+        ("spread: NonNegativeFloat = 0.2", "options: str = 'a'", ["option options"]),
+        ("= 0.2", "", ["must give its option spread a default"]),
+        ("NonNegativeFloat = 0.2", "dict = None", ["type of its option spread"]),
+        ("@dataclass(frozen=True, kw_only=True)", "", ["Moons needs @dataclass"]),
+        ('{"lookback"', '{"sam"', ["cannot be called sam"]),
+        ("Lookback(config.rho)", "3", ["must give a samkeras.Method", "Received: 3"]),
+        ("config.spread", "config.spraed", ["no", "spraed", "did you mean spread"]),
+        ("import keras\n", "raise SystemExit(3)\n", ["cannot import", "SystemExit"]),
+    ],
+)
+def test_a_workload_that_is_wrong_is_refused_in_one_line(
+    folder, capsys, tmp_path, old, new, words
+):
+    path = folder / "two_moons.py"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    line = [str(path), *SHORT, "--sam", "--method", "lookback"]
+    line += ["--run_dir", str(tmp_path / "runs")]
+    assert command.main([*line, "--tracking_uri", f"sqlite:///{tmp_path}/a.db"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+
+
+def test_its_printed_config_reads_back(folder, capsys):
+    target = resolve_target(str(folder / "two_moons.py"))
+    with pytest.raises(SystemExit):
+        parse_command(target, ["--spread", "0.3", "--print_config"])
+    path = folder / "printed.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert parse_one(target, "--config", str(path)) == parse_one(
+        target, "--spread", "0.3"
+    )
+
+
 def test_its_run_goes_on_where_it_was_interrupted(
     folder, store, tmp_path, capsys, monkeypatch
 ):

@@ -52,7 +52,13 @@ def plain_values(config: Options) -> dict[str, Any]:
 
 def to_yaml(config: Options) -> str:
     """A run's options, as `--config` reads them."""
-    return yaml.safe_dump(plain_values(config), sort_keys=False)
+    return dump(plain_values(config))
+
+
+def dump(values: dict[str, Any]) -> str:
+    """Options as YAML, but for texts that there are none of."""
+    kept = {name: value for name, value in values.items() if value != ""}
+    return yaml.safe_dump(kept, sort_keys=False)
 
 
 def option_types(target: Target) -> dict[str, Any]:
@@ -63,10 +69,26 @@ def option_types(target: Target) -> dict[str, Any]:
     """
     hints = _hints(compose(target))
     # An own method is known where the module is imported for its own options anyway.
-    own = () if set(target.groups) <= set(GROUPS) else target.load().methods
+    own = () if set(target.groups) <= set(GROUPS) else find_methods(target)
     hints["method"] = Literal[*CLASSES, *own]
     del hints["workload"]
     return {**hints, **_hints(Session)}
+
+
+def find_methods(target: Target) -> tuple[str, ...]:
+    """The names of a workload's own methods.
+
+    Raises:
+        InputError: one has the name of another.
+    """
+    names = tuple(target.load().methods)
+    for name in names:
+        if name in CLASSES:
+            raise InputError(
+                f"{target.path}: a method of its own cannot be called {name}, as one "
+                "of samkeras is"
+            )
+    return names
 
 
 def _hints(kind: type) -> dict[str, Any]:

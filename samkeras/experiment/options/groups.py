@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -17,12 +18,20 @@ from samkeras.experiment.options.fields import (
     PositiveFloat,
     PositiveInt,
     SmallInt,
+    allowed_values,
 )
 from samkeras.experiment.options.methods import OPTIONS, takes
+from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import Target
 
+# What else stands on a command line or in a YAML file.
+RESERVED = {"options", "target", "config", "preset", "help", "print_config"}
 # Of a field that says where something is, not what it is.
 PLACE = {"is_place": True}
+
+
+class NoSuchOptionError(InputError, AttributeError):
+    """A workload reads an option that it does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +97,15 @@ class Options:
         Raises:
             InputError: one does not.
         """
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        known = [field.name for field in dataclasses.fields(self)]
+        raise NoSuchOptionError(
+            f"{self.target} reads an option {name} that it does not have; `options:` "
+            f"in {self.target.defaults} names its groups{nearest(name, known)}"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Its class is made for its workload, here and in other processes.
@@ -540,4 +558,34 @@ def _find_groups(target: Target, name: str) -> tuple[type[Options], ...]:
             f"{target.defaults}: options must be of {', '.join(GROUPS)} or classes of "
             f"{target.path}. Received: {name}{nearest(name, GROUPS)}"
         )
+    _check_own(target, group)
     return (group,)
+
+
+def _check_own(target: Target, group: type[Options]) -> None:
+    """Checks a workload's own group of options.
+
+    Raises:
+        InputError: it is no such group, or one of its options is another's.
+    """
+    where = f"{target.path}: {group.__name__}"
+    if "__dataclass_params__" not in vars(group):
+        raise InputError(f"{where} needs @dataclass(frozen=True, kw_only=True)")
+    houses = [Config, Session, *(kind for kinds in GROUPS.values() for kind in kinds)]
+    taken = {f.name for kind in houses for f in dataclasses.fields(kind)} | RESERVED
+    hints = typing.get_type_hints(group)
+    for field in dataclasses.fields(group):
+        name = field.name
+        if name not in group.__annotations__:
+            continue  # it is inherited
+        if name in taken:
+            raise InputError(f"{where} cannot have an option {name}: there is one")
+        if field.default is dataclasses.MISSING:
+            raise InputError(f"{where} must give its option {name} a default")
+        try:
+            allowed_values(hints[name])
+        except (KeyError, TypeError, IndexError):
+            raise InputError(
+                f"{where}: the type of its option {name} must be one of "
+                "samkeras.experiment.options, bool, int, float, str or a Literal"
+            ) from None

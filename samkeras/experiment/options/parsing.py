@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.config import (
     NEW_NAMES,
+    dump,
+    find_methods,
     known_defaults,
     option_types,
     parse_fields,
@@ -120,7 +120,7 @@ def parse_command(
     if print_config:
         for config in found:
             values = plain_values(config) | dataclasses.asdict(session)
-            print(yaml.safe_dump(values, sort_keys=False))
+            print(("---\n" if len(found) > 1 else "") + dump(values))
         raise SystemExit(0)
     return Command(session, found)
 
@@ -134,7 +134,7 @@ def _know_methods(target: Target, hints: dict[str, Any], given: Options) -> None
     is asked for: its module takes seconds to import."""
     asked = (given.get("method", ""), target.values.get("method", ""))
     if any(name and name not in CLASSES for text in asked for name in text.split(",")):
-        hints["method"] = Literal[*CLASSES, *target.load().methods]
+        hints["method"] = Literal[*CLASSES, *find_methods(target)]
 
 
 def _read_choices(

@@ -100,7 +100,7 @@ class Target:
             return _import_file(self.path)
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(f"cannot import {self.path}: {reason[:300]}") from error
 

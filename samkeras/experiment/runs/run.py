@@ -400,7 +400,13 @@ def build_method(run: Run) -> Method | None:
     if not config.sam:
         return None
     if config.method in run.workload.methods:
-        return run.workload.methods[config.method](config)
+        method = run.workload.methods[config.method](config)
+        if not isinstance(method, Method):
+            raise InputError(
+                f"{config.target.path}: methods[{config.method!r}] must give a "
+                f"samkeras.Method. Received: {method}"
+            )
+        return method
     options = {
         ARGUMENTS.get(name, name): getattr(config, name)
         for name, methods in CLASS_OPTIONS.items()
