@@ -239,7 +239,7 @@ def test_every_figure_has_the_runs_that_it_is_drawn_of(name, preset):
         assert len({point.x for point in points}) >= 2
         for point in points:
             assert point.y is not None
-            assert (point.y.count, point.unfinished) == (num_seeds, 0)
+            assert (point.y.num_seeds, point.unfinished) == (num_seeds, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)

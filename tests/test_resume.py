@@ -332,7 +332,7 @@ def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
     whole = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, whole[1]))
     try:
-        with pytest.raises(OSError, match=r"best\.weights\.h5"):
+        with pytest.raises(OSError, match=r"last\.weights\.h5"):
             run._record_best(Mock(), model, best, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, whole)
