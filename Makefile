@@ -20,7 +20,7 @@ test-slow: $(VENV)/.installed-dev
 # The tracking servers' part knows nothing of backends.
 test-faults: $(VENV)/.installed-dev
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m faults
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m faults tests/test_kills.py tests/faults
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m faults tests/experiment/launch/test_kills.py tests/faults
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

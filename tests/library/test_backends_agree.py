@@ -29,7 +29,7 @@ def numbers(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
         subprocess.Popen(
             [sys.executable, "-m", "tests.trajectory", folder / f"{backend}.npz"],
             env={**os.environ, "KERAS_BACKEND": backend},
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             stderr=subprocess.PIPE,
             text=True,
         )

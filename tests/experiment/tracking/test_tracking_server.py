@@ -218,7 +218,7 @@ import os, signal, sys, time
 from pathlib import Path
 from samkeras.experiment.tracking.journal import Journal
 from samkeras.experiment.tracking.delivery import Delivery
-from tests.test_tracking_server import NUM_POINTS, Session
+from tests.experiment.tracking.test_tracking_server import NUM_POINTS, Session
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.experiment.options.targets import ROOT
-from tests.test_kills import rows
+from tests.experiment.launch.test_kills import rows
 
 GRID = ["workloads/synthetic_mlp", "--width_mult", "0.1,0.2,0.3", "--sam", "true,false"]
 GRID += ["--seed", "0,1", "--train_examples", "2000", "--epochs", "20"]

@@ -16,7 +16,7 @@ from tests import on_devices
 from tests.on_devices import CASES
 from tests.servers import free_port
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 # TensorFlow traces a step for each device, which takes its time.
 NUM_DEVICES = 8 if keras.backend.backend() == "jax" else 4
 needs_jax = pytest.mark.skipif(
@@ -205,7 +205,10 @@ def test_one_of_two_processes_records_the_run(two, records, tmp_path, capsys):
 def test_two_processes_share_streamed_images(tmp_path, store):
     """ImageNet, read from disk by each process for its part: the losses of an epoch of
     one batch of all images are those of one process, and none is validated on twice."""
-    from tests.test_imagenet import prepare, train_images  # which imports TensorFlow
+    from tests.data.test_imagenet import (  # which imports TensorFlow
+        prepare,
+        train_images,
+    )
 
     prepare(tmp_path, train_images())
     options = "--dataset imagenet2012 --train_examples 32 --batch_size 32 --epochs 2"
