@@ -169,6 +169,16 @@ class Contender:
         """Releases what does not go away with the object."""
 
 
+def train_epoch(model: Any, batches: Any) -> dict[str, float]:
+    """Trains a samkeras model on an epoch's batches as run.py does; the epoch's
+    logs."""
+    model.reset_metrics()
+    for part in batches.take(model.steps_per_execution):
+        model.train_on_batches(part, batches.specs)
+    logs = {**model.get_metrics_result(), **model.get_gradient_metrics_result()}
+    return {name: float(value) for name, value in logs.items()}
+
+
 class Worker(Contender):
     """A contender in a process of its own, of any interpreter: one of the CONTENDERS of
     a benchmark's module, made of the module's Task."""

@@ -78,16 +78,18 @@ def build_samkeras(width_mult: float, sam: bool) -> Callable:
 
     from samkeras.experiment.options.parsing import parse_command
     from samkeras.experiment.options.targets import find_target
-    from samkeras.experiment.runs import data, run
+    from samkeras.experiment.runs import data
+    from samkeras.experiment.runs.build import build_model, compile_model
+    from samkeras.experiment.runs.run import Run
     from samkeras.experiment.tasks import PPO
 
     options = ["--width_mult", str(width_mult), "--sam", str(sam).lower()]
     (config,) = parse_command(find_target("atari_ppo"), options).configs
     splits = data.describe_data(config)
-    model = run.build_model(run.Run(config), splits.info)
-    rollouts = PPO().batches(config, splits.train, "order")
-    run.compile_model(run.Run(config), model, rollouts.total)
-    policy, step = model.make_call_function(), rollouts._games.step
+    model = build_model(Run(config), splits.info)
+    rollouts = PPO().batches(config, splits.train, "order", model)
+    compile_model(Run(config), model, rollouts.total)
+    policy, step = rollouts._policy, rollouts._games.step
 
     def learn(batches):
         model.train_on_batches(batches)
@@ -95,8 +97,10 @@ def build_samkeras(width_mult: float, sam: bool) -> Callable:
 
     def loop(spent: collections.Counter) -> None:
         rollouts._games.step = timed(step, "environment", spent)
-        act = timed(lambda x: ops.convert_to_numpy(policy(x)), "acting", spent)
-        timed(learn, "learning", spent)(rollouts.collect(act))
+        rollouts._policy = timed(
+            lambda x: ops.convert_to_numpy(policy(x)), "acting", spent
+        )
+        timed(learn, "learning", spent)(rollouts.collect())
 
     return loop
 

@@ -18,8 +18,7 @@ the metrics. Adam divides by sqrt(v) + epsilon: with an epsilon near 0 the first
 are the signs of the gradients, rounding errors included, so it is 1e-3 in the check,
 and the learning rate 0.01, else float32 rounds away much of the embedding's decay.
 Programs are those that samkeras' train step was compiled to; one for each shape of a
-batch is the least. The start of a fit counts, some 0.3 s with TensorFlow: --steps
-spreads it out.
+batch is the least.
 """
 
 import dataclasses
@@ -40,6 +39,7 @@ from harness import (
     report,
     row,
     time_in_turns,
+    train_epoch,
 )
 
 from tests.references import bilstm, gcn, tagger
@@ -117,19 +117,15 @@ def by_path(variables) -> dict[str, np.ndarray]:
 
 class SamKeras(Contender):
     def __init__(self, task: Task):
-        from samkeras.experiment.runs.run import Run, compile_model
+        from samkeras.experiment.runs.build import compile_model
+        from samkeras.experiment.runs.run import Run
 
         self.model, self.batches = task.model(), task.batches()
         compile_model(Run(task.config), self.model, task.steps)
         self.start = by_path(self.model.trainable_variables)
 
     def epoch(self, number):
-        from samkeras.backend import backend
-
-        history = self.model.fit(
-            backend.make_input(self.batches), shuffle=False, verbose=0
-        )
-        self.logs = {name: values[-1] for name, values in history.history.items()}
+        self.logs = train_epoch(self.model, self.batches)
 
     def weights(self):
         return by_path(self.model.trainable_variables)

@@ -9,7 +9,7 @@ coupled L2 1e-4, rho 0.05, batch 128. The contenders:
 
     scan          a whole epoch in one jax.lax.scan of a step written by hand, that of
                   tests/references
-    samkeras      samkeras.SAMModel.fit on the current keras backend
+    samkeras      samkeras.SAMModel on the current keras backend, as run.py trains it
     plain keras   keras.Model.fit; for SAM, the usual train_step of one's own
     optax + flax  optax.contrib.sam, a jitted step in a Python loop
     pytorch       pytorch_optimizer's SAM and torch.optim.SGD
@@ -41,6 +41,7 @@ from harness import (
     report,
     row,
     train_each,
+    train_epoch,
     train_in_turns,
 )
 
@@ -117,11 +118,9 @@ class SamKeras(Contender):
         import keras
 
         import samkeras
-        from samkeras.backend import backend
         from samkeras.data.examples import ArrayExamples
 
         self.batches = ArrayExamples(*task.data()).batches(BATCH, task.seed)
-        self.input = backend.make_input(self.batches)
         self.model = self.build_model(task)
         self.model.compile(
             samkeras.SGD(LEARNING_RATE, momentum=MOMENTUM),
@@ -143,7 +142,7 @@ class SamKeras(Contender):
 
     def epoch(self, number):
         self.batches.start_epoch(number)
-        self.model.fit(self.input, shuffle=False, verbose=0)
+        self.logs = train_epoch(self.model, self.batches)
 
     def weights(self):
         return self.model.get_weights()

@@ -275,6 +275,9 @@ class SAMModel(Trainer):
             return {}
         return {m.name: m.result() for m in self._rule.metrics.metrics}
 
+    def _read_logs(self) -> dict[str, Any]:
+        return {**self.get_metrics_result(), **self.get_gradient_metrics_result()}
+
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
         if config:

@@ -1,10 +1,28 @@
 """What a kind of training is: the contract of the classes in experiment/tasks."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from samkeras.data.batches import Batches
 from samkeras.data.splits import Splits
 from samkeras.model import SAMModel
+
+
+class Validation(Protocol):
+    """What a model is validated by after each epoch."""
+
+    def evaluate(self, pause: Callable[[], None]) -> dict[str, float]:
+        """Scores of the model, by the names that they are recorded by.
+
+        Args:
+            pause: to be called about every second; may raise.
+        """
+        ...
+
+    def illustrate(self, folder: Path) -> list[Path]:
+        """Writes files that show what the model does."""
+        ...
 
 
 class Task(Protocol):
@@ -37,13 +55,13 @@ class Task(Protocol):
         """
         ...
 
-    def batches(self, config: Any, data: Any, stream: str) -> Batches:
-        """Batches to train on, in the order of one of the run's random streams; of
-        several processes, this one's part of each."""
+    def batches(self, config: Any, data: Any, stream: str, model: SAMModel) -> Batches:
+        """Batches to train the model on, in the order of one of the run's random
+        streams; of several processes, this one's part of each."""
         ...
 
-    def validation(self, config: Any, data: Any) -> Any:
-        """What the run's loop validates on."""
+    def validation(self, config: Any, data: Any, model: SAMModel) -> Validation:
+        """What the model is validated by."""
         ...
 
     def pruning_batch(self, config: Any, data: Any, model: SAMModel) -> Any:
@@ -54,7 +72,6 @@ class Task(Protocol):
         """Steps from one validation to the next; None before the data are on disk."""
         ...
 
-    def loop(self, *args: Any, **kwargs: Any) -> Any:
-        """What trains a run, see samkeras.experiment.runs.recorder.Recorder, whose
-        arguments it takes."""
+    def log_step(self, config: Any, epoch: int, steps_per_epoch: int) -> int:
+        """What an epoch's metrics are drawn over."""
         ...

@@ -1,6 +1,8 @@
 """Small models and data, and a multilayer perceptron in NumPy to check them by."""
 
 import dataclasses
+import signal
+from collections import Counter
 from pathlib import Path
 
 import keras
@@ -12,9 +14,12 @@ from samkeras.experiment.options.fingerprint import find_marks
 from samkeras.experiment.options.groups import Config, compose
 from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import Target, find_target
+from samkeras.experiment.runs.loop import Loop
+from samkeras.experiment.runs.member import Member
 from samkeras.methods import Context, Role
 
 FEATURES, HIDDEN, CLASSES = 5, 8, 3
+PAUSE, END_EPOCH = Loop._pause, Member.end_epoch
 
 
 def random_examples(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +157,29 @@ def add(weights: list, epsilon: list) -> list:
 
 def scale(tensors: list, factor: float) -> list:
     return [factor * t for t in tensors]
+
+
+def request_stop(monkeypatch, at: tuple | None) -> None:
+    """Has runs be asked to stop at a place, None for none: before a step, ("train",
+    epoch, step), in an epoch's validation, ("validate", epoch, pauses before), or after
+    it, ("end", epoch)."""
+    pauses = Counter()
+
+    def pause(self, place, loss=None):
+        now = ("train", place.epoch, place.step)
+        if place.logs is not None:
+            now = ("validate", place.epoch, pauses[place.epoch])
+            pauses[place.epoch] += 1
+        self._stop.requested |= at == now
+        PAUSE(self, place, loss)
+
+    def end_epoch(self, model, batches, place, scores):
+        END_EPOCH(self, model, batches, place, scores)
+        if at == ("end", place.epoch):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Loop, "_pause", pause)
+    monkeypatch.setattr(Member, "end_epoch", end_epoch)
 
 
 def parse_runs(workload: str, arguments: list[str]) -> list[Config]:

@@ -1,13 +1,15 @@
 """What a backend brings: all that the library asks of one beyond keras.ops."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import keras
 
 Tensor = Any
 Tree = Any
+Logs = dict[str, Tensor]
+Item = TypeVar("Item")
 Pairs = Sequence[tuple[keras.Variable, Tensor]]
 
 
@@ -178,7 +180,6 @@ class Interface(Protocol):
         """Leaves GPUs and TPUs to other processes; before the backend starts."""
         ...
 
-    def make_input(self, batches: Any) -> Iterable[Any]:
-        """What to give to `fit(shuffle=False)` and `evaluate` for a PyDataset of
-        batches."""
+    def take_ahead(self, items: Iterable[Item]) -> Generator[Item]:
+        """The items, each made while the device works on the one before."""
         ...

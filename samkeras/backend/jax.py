@@ -18,15 +18,13 @@ from jax.experimental import multihost_utils
 from jax.experimental.sparse import JAXSparse
 from jax.sharding import PartitionSpec
 
-from samkeras.backend.interface import Pairs, Tensor, Tree
+from samkeras.backend.interface import Item, Logs, Pairs, Tensor, Tree
 from samkeras.scope import Scope
 from samkeras.tensors import map_floats
 
 # Loops over groups of examples are unrolled on CPU up to this number.
 MAX_UNROLLED = 16
 CACHE_BYTES = 2 * 2**30
-
-Logs = dict[str, Tensor]
 
 
 def compile_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -204,8 +202,30 @@ def use_cpu_only() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def make_input(batches: Any) -> Iterable[Any]:
-    return batches
+def take_ahead(items: Iterable[Item]) -> Generator[Item]:
+    yield from items  # the device computes while the next one is made
+
+
+def to_devices(batch: Tree) -> Tree:
+    """A batch, or this process' part of it, split over the devices where there are
+    several."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return batch
+
+    def place(array: Any) -> Tensor:
+        layout = distribution.get_data_layout(array.shape).backend_layout
+        return jax.make_array_from_process_local_data(layout, array)
+
+    return jax.tree.map(place, batch)
+
+
+def settled(results: Tree) -> Tree:
+    """Results, waited for where later steps must not start before: several devices on
+    a CPU share threads, and wait for one another in them."""
+    if keras.distribution.distribution() and jax.default_backend() == "cpu":
+        return jax.block_until_ready(results)
+    return results
 
 
 class CompiledSteps:

@@ -2,13 +2,16 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from samkeras.backend.interface import Pairs, Tensor, Tree
+from samkeras.backend.interface import Item, Logs, Pairs, Tensor, Tree
 from samkeras.tensors import map_floats
 
 
@@ -35,14 +38,14 @@ def value_and_grad(
 
 
 def compile_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
-    return tf.function(function)
+    return tf.function(function, autograph=False)
 
 
 def compile_reading(
     function: Callable[..., Tree],
     find_variables: Callable[[], list[keras.Variable]],
 ) -> Callable[..., Tree]:
-    return tf.function(function, reduce_retracing=True)
+    return tf.function(function, reduce_retracing=True, autograph=False)
 
 
 def trace(function: Callable[..., Tree], *arguments: Tree) -> Tree:
@@ -192,27 +195,129 @@ def use_cpu_only() -> None:
     tf.config.set_visible_devices([], "GPU")
 
 
-def make_input(batches: Any) -> Iterable[Any]:
-    """What keras makes of a PyDataset, without autotuning.
+def take_ahead(items: Iterable[Item]) -> Generator[Item]:
+    # A step returns when it is done: the next item is made in a thread of its own.
+    iterator = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(next, iterator, None)
+        while (item := future.result()) is not None:
+            future = thread.submit(next, iterator, None)
+            yield item
 
-    At the end of about every other epoch keras waits for the autotuner, which misses
-    that it is cancelled and sleeps out its period: for up to as long as the epoch took.
-    Batches that differ in more than their number of examples say so by `specs`.
+
+class CompiledSteps:
+    """A step, and with XLA several of them in one call, compiled.
+
+    Args:
+        step: takes a batch and assigns variables. Of several copies of a model each
+            takes its part.
+        read: () -> the logs after some steps.
+        num_steps: the most batches that are one call, >= 1.
+        strategy: the model's.
+        jit_compile: whether to compile by XLA.
     """
 
-    def generate() -> Iterator[Any]:
-        return (batches[index] for index in range(batches.num_batches))
+    def __init__(
+        self,
+        step: Callable[[Tree], Logs],
+        read: Callable[[], Logs],
+        num_steps: int,
+        strategy: Any,
+        jit_compile: bool,
+    ):
+        self._step, self._read, self._num_steps = step, read, num_steps
+        self._strategy, self._jit_compile = strategy, jit_compile
+        self._is_fused = jit_compile and num_steps > 1
+        # By what batches are like.
+        self._compiled: dict[str, Callable[..., Logs]] = {}
 
-    def specify(array: Tensor) -> Any:
-        return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+    def __call__(self, batches: Sequence[Tree], like: Tree) -> Logs:
+        """The logs of the last step. Batches of one shape are one call of XLA's.
 
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    specs = batches.specs if hasattr(batches, "specs") else batches[0]
-    signature = tf.nest.map_structure(specify, specs)
-    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    cardinality = tf.data.experimental.assert_cardinality(batches.num_batches)
-    return dataset.apply(cardinality).prefetch(2).with_options(options)
+        Args:
+            batches: at least one.
+            like: what all batches are like; None: the first one.
+        """
+        compiled = self._find(batches[0] if like is None else like)
+        logs: Logs = {}
+        if not self._is_fused:
+            for batch in batches:
+                logs = compiled(batch)
+            return logs
+        for _, group in itertools.groupby(batches, _shapes_of):
+            alike = list(group)
+            for first in range(0, len(alike), self._num_steps):
+                some = alike[first : first + self._num_steps]
+                # XLA compiles one number of them, of which it may take fewer.
+                filled = some + some[-1:] * (self._num_steps - len(some))
+                logs = compiled(tf.nest.map_structure(_stack, *filled), len(some))
+        return logs
+
+    def _find(self, like: Tree) -> Callable[..., Logs]:
+        """The compiled function for batches that are like one."""
+        specs = tf.nest.map_structure(_specify, like)
+        if repr(specs) not in self._compiled:
+            function, signature = self._take_one, [specs]
+            if self._is_fused:
+                stacked = tf.nest.map_structure(_specify_many, specs)
+                function, signature = self._take_all, [stacked, _COUNT]
+            self._compiled[repr(specs)] = tf.function(
+                function, signature, jit_compile=self._jit_compile, autograph=False
+            )
+        return self._compiled[repr(specs)]
+
+    def _take_one(self, batch: Tree) -> Logs:
+        self._strategy.run(lambda: self._step(_part_of(batch)))
+        return self._read()
+
+    def _take_all(self, batches: Tree, count: Tensor) -> Logs:
+        def take(number: Tensor) -> Tensor:
+            self._step(tf.nest.map_structure(functools.partial(_at, number), batches))
+            return number + 1
+
+        tf.while_loop(lambda number: number < count, take, [0])
+        return self._read()
+
+
+_COUNT = tf.TensorSpec([], tf.int32)
+
+
+def _specify(array: Any) -> Any:
+    """What an array is, of any number of examples."""
+    return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+
+
+def _specify_many(spec: Any) -> Any:
+    """What several of an array are, stacked."""
+    return tf.TensorSpec([None, *spec.shape], spec.dtype)
+
+
+def _stack(*arrays: Any) -> Any:
+    if all(isinstance(array, np.ndarray) for array in arrays):
+        return np.stack(arrays)  # tf.stack would make int32 of bytes
+    return tf.stack(arrays)
+
+
+def _at(place: Tensor, array: Tensor) -> Tensor:
+    return array[place]
+
+
+def _part_of(batch: Tree) -> Tree:
+    """This copy's part of a batch, whose examples are a multiple of the copies."""
+    count = count_parts()
+    if count == 1:
+        return batch
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    share = count_examples(batch) // count
+
+    def take(array: Tensor) -> Tensor:
+        return array[number * share : (number + 1) * share]
+
+    return tf.nest.map_structure(take, batch)
+
+
+def _shapes_of(batch: Tree) -> list[Any]:
+    return [tuple(array.shape) for array in tf.nest.flatten(batch)]
 
 
 def normalize_batch(

@@ -1,10 +1,12 @@
 """Batches of examples, one epoch after the other."""
 
+from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
+from samkeras.backend import backend
 from samkeras.data.augmentation import Transform
 from samkeras.data.order import Order, count_places, generator_of_pass
 from samkeras.data.padding import Collate, Padding, weigh_places
@@ -16,10 +18,16 @@ class Batches(Protocol):
     Attributes:
         total: batches of a whole epoch.
         first_batch: those of the epoch that were done when it was started.
+        specs: what all batches are like, keras.KerasTensors in a batch's structure,
+            None in sides in which they differ; None: they are as the first, but for
+            the number of examples.
     """
 
     total: int
     first_batch: int
+
+    @property
+    def specs(self) -> Any: ...
 
     @property
     def left(self) -> int:
@@ -35,22 +43,50 @@ class Batches(Protocol):
         examples do not count alike, sample weights."""
         ...
 
+    @property
+    def example(self) -> tuple[Any, ...]:
+        """A batch to build a model for."""
+        ...
+
+    def take(self, count: int) -> Generator[list[tuple[Any, ...]]]:
+        """The batches that are left of the epoch, about `count` at a time."""
+        ...
+
+    def count_examples(self, num_batches: int) -> int:
+        """The examples that some batches bring."""
+        ...
+
+    def statistics(self) -> dict[str, float]:
+        """What else there is to say of an epoch that is over."""
+        ...
+
+    def capture(self) -> dict[str, np.ndarray]:
+        """What it takes to go on within an epoch, beside its number."""
+        ...
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes back to what was captured; an epoch has to be started then."""
+        ...
+
 
 class PassBatches(keras.utils.PyDataset):
     """What batches of examples have in common: an epoch is a pass over the examples, or
     a number of batches, and then goes on where the one before stopped.
 
-    They are for keras' `fit(..., shuffle=False)`, which would otherwise shuffle them
-    again.
+    They are also for keras' `fit(..., shuffle=False)`, which would otherwise shuffle
+    them again.
 
     Args:
         per_pass: batches of a pass.
+        batch_size: examples per batch, of all processes together.
         steps: batches of an epoch. None: those of a pass.
     """
 
-    def __init__(self, per_pass: int, steps: int | None):
+    specs: Any = None
+
+    def __init__(self, per_pass: int, batch_size: int, steps: int | None):
         super().__init__()
-        self._per_pass = per_pass
+        self._per_pass, self._batch_size = per_pass, batch_size
         self.total = steps or per_pass
         self.start_epoch(0)
 
@@ -67,6 +103,30 @@ class PassBatches(keras.utils.PyDataset):
     def num_batches(self) -> int:
         """`left`, as keras calls it."""
         return self.left
+
+    @property
+    def example(self) -> tuple[Any, ...]:
+        return self[0]
+
+    def take(self, count: int) -> Generator[list[tuple[Any, ...]]]:
+        starts = range(0, self.left, count)
+        ends = (min(start + count, self.left) for start in starts)
+        return backend.take_ahead(
+            [self[index] for index in range(start, end)]
+            for start, end in zip(starts, ends, strict=True)
+        )
+
+    def count_examples(self, num_batches: int) -> int:
+        return num_batches * self._batch_size
+
+    def statistics(self) -> dict[str, float]:
+        return {}
+
+    def capture(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        pass  # an epoch's number is all that it takes
 
     def _locate(self, index: int) -> tuple[int, int]:
         """The pass that a batch of the epoch is in, and its place there."""
@@ -124,7 +184,7 @@ class EpochBatches(PassBatches):
         self._weights = _weigh(self._order)
         # A pass' number, order and augmentation.
         self._pass: tuple[int, np.ndarray, np.ndarray | None] | None = None
-        super().__init__(self._order.num_batches, steps)
+        super().__init__(self._order.num_batches, batch_size, steps)
 
     @property
     def specs(self) -> Any:

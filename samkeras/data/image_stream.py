@@ -226,7 +226,7 @@ class StreamBatches(PassBatches):
         steps: int | None,
         weights: np.ndarray | None,
     ):
-        self._stream, self._batch_size, self._weights = stream, batch_size, weights
+        self._stream, self._weights = stream, weights
         self._seed, self._augment = seed, augment and seed is not None
         # What is taken next, from where on, and the last batches.
         self._next: tuple[int, int] | None = None
@@ -234,7 +234,7 @@ class StreamBatches(PassBatches):
         self._kept: dict[tuple[int, int], Batch] = {}
         self._lock = threading.Lock()
         num_places = len(stream) if weights is None else len(weights)
-        super().__init__(-(-num_places // batch_size), steps)
+        super().__init__(-(-num_places // batch_size), batch_size, steps)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Batches are made in order; going back further than by two starts anew.

@@ -10,6 +10,7 @@ from keras import ops
 from keras.src.models.functional import Functional
 
 from samkeras.backend import backend
+from samkeras.backend.interface import Logs
 from samkeras.groups import take_in_groups
 from samkeras.hyperparameter import Hyperparameter
 from samkeras.masks import Masks, copy_masks
@@ -212,6 +213,29 @@ class BaseTrainer(keras.Model):
     def _apply(self, gradients: list[Tensor], reached: Sequence[bool]) -> None:
         """Has the optimizer take gradients, scaled as it wants them and the same on all
         copies."""
+        raise NotImplementedError
+
+    def train_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
+        """Takes a training step on each of some batches, `steps_per_execution` of one
+        shape in one compiled call where that is faster. Metrics are not reset.
+
+        Args:
+            batches: at least one.
+            like: what all batches of the training are like, KerasTensors in a batch's
+                structure, None in those sides in which they differ. None (default):
+                they are as the first, of any number of examples.
+
+        Returns:
+            The logs of the last step, which the device may still be at.
+        """
+        raise NotImplementedError
+
+    def test_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
+        """Evaluates some batches, see `train_on_batches`."""
+        raise NotImplementedError
+
+    def _read_logs(self) -> Logs:
+        """The means of the epoch so far."""
         raise NotImplementedError
 
     def make_gradient_function(self) -> Callable[[Batch], list[Tensor]]:

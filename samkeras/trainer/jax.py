@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from samkeras.backend.jax import CompiledSteps, values_of
+from samkeras.backend.interface import Logs
+from samkeras.backend.jax import CompiledSteps, settled, to_devices, values_of
 from samkeras.masks import Masks
 from samkeras.objective import Batch
 from samkeras.scope import Scope
@@ -71,20 +72,32 @@ class Trainer(BaseTrainer):
         for variable, value in zip(variables, [*values, *state], strict=True):
             variable.assign(value)
 
-    def train_on_batches(self, batches: Sequence[Batch]) -> None:
-        """A training step on each of some batches of one shape, `steps_per_execution`
-        of them in one compiled call where that is faster. Metrics are not reset."""
+    def train_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
         self._symbolic_build(data_batch=batches[0])
         self.make_train_function()
+        return self._run_on_batches(self.train_function, PARTS, batches)
+
+    def test_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
+        self._symbolic_build(data_batch=batches[0])
+        self.make_test_function()
+        parts = [part for part in PARTS if part != "optimizer_variables"]
+        return self._run_on_batches(self.test_function, parts, batches)
+
+    def _run_on_batches(
+        self, function: Any, parts: Sequence[str], batches: Sequence[Batch]
+    ) -> Logs:
+        """Calls a compiled function of steps until it has taken all batches."""
         state = self._get_jax_state(
-            **dict.fromkeys(PARTS, True), purge_model_variables=False
+            **dict.fromkeys(parts, True), purge_model_variables=False
         )
         self._jax_state_synced = False
-        iterator = iter(batches)
+        logs: Logs = {}
+        iterator = map(to_devices, batches)
         for _ in range(0, len(batches), self.steps_per_execution):
-            _, state = self.train_function(state, iterator)
-        self._jax_state = dict(zip(PARTS, state, strict=True))
+            logs, state = settled(function(state, iterator))
+        self._jax_state = dict(zip(parts, state, strict=True))
         self.jax_state_sync()
+        return logs
 
     def make_train_function(self, force: bool = False) -> None:
         if self.train_function is not None and not force:

@@ -1,13 +1,19 @@
 """keras' TensorFlow trainer around a sharpness-aware step; it fuses
 `steps_per_execution` itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from samkeras.backend.tensorflow import count_examples, count_parts, share_of
+from samkeras.backend.interface import Logs
+from samkeras.backend.tensorflow import (
+    CompiledSteps,
+    count_examples,
+    count_parts,
+    share_of,
+)
 from samkeras.objective import Batch
 from samkeras.tensors import Tensor
 from samkeras.trainer.base import BaseTrainer
@@ -80,21 +86,35 @@ class Trainer(BaseTrainer):
         ]
         self.optimizer.apply(parts, self.trainable_variables)
 
-    def train_on_batches(self, batches: Sequence[Batch]) -> None:
-        """A training step on each of some batches of one shape. Metrics are not
-        reset."""
+    def train_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
         self._symbolic_build(data_batch=batches[0])
         self.make_train_function()
-        for batch in batches:
-            self._step_function(batch)
+        return self._train_steps(batches, like)
+
+    def test_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
+        self._symbolic_build(data_batch=batches[0])
+        self.make_test_function()
+        return self._test_steps(batches, like)
 
     def make_train_function(self, force: bool = False) -> Any:
+        # Keras' own takes an iterator of tf.data.
         if self.train_function is None or force:
-            # Keras' own takes an iterator of tf.data, or does not compile.
-            self._step_function = tf.function(
-                self.train_step, jit_compile=self.jit_compile
-            )
+            self._train_steps = self._compile_steps(self.train_step)
         return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        if self.test_function is None or force:
+            self._test_steps = self._compile_steps(self.test_step)
+        return super().make_test_function(force)
+
+    def _compile_steps(self, step: Callable[[Batch], Logs]) -> CompiledSteps:
+        return CompiledSteps(
+            step,
+            self._read_logs,
+            self.steps_per_execution,
+            self.distribute_strategy,
+            self.jit_compile,
+        )
 
     def count_programs(self) -> int:
         """The programs made to train and to evaluate: without XLA one for all shapes

@@ -105,6 +105,34 @@ def test_fused_plain_steps_give_the_same_weights_and_logs(plain_run):
     assert_same_training(train_twin(steps_per_execution=3), plain_run)
 
 
+@pytest.mark.parametrize("jit_compile", [True, "auto"])
+def test_steps_on_batches_are_those_of_fit(jit_compile):
+    """Handed in parts of up to three, and one of five, the last batch smaller: weights,
+    logs, and those of an evaluation."""
+    kwargs = {"steps_per_execution": 3, "jit_compile": jit_compile}
+    kwargs["method"] = samkeras.SAM(0.5)
+    fitted = train_twin(**kwargs)
+    keras.utils.set_random_seed(3)
+    x, y = random_examples(100)
+    model = build_classifier(dropout=0.3, norm=True)
+    compile_classifier(model, **kwargs)
+    batches = batches_of(x, y)
+    for _ in range(2):
+        model.reset_metrics()
+        for part in (batches[:5], batches[5:]):
+            model.train_on_batches(part)
+    logs = {**model.get_metrics_result(), **model.get_gradient_metrics_result()}
+    model.reset_metrics()
+    for part in (batches[:3], batches[3:4], batches[4:]):
+        model.test_on_batches(part)
+    got = {name: [float(value)] for name, value in logs.items()}
+    evaluation = float(model.get_metrics_result()["loss"])
+    last = {name: fitted.history[name][1:] for name in got}
+    assert_same_training(
+        Run(model, got, evaluation), Run(fitted.model, last, fitted.evaluation)
+    )
+
+
 def train_perceptron(x, y=None, *, model_class=samkeras.SAMModel, steps=1, **kwargs):
     """One epoch of a small model, SAM with l2, no momentum; returns the model."""
     keras.utils.set_random_seed(3)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import samkeras
-from samkeras.experiment.runs.run import _choose_jit_compile
+from samkeras.experiment.runs.build import _choose_jit_compile
 from samkeras.losses import PresentBinaryCrossentropy, TokenCrossentropy
 from samkeras.models.actor_critic import build_actor_critic
 from samkeras.models.gcn import build_gcn

@@ -76,6 +76,7 @@ class Model(layers.Layer):
     optimizer: Any
     run_eagerly: bool
     jit_compile: Any
+    distribute_strategy: Any
     steps_per_execution: int
     train_function: Any
     test_function: Any

@@ -24,12 +24,8 @@ from samkeras.experiment.runs.interrupt import (
 from samkeras.experiment.runs.progress import ProgressDisplay, RunProgress
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
-from samkeras.experiment.runs.run import (
-    Run,
-    start_record,
-    train,
-    without_metrics,
-)
+from samkeras.experiment.runs.run import Run
+from samkeras.experiment.runs.train import start_record, train, without_metrics
 from samkeras.experiment.tracking.record import Record, Tracker
 from samkeras.experiment.tracking.tracker import MLflowTracker
 from samkeras.workload import Splits

@@ -84,8 +84,7 @@ def _misfit(name: str) -> CheckpointError:
 
 
 def restore(model: SAMModel, arrays: Arrays) -> None:
-    """Sets a model to a captured state that was checked, but for its metrics: fit
-    resets those at the begin of an epoch, see `restore_metrics`."""
+    """Sets a model to a captured state that was checked."""
     masks = [
         (weight, arrays[f"masks/{i}"])
         for i, weight in enumerate(model.weights)
@@ -94,18 +93,8 @@ def restore(model: SAMModel, arrays: Arrays) -> None:
     if masks:
         model.set_masks(masks)
     for name, variables in model.state().items():
-        if name != "metrics":
-            _assign(name, variables, arrays)
-
-
-def restore_metrics(model: SAMModel, arrays: Arrays) -> None:
-    """Sets a model's metrics to a captured state, within an epoch of fit."""
-    _assign("metrics", model.state()["metrics"], arrays)
-
-
-def _assign(name: str, variables: list[keras.Variable], arrays: Arrays) -> None:
-    for i, variable in enumerate(variables):
-        variable.assign(arrays[f"{name}/{i}"])
+        for i, variable in enumerate(variables):
+            variable.assign(arrays[f"{name}/{i}"])
 
 
 def has_checkpoint(folder: Path) -> bool:

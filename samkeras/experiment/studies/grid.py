@@ -20,12 +20,14 @@ from samkeras.experiment.options.fingerprint import Marks
 from samkeras.experiment.options.groups import Linearized
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import home, is_checkout
+from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.data import Memory, describe_data, read_data
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.runs.progress import ProgressDisplay
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
-from samkeras.experiment.runs.run import Run, measure_size, without_metrics
+from samkeras.experiment.runs.run import Run
+from samkeras.experiment.runs.train import without_metrics
 from samkeras.experiment.studies import pictures, tables
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.tracking.record import (

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from samkeras.experiment.options.config import result_fields, varied_fields
 from samkeras.experiment.options.values import as_text
-from samkeras.experiment.runs import run
+from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.comparison import (
@@ -28,7 +28,7 @@ def print_dry_run(runs: list[Run], splits: list[Splits]) -> None:
     varied = varied_fields(each.config for each in runs)
     for each, loaded in zip(runs, splits, strict=True):
         config, info = each.config, loaded.info
-        size = run.measure_size(each, info)
+        size = measure_size(each, info)
         shown = f"{size.num_params:,} trainable"
         if config.is_pruned:
             shown += f", non-zero: {size.num_nonzero:,}"

@@ -1,10 +1,14 @@
 """Learning from examples."""
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from samkeras.backend import backend
 from samkeras.data.batches import Batches
@@ -24,7 +28,7 @@ from samkeras.experiment.options.groups import (
     Options,
     Treebank,
 )
-from samkeras.experiment.runs.recorder import Recorder
+from samkeras.experiment.runs.member import NotFiniteError
 from samkeras.model import SAMModel
 from samkeras.seeds import derive_seed
 
@@ -35,7 +39,6 @@ class Supervised:
 
     options: ClassVar[tuple[type[Options], ...]] = (Amounts, Epochs)
     is_shared = True
-    loop = Recorder
 
     def devices(self) -> list[str]:
         return keras.distribution.list_devices()
@@ -121,6 +124,7 @@ class Supervised:
         config: Any,
         data: Examples,
         stream: str,
+        model: SAMModel,
         process: tuple[int, int] | None = None,
     ) -> Batches:
         return data.batches(
@@ -132,15 +136,18 @@ class Supervised:
             process=process or backend.find_process(),
         )
 
-    def validation(self, config: Any, data: Examples) -> Batches:
-        return data.batches(
+    def validation(
+        self, config: Any, data: Examples, model: SAMModel
+    ) -> "ExampleValidation":
+        batches = data.batches(
             config.batch_size,
             multiple_of=self._multiple(config),
             process=backend.find_process(),
         )
+        return ExampleValidation(model, batches, config.target.load().score)
 
     def pruning_batch(self, config: Any, data: Examples, model: SAMModel) -> Any:
-        return self.batches(config, data, "pruning", process=(0, 1))[0]
+        return self.batches(config, data, "pruning", model, process=(0, 1))[0]
 
     def steps_per_epoch(self, config: Any, splits: Splits[Examples]) -> int | None:
         if config.steps:
@@ -151,6 +158,10 @@ class Supervised:
         fill_to = config.batch_size if splits.collate else None
         count = count_places(num_train, True, self._multiple(config), fill_to)
         return math.ceil(count / config.batch_size)
+
+    def log_step(self, config: Any, epoch: int, steps_per_epoch: int) -> int:
+        """Steps, where epochs are counted in them, or epochs."""
+        return (epoch + 1) * steps_per_epoch if config.steps else epoch
 
     def _multiple(self, config: Any) -> int:
         """What the size of every batch of a run is a multiple of on this machine.
@@ -172,3 +183,63 @@ class Supervised:
                 f"Received: {config.batch_size}"
             )
         return multiple
+
+
+class ExampleValidation:
+    """Validation on examples. See samkeras.task.Validation.
+
+    Args:
+        model: what is validated.
+        batches: of all the examples.
+        score: see samkeras.workload.Workload.
+    """
+
+    def __init__(
+        self,
+        model: SAMModel,
+        batches: Batches,
+        score: Callable[..., dict[str, float]] | None,
+    ):
+        self._model, self._batches, self._score = model, batches, score
+        self._predict = model.make_call_function()
+
+    def evaluate(self, pause: Callable[[], None]) -> dict[str, float]:
+        """The metrics, and what is measured on the whole set at once.
+
+        Raises:
+            NotFiniteError: the examples do not define a score.
+        """
+        model = self._model
+        model.reset_metrics()
+        with contextlib.closing(self._batches.take(model.steps_per_execution)) as parts:
+            for part in parts:
+                pause()
+                model.test_on_batches(part, self._batches.specs)
+        results = model.get_metrics_result()
+        scores = {name: float(value) for name, value in results.items()}
+        if self._score is not None and all(map(math.isfinite, scores.values())):
+            scores |= self._measure(self._score, pause)
+        return {f"val_{name}": value for name, value in scores.items()}
+
+    def _measure(
+        self, score: Callable[..., dict[str, float]], pause: Callable[[], None]
+    ) -> dict[str, float]:
+        """A score of the predictions for the whole set."""
+        predictions, labels = [], []
+        for index in range(self._batches.left):
+            pause()
+            x, *others = self._batches[index]
+            predictions.append(keras.ops.convert_to_numpy(self._predict(x)))
+            labels.append(others)
+        columns = [np.concatenate(arrays) for arrays in zip(*labels, strict=True)]
+        scores = score(*columns, np.concatenate(predictions))
+        for name, value in scores.items():
+            if math.isnan(value):
+                raise NotFiniteError(
+                    f"val_{name} is nan: the validation examples do not define it; "
+                    "validate on more of them"
+                )
+        return scores
+
+    def illustrate(self, folder: Path) -> list[Path]:
+        return []

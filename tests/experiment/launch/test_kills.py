@@ -21,12 +21,12 @@ pytestmark = pytest.mark.faults
 # run.py, which at a run's end also keeps its last weights.
 PROGRAM = """
 import sys, numpy as np, run
-from samkeras.experiment.runs import run as training
-record_best = training._record_best
-def keep_weights(logger, model, recorder, folder):
-    np.savez(folder / "final.npz", *model.get_weights())
-    record_best(logger, model, recorder, folder)
-training._record_best = keep_weights
+from samkeras.experiment.runs import train as training
+record_end = training._record_end
+def keep_weights(logger, model, *others):
+    np.savez(logger.folder / "final.npz", *model.get_weights())
+    record_end(logger, model, *others)
+training._record_end = keep_weights
 sys.exit(run.main(sys.argv[1:]))
 """
 EPOCHS = 24

@@ -14,10 +14,10 @@ import run as command
 from samkeras.errors import InputError
 from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import ROOT, Target, resolve_target
-from samkeras.experiment.runs import recorder
 from samkeras.experiment.runs.data import describe_data, read_data
+from samkeras.experiment.runs.method import build_method
 from samkeras.experiment.runs.recall import Recall
-from samkeras.experiment.runs.run import Run, build_method
+from tests.helpers import request_stop
 
 SHORT = ["--epochs", "2", "--width_mult", "0.25"]
 
@@ -55,7 +55,7 @@ def test_its_own_option_reaches_its_data(target):
 
 def test_its_own_method_is_one_of_the_methods(target):
     config = parse_one(target, "--sam", "--method", "lookback", "--rho", "0.3")
-    method = build_method(Run(config))
+    method = build_method(config)
     assert type(method).__name__ == "Lookback"
     assert float(method.rho) == pytest.approx(0.3)
     with pytest.raises(InputError, match=r"fsam, lookback\. .*did you mean lookback"):
@@ -173,11 +173,8 @@ def test_its_run_goes_on_where_it_was_interrupted(
     line += ["--run_dir", str(tmp_path / "runs"), "--tracking_uri", store]
     line += ["--experiment", "own"]
 
-    def interrupt(self, epoch, logs=None):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as context:
-        context.setattr(recorder.Recorder, "on_test_begin", interrupt)
+        request_stop(context, ("validate", 0, 0))
         assert command.main(line) == 130
     assert command.main(line) == 0
     assert command.main(line) == 0

@@ -6,10 +6,12 @@ import pytest
 import run as command
 from samkeras.errors import InputError
 from samkeras.experiment.options.parsing import parse_command
-from samkeras.experiment.runs import data, recorder, run
+from samkeras.experiment.runs import data
+from samkeras.experiment.runs.build import build_model
 from samkeras.experiment.runs.recall import Recall
+from samkeras.experiment.runs.run import Run
 from samkeras.models import gcn, lstm, tagger
-from tests.helpers import add_groups, parse_runs
+from tests.helpers import add_groups, parse_runs, request_stop
 
 SENTENCES = (("the dog runs", "a b c"), ("dogs run", "b c"), ("run", "c"))
 LONG = ("one after the other they all run to the house", "d a a b b b c a a b")
@@ -53,15 +55,9 @@ def train(records, tmp_path, monkeypatch, request):
     Runs of one name share their folders and experiment. With `stop`, one is requested
     within the second epoch.
     """
-    begin = recorder.Recorder.on_train_batch_begin
 
     def call(name: str, target: str, options: list[str], stop: bool = False):
-        def begin_or_stop(self, batch, logs=None):
-            if stop and (self._epoch, batch) == (1, 1):
-                self._stop.requested = True
-            begin(self, batch, logs)
-
-        monkeypatch.setattr(recorder.Recorder, "on_train_batch_begin", begin_or_stop)
+        request_stop(monkeypatch, ("train", 1, 1) if stop else None)
         experiment = f"{request.node.name}_{name}"
         places = ["--run_dir", str(tmp_path / name)]
         code = command.main([target, *options, *places, "--experiment", experiment])
@@ -111,7 +107,7 @@ def test_dropout_is_an_option(treebank, workload, own):
     for option in ([], ["--dropout", "0.25"]):
         options = [*options_of(workload, treebank), *option]
         (config,) = parse_runs(workload, options)
-        model = run.build_model(run.Run(config), data.describe_data(config).info)
+        model = build_model(Run(config), data.describe_data(config).info)
         layers = [x for x in model.layers if isinstance(x, keras.layers.Dropout)]
         rates.append({layer.rate for layer in layers})
     assert rates == [{own}, {0.25}]
@@ -125,7 +121,7 @@ def test_dropout_needs_a_model_that_has_it(options, tmp_path):
     with pytest.raises(
         InputError, match=r"^--dropout: the model of mnist_mlp has none"
     ):
-        run.build_model(run.Run(config), data.describe_data(config).info)
+        build_model(Run(config), data.describe_data(config).info)
 
 
 # How many shapes batches have at most, each to train and to evaluate.

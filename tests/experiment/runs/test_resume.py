@@ -16,10 +16,12 @@ import pytest
 
 import run as command
 import samkeras
-from samkeras.experiment.runs import checkpoint, recorder, run
+from samkeras.experiment.runs import checkpoint
+from samkeras.experiment.runs import train as training
 from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
 from samkeras.experiment.runs.interrupt import StopRequest, hidden_from_children
 from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.run import Run
 from tests import helpers
 from tests.helpers import parse_runs
 from workloads import mnist_mlp
@@ -46,40 +48,20 @@ def train(records, tmp_path, monkeypatch, capsys, request):
     """A function: (name, stop at, options) -> (exit code, output, final weights).
 
     Runs of one name share their folders and experiment. `stop at` is a place in
-    training, "train" or "validate" with epoch and step or "end" with an epoch, where a
-    stop is requested.
+    training, see helpers.request_stop, where a stop is requested.
     """
     workload = dataclasses.replace(mnist_mlp.workload, build=build_noisy_model)
     monkeypatch.setattr(mnist_mlp, "workload", workload)
-    final, record_best = {}, run._record_best
+    final, record_end = {}, training._record_end
 
-    def keep_weights(logger, model, recorder_, folder):
+    def keep_weights(logger, model, *others):
         final["weights"] = model.get_weights()
-        record_best(logger, model, recorder_, folder)
+        record_end(logger, model, *others)
 
-    monkeypatch.setattr(run, "_record_best", keep_weights)
-    begin = {
-        "train": recorder.Recorder.on_train_batch_begin,
-        "validate": recorder.Recorder.on_test_batch_begin,
-    }
-    end = recorder.Recorder.on_epoch_end
-    hooks = {"train": "on_train_batch_begin", "validate": "on_test_batch_begin"}
+    monkeypatch.setattr(training, "_record_end", keep_weights)
 
     def call(name: str, *options: str, stop_at: tuple | None = None):
-        for phase, hook in hooks.items():
-
-            def at(self, batch, logs=None, phase=phase):
-                if stop_at == (phase, self._epoch, batch):
-                    self._stop.requested = True
-                begin[phase](self, batch, logs)
-
-            monkeypatch.setattr(recorder.Recorder, hook, at)
-
-        def at_end(self, epoch, logs=None):
-            self._stop.requested |= stop_at == ("end", epoch)
-            end(self, epoch, logs)
-
-        monkeypatch.setattr(recorder.Recorder, "on_epoch_end", at_end)
+        helpers.request_stop(monkeypatch, stop_at)
         final.clear()
         places = ["--run_dir", str(tmp_path / name)]
         places += ["--experiment", f"{request.node.name}_{name}"]
@@ -101,7 +83,7 @@ SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
 @pytest.mark.parametrize(
     ("options", "places"),
     [
-        (["--sam"], [("train", 0, 3), ("validate", 1, 3)]),
+        (["--sam"], [("train", 0, 3), ("validate", 1, 1)]),
         (SAM_PRUNED, [("train", 2, 6)]),
         (["--optimizer", "adamw", "--weight_decay", "0.01"], [("train", 2, 0)]),
         (["--sam", "--method", "fsam"], [("train", 1, 3)]),
@@ -162,13 +144,13 @@ def test_an_unfinished_run_of_another_config_is_mentioned(train, tmp_path):
 @pytest.mark.parametrize("text", [None, b"\xff", b"a: [", b"- 1"])
 def test_another_runs_broken_config_is_no_matter(tmp_path, text):
     (config,) = parse_runs("mnist_mlp", [])
-    progress, made = RunProgress(pytest.fail), run.Run(config)
+    progress, made = RunProgress(pytest.fail), Run(config)
     other = tmp_path / f"{made.name}_01234567"
     other.mkdir()
     (other / "checkpoint_000001_00000000.npz").touch()
     if text is not None:
         (other / "config.yaml").write_bytes(text)
-    run._mention_other_config(made, tmp_path / f"{made.name}_76543210", progress)
+    training._mention_other_config(made, tmp_path / f"{made.name}_76543210", progress)
 
 
 def damage(path, how: str) -> None:
@@ -333,7 +315,7 @@ def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, whole[1]))
     try:
         with pytest.raises(OSError, match=r"last\.weights\.h5"):
-            run._record_best(Mock(), model, best, tmp_path)
+            training._record_end(Mock(folder=tmp_path), model, best, Mock())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, whole)
     assert not list(tmp_path.iterdir())
@@ -424,7 +406,7 @@ def test_running_out_of_memory_says_what_to_lower(train, monkeypatch):
     def exhaust(*args):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 8 bytes")
 
-    monkeypatch.setattr(recorder.Recorder, "on_test_begin", exhaust)
+    monkeypatch.setattr(samkeras.SAMModel, "test_on_batches", exhaust)
     code, out, _ = train("run")
     assert code == 1
     assert "lower --batch_size (now 32)" in out

@@ -21,8 +21,9 @@ from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.experiment.launch import workers
 from samkeras.experiment.options.targets import ROOT, find_workload
-from samkeras.experiment.runs import data, recorder, run
-from samkeras.experiment.runs.interrupt import StopRequest
+from samkeras.experiment.runs import build, data
+from samkeras.experiment.runs.member import Member, Place
+from samkeras.experiment.runs.run import Run
 from tests.dying import die_with_a_run
 from tests.helpers import arrays_of, parse_runs
 
@@ -174,7 +175,7 @@ def test_best_weights_give_the_best_metric(train, recorded, tmp_path):
     train(*options[:4], *options[6:])
     (config,) = parse_runs("synthetic_mlp", [*options[:4], *options[6:]])
     splits = data.describe_data(config)
-    model = run.build_model(run.Run(config), splits.info)
+    model = build.build_model(Run(config), splits.info)
     (path,) = (tmp_path / "runs").glob("*/best.weights.h5")
     model.load_weights(path)
     _, (x, y) = arrays_of(splits)
@@ -264,19 +265,17 @@ def test_a_finished_run_of_numbers_that_are_not_finite_is_trained_again(
 def test_of_equal_epochs_the_first_is_best(mode, values):
     """As keras' own callbacks have it, whether more or less is better."""
     (config,) = parse_runs("synthetic_mlp", [])
-    made = recorder.Recorder(
-        config,
-        dataclasses.replace(find_workload("synthetic_mlp"), mode=mode),
-        passes=1.0,
-        **{name: Mock() for name in ("logger", "checkpoints", "progress")},
-        stop=StopRequest(),
-    )
-    made.set_model(Mock(**{"get_weights.return_value": []}))
-    made._batches = Mock(total=1)
-    made._epoch, made._examples_per_second = 0, 1.0
-    made._save = Mock()
+    workload = dataclasses.replace(find_workload("synthetic_mlp"), mode=mode)
+    run = Mock(config=config, workload=workload, passes=1.0)
+    made = Member(run, Mock(), Mock(), Mock())
+    model = Mock(weights=[], masks=None)
+    model.get_weights.return_value = []
+    model.state.return_value = {}
+    batches = Mock(total=1)
+    batches.capture.return_value = {}
     for epoch, value in enumerate(values):
-        made.on_epoch_end(epoch, {"loss": 1.0, "val_loss": value})
+        place = Place(epoch, 1, {"loss": 1.0}, 1.0)
+        made.end_epoch(model, batches, place, {"val_loss": value})
     assert (made.best, made.best_epoch) == (values[1], 1)
 
 
@@ -292,15 +291,15 @@ def test_a_model_that_cannot_fit_is_not_built(train, recorded):
 
 def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):
     """Ctrl-C: the run is KILLED, those before it are in the table, exit 130."""
-    end_epoch, calls = recorder.Recorder.on_epoch_end, []
+    end_epoch, calls = Member.end_epoch, []
 
-    def interrupt(self, epoch, logs=None):
-        calls.append(epoch)
+    def interrupt(self, *arguments):
+        calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        end_epoch(self, epoch, logs)
+        end_epoch(self, *arguments)
 
-    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", interrupt)
+    monkeypatch.setattr(Member, "end_epoch", interrupt)
     code, out, _ = train(*SMALL, "--width_mult", "0.1", "--seed", "0,1")
     assert code == 130
     *children, parent = recorded()
@@ -314,15 +313,15 @@ def test_an_interrupted_grid_goes_on(train, recorded, monkeypatch):
     is ended even if one run was left."""
     options = [*SMALL, "--width_mult", "0.1", "--seed", "0,1"]
     with monkeypatch.context() as context:
-        end_epoch, calls = run.Recorder.on_epoch_end, []
+        end_epoch, calls = Member.end_epoch, []
 
-        def interrupt(self, epoch, logs=None):
-            calls.append(epoch)
-            end_epoch(self, epoch, logs)
+        def interrupt(self, *arguments):
+            calls.append(arguments)
+            end_epoch(self, *arguments)
             if len(calls) == 3:
                 raise KeyboardInterrupt
 
-        context.setattr(run.Recorder, "on_epoch_end", interrupt)
+        context.setattr(Member, "end_epoch", interrupt)
         assert train(*options)[0] == 130
     before = {found.id for found in recorded()}
     assert train(*options)[0] == 0
@@ -486,7 +485,7 @@ def test_a_pruned_run_matches_the_dense_ones_size(train, recorded, tmp_path):
     assert {c.params["num_params"] for c in children} == {"125810"}
     for path in (tmp_path / "runs").glob("*/config.yaml"):
         (config,) = parse_runs("mnist_mlp", ["--config", str(path)])
-        model = run.build_model(run.Run(config), data.describe_data(config).info)
+        model = build.build_model(Run(config), data.describe_data(config).info)
         model.load_weights(path.with_name("best.weights.h5"))
         kernels = sum(np.count_nonzero(w) for w in model.get_weights() if w.ndim == 2)
         assert kernels + (150 + 50 + 10) == dense
@@ -551,7 +550,7 @@ def test_twice_the_epochs_stretch_the_schedule(train, recorded):
 def test_depth_is_the_number_of_equal_hidden_layers(workload, depth, count):
     (config,) = parse_runs(workload, ["--depth", str(depth)])
     info = data.describe_data(config).info
-    assert run.measure_size(run.Run(config), info).num_params == count
+    assert build.measure_size(Run(config), info).num_params == count
 
 
 BLOCKED = {"jax": "tensorflow", "tensorflow": "jax"}

@@ -20,7 +20,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.launch import workers
 from samkeras.experiment.options import targets
 from samkeras.experiment.options.targets import FIGURES, find_target
-from samkeras.experiment.runs import recorder
+from samkeras.experiment.runs.member import Member
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies import comparison as analysis
 from samkeras.experiment.studies import pictures as drawing
@@ -956,15 +956,15 @@ def test_one_command_draws_all_pictures_of_a_grid(
 def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatch):
     """The others are drawn, its place is marked and the exit code is 1; the same
     command again trains it alone and completes the figure."""
-    end_epoch, trained = recorder.Recorder.on_epoch_end, []
+    end_epoch, trained = Member.end_epoch, []
 
-    def fail(self, epoch, logs=None):
+    def fail(self, *arguments):
         if self._config.sam and self._config.width_mult == 0.2:
             raise RuntimeError("no luck")
-        end_epoch(self, epoch, logs)
+        end_epoch(self, *arguments)
 
     with monkeypatch.context() as context:
-        context.setattr(recorder.Recorder, "on_epoch_end", fail)
+        context.setattr(Member, "end_epoch", fail)
         code, (whole, lacking), _ = draw()
     assert code == 1
     assert (whole["seeds"], whole["unfinished_runs"]) == ("1", "0")
@@ -977,11 +977,11 @@ def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatc
     assert summary["failures"] == ["RuntimeError: no luck"]
     assert recorded()["figure"].status == "FAILED"
 
-    def record(self, epoch, logs=None):
+    def record(self, *arguments):
         trained.append((self._config.sam, self._config.width_mult))
-        end_epoch(self, epoch, logs)
+        end_epoch(self, *arguments)
 
-    monkeypatch.setattr(recorder.Recorder, "on_epoch_end", record)
+    monkeypatch.setattr(Member, "end_epoch", record)
     code, (first, completed), _ = draw()
     assert (code, first, trained) == (0, whole, [(True, 0.2)])
     assert (completed["seeds"], completed["unfinished_runs"]) == ("1", "0")

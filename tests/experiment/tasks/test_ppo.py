@@ -10,13 +10,11 @@ import samkeras
 from samkeras.data.atari import FRAMES, Game, Games, Step, load_game
 from samkeras.errors import InputError
 from samkeras.experiment.options.targets import find_workload
-from samkeras.experiment.runs import recorder
-from samkeras.experiment.tasks.ppo import recorder as ppo_recorder
-from samkeras.experiment.tasks.ppo import rollouts
+from samkeras.experiment.tasks.ppo import evaluation, rollouts
 from samkeras.experiment.tasks.ppo.rollouts import Rollouts, draw_actions, play
 from samkeras.models.actor_critic import build_actor_critic
 from samkeras.ppo import PPOLoss, estimate_advantages
-from tests.helpers import parse_runs, relative_error
+from tests.helpers import parse_runs, relative_error, request_stop
 
 SMALL = {
     "num_actors": 2,
@@ -231,8 +229,8 @@ def test_no_transition_crosses_a_reset(monkeypatch, clip_rewards, episodic_life)
         clip_rewards=str(clip_rewards).lower(),
         episodic_life=str(episodic_life).lower(),
     )
-    experience = Rollouts(Game("scripted"), config, seed=0)
-    ((frames, target),) = experience.collect(clock_policy)
+    experience = Rollouts(Game("scripted"), clock_policy, config, seed=0)
+    ((frames, target),) = experience.collect()
     clock = np.array([[0, 1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 3, 4, 0, 1, 2]]).T
     rewards = (clock + 1) * [2.0, -3.0]
     if clip_rewards:
@@ -287,14 +285,14 @@ def random_policy(frames):
 def test_an_epoch_goes_on_from_its_actions():
     """Games repeated up to a rollout go on as they would have, lives too."""
     config = parse_small(episodic_life="true", rollout_steps=96, batch_size=64)
-    whole = Rollouts(Game("breakout"), config, seed=1)
+    whole = Rollouts(Game("breakout"), random_policy, config, seed=1)
     whole.start_epoch(3)
     for _ in range(2):
-        expected = whole.collect(random_policy)
-    resumed = Rollouts(Game("breakout"), config, seed=1)
+        expected = whole.collect()
+    resumed = Rollouts(Game("breakout"), random_policy, config, seed=1)
     resumed.actions = whole.actions[:96]
     resumed.start_epoch(3, config.batches_per_rollout)
-    got = resumed.collect(random_policy)
+    got = resumed.collect()
     assert len(got) == config.batches_per_rollout
     for batch, other in zip(got, expected, strict=True):
         for array, same in zip(batch, other, strict=True):
@@ -302,18 +300,19 @@ def test_an_epoch_goes_on_from_its_actions():
     np.testing.assert_array_equal(resumed.actions, whole.actions)
     # Another epoch is another.
     whole.start_epoch(4)
-    assert not np.array_equal(whole.collect(random_policy)[0][0], expected[0][0])
+    assert not np.array_equal(whole.collect()[0][0], expected[0][0])
 
 
 def test_minibatches_are_taken_by_their_places():
     """Those of the rollouts, played when the first one is taken; out of turn, none."""
     config = parse_small(frames=128, eval_every=128)
-    collected, indexed = (Rollouts(Game("breakout"), config, seed=1) for _ in range(2))
-    indexed.policy = random_policy
+    collected, indexed = (
+        Rollouts(Game("breakout"), random_policy, config, seed=1) for _ in range(2)
+    )
     size = config.batches_per_rollout
     assert (indexed.total, indexed.left, indexed.first_batch) == (4 * size, 4 * size, 0)
     for start in (0, size):
-        expected = collected.collect(random_policy)
+        expected = collected.collect()
         got = [indexed[start + place] for place in range(size)]
         for one, other in zip(got, expected, strict=True):
             for array, same in zip(one, other, strict=True):
@@ -329,12 +328,12 @@ def test_minibatches_are_taken_by_their_places():
 def test_the_clip_range_falls_to_zero():
     """In a line over the run's rollouts."""
     config = parse_small(frames=128, eval_every=64)
-    experience = Rollouts(Game("breakout"), config, seed=0)
+    experience = Rollouts(Game("breakout"), random_policy, config, seed=0)
     ranges = []
     for epoch in range(2):
         experience.start_epoch(epoch)
         for _ in range(2):
-            (_, target), *_ = experience.collect(random_policy)
+            (_, target), *_ = experience.collect()
             ranges.append(target[0, 4])
     assert ranges == pytest.approx([0.1, 0.075, 0.05, 0.025])
 
@@ -420,8 +419,10 @@ def test_a_game_without_fire_can_be_played():
     config = parse_small(game="freeway")
     splits = load_game(Game(config.game), 100, 1)
     assert splits.info.num_outputs == 3
-    experience = Rollouts(splits.train, config, seed=0)
-    (frames, _), *_ = experience.collect(lambda x: np.zeros((len(x), 4), "float32"))
+    experience = Rollouts(
+        splits.train, lambda x: np.zeros((len(x), 4), "float32"), config, seed=0
+    )
+    (frames, _), *_ = experience.collect()
     assert ops.convert_to_numpy(frames).any()
 
 
@@ -449,16 +450,10 @@ def test_wrong_options_are_refused(options, words):
 def train(records, tmp_path, monkeypatch, request):
     """A function: (name, options, stop) -> (exit code, the runs so far). With `stop`,
     one is requested within the second epoch."""
-    begin = recorder.Recorder.on_train_batch_begin
 
     def call(name: str, options: dict, stop: bool = False):
-        def begin_or_stop(self, batch, logs=None):
-            if stop and (self._epoch, batch) == (1, 4):
-                self._stop.requested = True
-            begin(self, batch, logs)
-
-        monkeypatch.setattr(recorder.Recorder, "on_train_batch_begin", begin_or_stop)
-        monkeypatch.setattr(ppo_recorder, "FILM_LENGTH", 20)
+        request_stop(monkeypatch, ("train", 1, 4) if stop else None)
+        monkeypatch.setattr(evaluation, "FILM_LENGTH", 20)
         experiment = f"{request.node.name}_{name}"
         places = {"run_dir": tmp_path / name}
         values = {**SMALL, **options, **places, "experiment": experiment}

@@ -1,13 +1,13 @@
 """PPO's experience: games that a policy plays, in minibatches to learn from."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from samkeras.backend import backend
-from samkeras.data.atari import Game, Games, Step
+from samkeras.data.atari import FRAMES, Game, Games, Step
 from samkeras.experiment.options.groups import PPOOptions
 from samkeras.ppo import Target, estimate_advantages
 
@@ -29,6 +29,7 @@ class Rollouts:
 
     Args:
         game: what is played.
+        policy: who plays.
         config: sizes and constants.
         seed: seed of the games, actions and order of the minibatches.
 
@@ -36,13 +37,12 @@ class Rollouts:
         total: minibatches of a whole epoch.
         first_batch: minibatches of the epoch that were done when it was started.
         actions: the actions of the epoch so far, uint8[step, game].
-        policy: who plays; to be set before the first minibatch is taken.
     """
 
-    policy: Policy
+    specs = None
 
-    def __init__(self, game: Game, config: PPOOptions, seed: int):
-        self._config, self._seed = config, seed
+    def __init__(self, game: Game, policy: Policy, config: PPOOptions, seed: int):
+        self._config, self._seed, self._policy = config, seed, policy
         self._games = Games(game, config.num_actors)
         self.total = config.rollouts_per_epoch * config.batches_per_rollout
         self._estimate = backend.compile_function(
@@ -87,10 +87,34 @@ class Rollouts:
         number, place = divmod(self.first_batch + index, size)
         if self._first_rollout + number == self._rollout:
             self._minibatches = []  # of a whole rollout's memory
-            self._minibatches = self.collect(self.policy)
+            self._minibatches = self.collect()
         if self._first_rollout + number != self._rollout - 1 or not self._minibatches:
             raise IndexError(f"minibatch {index} is not of the last or next rollout")
         return self._minibatches[place]
+
+    @property
+    def example(self) -> Batch:
+        """A minibatch of one observation, which nobody has to play for."""
+        target = np.zeros((1, len(Target._fields)), "float32")
+        return np.zeros((1, *FRAMES), "uint8"), target
+
+    def take(self, count: int) -> Generator[list[Batch]]:
+        """A rollout's minibatches at a time, of which the next one depends on the
+        weights that they lead to."""
+        size = self._config.batches_per_rollout
+        for first in range(0, self.left, size):
+            yield [self[index] for index in range(first, first + size)]
+
+    def count_examples(self, num_batches: int) -> int:
+        """Observations, however often they are trained on."""
+        config = self._config
+        return num_batches * config.batch_size // config.rollout_epochs
+
+    def capture(self) -> dict[str, np.ndarray]:
+        return {"actions": np.array(self.actions)}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.actions = list(arrays["actions"])
 
     def _step(self, actions: np.ndarray) -> tuple[Step, np.ndarray]:
         """One action in each game, and whether it cost a life: bool[game]. Keeps
@@ -115,7 +139,7 @@ class Rollouts:
         score, length = np.mean(self._ended, axis=0)
         return {"episode_return": float(score), "episode_length": float(length)}
 
-    def collect(self, policy: Policy) -> list[Batch]:
+    def collect(self) -> list[Batch]:
         """Plays the next rollout.
 
         Returns:
@@ -135,7 +159,7 @@ class Rollouts:
         ends = np.zeros(shape, "bool")
         for t in range(config.rollout_steps):
             frames[t] = self._frames
-            all_log_probs, values[t] = evaluate(policy, self._frames)
+            all_log_probs, values[t] = evaluate(self._policy, self._frames)
             actions = draw_actions(all_log_probs, draws)
             log_probs[t] = all_log_probs[np.arange(count), actions]
             step, is_life_lost = self._step(actions)
@@ -144,9 +168,9 @@ class Rollouts:
             if config.episodic_life:
                 ends[t] |= is_life_lost
             if step.truncated.any():
-                _, last_values = evaluate(policy, step.last_frames)
+                _, last_values = evaluate(self._policy, step.last_frames)
                 end_values[t] = np.where(step.truncated, last_values, 0)
-        _, values_after = evaluate(policy, self._frames)
+        _, values_after = evaluate(self._policy, self._frames)
         next_values = np.where(ends, end_values, [*values[1:], values_after])
         advantages = self._estimate(rewards, values, next_values, ends)
         advantages = ops.convert_to_numpy(advantages)

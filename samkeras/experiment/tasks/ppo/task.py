@@ -7,7 +7,7 @@ import keras
 from samkeras.data.atari import Game
 from samkeras.data.splits import Splits
 from samkeras.experiment.options.groups import Options, PPOOptions
-from samkeras.experiment.tasks.ppo.recorder import PPORecorder
+from samkeras.experiment.tasks.ppo.evaluation import Evaluation
 from samkeras.experiment.tasks.ppo.rollouts import Rollouts
 from samkeras.model import SAMModel
 from samkeras.seeds import derive_seed
@@ -19,7 +19,6 @@ class PPO:
 
     options: ClassVar[tuple[type[Options], ...]] = (PPOOptions,)
     is_shared = False
-    loop = PPORecorder
 
     def devices(self) -> list[str]:
         """The first: the steps of a game are small."""
@@ -31,16 +30,21 @@ class PPO:
     def check(self, config: Any, splits: Splits[Game]) -> None:
         """There is nothing that does not fit."""
 
-    def batches(self, config: Any, data: Game, stream: str) -> Rollouts:
-        return Rollouts(data, config, derive_seed(config.seed, stream))
+    def batches(
+        self, config: Any, data: Game, stream: str, model: SAMModel
+    ) -> Rollouts:
+        seed = derive_seed(config.seed, stream)
+        return Rollouts(data, model.make_call_function(), config, seed)
 
-    def validation(self, config: Any, data: Game) -> Game:
-        return data
+    def validation(self, config: Any, data: Game, model: SAMModel) -> Evaluation:
+        return Evaluation(model.make_call_function(), data, config)
 
     def pruning_batch(self, config: Any, data: Game, model: SAMModel) -> Any:
-        rollouts = self.batches(config, data, "pruning")
-        rollouts.policy = model.make_call_function()
-        return rollouts[0]
+        return self.batches(config, data, "pruning", model)[0]
 
     def steps_per_epoch(self, config: Any, splits: Splits[Game]) -> int:
         return config.rollouts_per_epoch * config.batches_per_rollout
+
+    def log_step(self, config: Any, epoch: int, steps_per_epoch: int) -> int:
+        """Observations trained on."""
+        return (epoch + 1) * config.rollouts_per_epoch * config.rollout_size

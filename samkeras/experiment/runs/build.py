@@ -1,0 +1,197 @@
+"""A run's model: built, measured, compiled and pruned."""
+
+import dataclasses
+import functools
+import math
+import random
+import re
+from typing import NamedTuple
+
+import keras
+
+import samkeras
+from samkeras.data.atari import Game
+from samkeras.data.examples import Examples
+from samkeras.data.splits import DataInfo
+from samkeras.errors import InputError
+from samkeras.experiment.options.groups import Config, Dropout, Linearized
+from samkeras.experiment.runs.method import build_method
+from samkeras.experiment.runs.recall import Recall
+from samkeras.experiment.runs.run import Run
+from samkeras.experiment.runs.schedule import build_schedule
+from samkeras.linearized import ScaledSquaredError, centre
+from samkeras.model import SAMModel
+from samkeras.pruning import count_kept, find_kernels
+from samkeras.seeds import derive_seed
+
+# Options that the library's messages mention, by the names of its arguments.
+_LIBRARY_ARGUMENTS = re.compile(r"\b(allow_empty_layers|alpha|m_sharpness)\b")
+
+
+def build_model(run: Run, info: DataInfo) -> SAMModel:
+    """The run's model, uncompiled, initialized by the run's seed."""
+    config = run.config
+    keras.config.set_dtype_policy(config.precision)
+    # Keras draws the seeds of initializers and dropout from Python's generator;
+    # keras.utils.set_random_seed would import TensorFlow for every backend.
+    random.seed(derive_seed(config.seed, "init"))
+    return _build(run, info)
+
+
+def _build(run: Run, info: DataInfo) -> SAMModel:
+    config = run.config
+
+    def build():
+        model = run.workload.build(config, info)
+        is_dropout = [isinstance(x, keras.layers.Dropout) for x in model.layers]
+        if Dropout.of(config).dropout is not None and not any(is_dropout):
+            raise InputError(f"--dropout: the model of {config.workload} has none")
+        return model
+
+    alpha = Linearized.of(config).alpha
+    if alpha is None:
+        return build()
+    try:
+        return centre(build, alpha)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(name_options(str(error))) from None
+
+
+class ModelSize(NamedTuple):
+    """Trainable parameters of a run's model, and those left after pruning."""
+
+    num_params: int
+    num_nonzero: int
+    sparsity: float
+
+
+def measure_size(run: Run, info: DataInfo) -> ModelSize:
+    """The size of a run's model, known without the memory for it; measured once for
+    all runs whose options that it depends on are the same.
+
+    Raises:
+        InputError: the biases alone are more than the dense model of match_width has.
+    """
+    measure = functools.partial(_measure_size, info=info)
+    return _sizes.call((run.workload.build, info), measure, run.config)
+
+
+_sizes: Recall[ModelSize] = Recall()
+
+
+def _measure_size(config: Config, info: DataInfo) -> ModelSize:
+    run = Run(config)
+    # In a stateless scope variables have shapes but no values: no memory, no time.
+    with keras.StatelessScope(initialize_variables=False):
+        model = _build(run, info)
+        num_params = count_params(model.trainable_variables)
+        if not config.is_pruned:
+            return ModelSize(num_params, num_params, 0.0)
+        size = count_params(find_kernels(model))
+        sparsity = config.sparsity or 0.0  # or match_width says it
+        if config.match_width is not None:
+            dense = dataclasses.replace(config, width_mult=config.match_width)
+            dense_model = _build(Run(dense), info)
+            target = count_params(dense_model.trainable_variables)
+            num_kept = target - (num_params - size)
+            if num_kept < 1:
+                raise InputError(
+                    f"--match_width {config.match_width:g}, of {target:,} "
+                    f"parameters, is too small: --width_mult {config.width_mult:g} has "
+                    f"{num_params - size:,} outside its kernels, never pruned"
+                )
+            sparsity = 1 - num_kept / size
+    return ModelSize(
+        num_params, num_params - size + count_kept(size, sparsity), sparsity
+    )
+
+
+def count_params(weights: list[keras.Variable]) -> int:
+    return sum(math.prod(weight.shape) for weight in weights)
+
+
+def compile_model(run: Run, model: SAMModel, num_batches: int) -> None:
+    """Compiles a run's model for epochs of `num_batches` steps."""
+    config, workload = run.config, run.workload
+    alpha = Linearized.of(config).alpha
+    loss = workload.loss
+    if not isinstance(loss, keras.losses.Loss):
+        loss = loss(config)
+    is_mirrored = (
+        keras.backend.backend() == "tensorflow" and len(run.task.devices()) > 1
+    )
+    model.compile(
+        optimizer=_build_optimizer(config, num_batches),
+        loss=ScaledSquaredError(alpha) if alpha else loss,
+        # Weighted, because several devices share batches that are filled up.
+        weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
+        method=build_method(config),
+        m_sharpness=config.m_sharpness if config.sam else None,
+        l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
+        # Keras fuses no steps of several TensorFlow devices, nor compiles them.
+        steps_per_execution=1
+        if is_mirrored
+        else min(config.steps_per_execution, num_batches),
+        jit_compile=False if is_mirrored else _choose_jit_compile(model),
+    )
+
+
+def prune_model(
+    run: Run,
+    model: SAMModel,
+    sparsity: float,
+    examples: Examples | Game,
+) -> None:
+    """Prunes a run's model; snip scores one training batch, as the authors do."""
+    # Every process scores the whole batch, so that all prune the same weights.
+    config = run.config
+    batch = run.task.pruning_batch(config, examples, model)
+    samkeras.prune_at_init(
+        model,
+        config.pruner,
+        sparsity,
+        batch,
+        seed=derive_seed(config.seed, "pruning"),
+        allow_empty_layers=config.allow_empty_layers,
+    )
+
+
+def _choose_jit_compile(model: SAMModel) -> bool | str:
+    """Whether to compile the steps with XLA, or to leave the choice to keras.
+
+    Keras leaves XLA off for TensorFlow on CPU. There it makes dense networks faster
+    (benchmarks/step_time.py: a quarter for LeNet-300-100) and convolutions slower. On
+    sentences and graphs it gains nothing, compiles half a minute for each shape of
+    their batches, and makes recurrent networks ten times as slow.
+    """
+    has_many_shapes = any(None in tensor.shape[1:] for tensor in model.inputs)
+    has_convolution = any(
+        isinstance(layer, keras.layers.Conv2D) and layer.kernel_size != layer.strides
+        for layer in model.layers
+    )
+    return "auto" if has_many_shapes or has_convolution else True
+
+
+def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
+    """The base optimizer; `steps` is the number of steps of an epoch."""
+    rate = build_schedule(config, steps)
+    if config.optimizer == "sgd":
+        return samkeras.SGD(
+            rate, momentum=config.momentum, global_clipnorm=config.clip_norm
+        )
+    constants = {
+        "beta_1": config.beta_1,
+        "beta_2": config.beta_2,
+        "epsilon": config.epsilon,
+        "global_clipnorm": config.clip_norm,
+    }
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate, **constants)
+    return keras.optimizers.AdamW(rate, config.weight_decay, **constants)
+
+
+def name_options(message: str) -> str:
+    """The library's message with its arguments named as options."""
+    return _LIBRARY_ARGUMENTS.sub(r"--\1", message)

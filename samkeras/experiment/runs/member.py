@@ -1,0 +1,202 @@
+"""A run while it trains: what is kept of it."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from samkeras.backend import backend
+from samkeras.data.batches import Batches
+from samkeras.experiment.runs import checkpoint
+from samkeras.experiment.runs.checkpoint import Arrays, CheckpointError, Checkpoints
+from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.run import Run
+from samkeras.experiment.runs.schedule import learning_rate_at
+from samkeras.experiment.tracking.record import Record
+from samkeras.model import SAMModel
+
+
+class NotFiniteError(RuntimeError):
+    """A number of training or validation is infinite or not a number."""
+
+
+class Place(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        epoch: the epoch that it is in, counted from 0.
+        step: its steps that are done.
+        logs: what is measured in training, when all are done.
+        examples_per_second: the epoch's, then.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    logs: dict[str, float] | None = None
+    examples_per_second: float | None = None
+
+
+class Member:
+    """A run in a loop: its record, best weights, checkpoints, and whether its numbers
+    are finite.
+
+    Args:
+        run: the run.
+        logger: its record.
+        checkpoints: its checkpoints.
+        progress: told how far it is.
+
+    Attributes:
+        monitor: the metric that is reported.
+        best: the best of it, None before the first epoch's end.
+        best_epoch: its epoch.
+        best_weights: its weights, none before.
+        final: the metric's last value.
+    """
+
+    def __init__(
+        self, run: Run, logger: Record, checkpoints: Checkpoints, progress: RunProgress
+    ):
+        self.monitor, self._mode = run.workload.monitor, run.workload.mode
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.best_weights: list[np.ndarray] = []
+        self.final: float | None = None
+        self._run, self._config = run, run.config
+        self._logger, self._progress = logger, progress
+        self._checkpoints = checkpoints
+        self._finite_logs: dict[str, float] = {}
+        self._is_first_process = backend.find_process()[0] == 0
+
+    def end_steps(self, place: Place, per_epoch: int, loss: float) -> None:
+        """Notes that steps are done.
+
+        Args:
+            place: where they end.
+            per_epoch: steps of an epoch.
+            loss: the epoch's so far.
+
+        Raises:
+            NotFiniteError: the loss is not finite.
+        """
+        steps = place.epoch * per_epoch + place.step
+        if not math.isfinite(loss):
+            raise NotFiniteError(
+                f"loss is {loss:g} by step {steps:,}, in epoch {place.epoch + 1}; "
+                f"{self._advice()}"
+            )
+        self._progress.reach(steps * self._run.passes)
+
+    def end_epoch(
+        self,
+        model: SAMModel,
+        batches: Batches,
+        place: Place,
+        scores: dict[str, float],
+    ) -> None:
+        """Records an epoch and saves a checkpoint.
+
+        Args:
+            model: as it is then.
+            batches: what it is trained on.
+            place: its last step.
+            scores: of the validation.
+
+        Raises:
+            NotFiniteError: a number is not finite.
+        """
+        epoch, steps = place.epoch, batches.total
+        logs = {**(place.logs or {}), **scores}
+        metrics = {
+            **logs,
+            "learning_rate": learning_rate_at(
+                self._config, (epoch + 1) * steps - 1, steps
+            ),
+            "examples_per_second": place.examples_per_second,
+        }
+        log_step = self._run.task.log_step(self._config, epoch, steps)
+        self._logger.log_metrics(metrics, step=log_step)
+        self._check_finite(epoch, logs)
+        self.final, self._finite_logs = logs[self.monitor], logs
+        if self._is_best(self.final):
+            self.best, self.best_epoch = self.final, epoch
+            # Copies, because the backend reuses the memory of the weights.
+            self.best_weights = [np.array(w) for w in model.get_weights()]
+        self._progress.reach((epoch + 1) * steps * self._run.passes)
+        shown = {name: logs[name] for name in ("loss", self.monitor)}
+        self._progress.end_epoch(epoch, self._config.total_epochs, shown)
+        self.save(model, batches, Place(epoch + 1))
+
+    def _check_finite(self, epoch: int, logs: dict[str, float]) -> None:
+        for name, value in logs.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"{name} is {value:g} after epoch {epoch + 1}; {self._advice()}"
+                )
+
+    def _is_best(self, value: float) -> bool:
+        """Whether a value is the best so far; of equal ones the earliest is."""
+        if self.best is None:
+            return True
+        return value > self.best if self._mode == "max" else value < self.best
+
+    def _advice(self) -> str:
+        numbers = [f"{k}={v:.4g}" for k, v in self._finite_logs.items()]
+        last = f"last finite: {' '.join(numbers)}; " if numbers else ""
+        lower = "learning_rate or rho" if self._config.sam else "learning_rate"
+        return f"{last}try a lower {lower}"
+
+    def go_back(self, model: SAMModel, batches: Batches) -> Place:
+        """Sets the model and the batches to the run's checkpoint, if it has one, and
+        returns where to go on."""
+
+        def check(arrays: Arrays, values: dict[str, Any]) -> None:
+            missing = {*self._values(Place())} - values.keys()
+            missing |= batches.capture().keys() - arrays.keys()
+            if missing:
+                raise CheckpointError(f"has no {', '.join(sorted(missing))}")
+            checkpoint.check(model, arrays, batches.example)
+            if values["best"] is not None:
+                checkpoint.check_group("best", model.weights, arrays)
+
+        found = self._checkpoints.load(check) if self._is_first_process else None
+        found = backend.broadcast(found)
+        if found is None:
+            return Place()
+        arrays, values = found
+        checkpoint.check(model, arrays, batches.example)
+        checkpoint.restore(model, arrays)
+        batches.restore(arrays)
+        self.best, self.best_epoch = values["best"], values["best_epoch"]
+        self.final = values["final"]
+        if self.best is not None:
+            count = len(model.weights)
+            self.best_weights = [arrays[f"best/{i}"] for i in range(count)]
+        place = Place(*(values[name] for name in Place._fields))
+        self._progress.say(
+            f"going on after {place.epoch} epochs and {place.step} steps"
+        )
+        return place
+
+    def save(self, model: SAMModel, batches: Batches, place: Place) -> None:
+        """Saves a checkpoint, in the background, to go on with from a place."""
+        if not self._is_first_process:
+            return
+        arrays = {**checkpoint.capture(model), **batches.capture()}
+        for i, weight in enumerate(self.best_weights):
+            arrays[f"best/{i}"] = weight
+        values = self._values(place)
+        self._checkpoints.save(place.epoch, place.step, arrays, values)
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is saved."""
+        self._checkpoints.wait()
+
+    def _values(self, place: Place) -> dict[str, Any]:
+        """What a checkpoint holds beside arrays."""
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "final": self.final,
+            **place._asdict(),
+        }

@@ -1,0 +1,289 @@
+"""A run's training, recorded."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from samkeras.data.splits import DataInfo, Splits
+from samkeras.errors import InputError
+from samkeras.experiment.machine import find_versions
+from samkeras.experiment.options.config import (
+    plain_values,
+    result_fields,
+    to_yaml,
+    with_new_names,
+)
+from samkeras.experiment.options.groups import Config, LabelNoise
+from samkeras.experiment.options.session import Session
+from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.experiment.runs import data
+from samkeras.experiment.runs.build import (
+    ModelSize,
+    build_model,
+    compile_model,
+    measure_size,
+    name_options,
+    prune_model,
+)
+from samkeras.experiment.runs.checkpoint import Checkpoints, has_checkpoint
+from samkeras.experiment.runs.interrupt import StopRequest
+from samkeras.experiment.runs.loop import Loop
+from samkeras.experiment.runs.member import Member
+from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.result import Result
+from samkeras.experiment.runs.run import Run
+from samkeras.experiment.tracking.record import Record, Tracker
+from samkeras.files import replace_file
+from samkeras.model import SAMModel
+from samkeras.task import Validation
+
+
+def train(
+    run: Run,
+    session: Session,
+    splits: Splits,
+    tracker: Tracker,
+    parent: str | None,
+    progress: RunProgress,
+) -> Result:
+    """Trains one run and records it, in the scope of its devices. A failure is recorded
+    and returned.
+
+    Args:
+        parent: id of the record of the run that this one is nested in, if it is.
+    """
+    started, config = time.monotonic(), run.config
+    size = measure_size(run, splits.info)
+    result = Result(config, size.num_params, size.num_nonzero)
+    try:
+        _check_memory(run, size)
+        model = build_model(run, splits.info)
+    except InputError:
+        raise
+    except Exception as error:
+        return dataclasses.replace(result, failure=_explain(error, config))
+    try:
+        logger, mark = start_record(run, session, splits, tracker, parent)
+    except (InputError, OSError) as error:
+        return dataclasses.replace(result, failure=str(error))
+    folder = logger.folder
+    checkpoints = Checkpoints(folder, mark, progress.say)
+    try:
+        if session.rerun:
+            checkpoints.clear()
+        if parent is None:
+            _mention_other_config(run, folder, progress)
+        _record_setup(logger, run, session, size, model, splits)
+        _train(run, model, size, splits, logger, checkpoints, progress)
+        logger.end("FINISHED")
+    except KeyboardInterrupt:
+        try:
+            checkpoints.wait()
+        finally:  # interrupted once more
+            _end(logger, "KILLED", "interrupted")
+        raise
+    except Exception as error:
+        checkpoints.wait()
+        failure = _explain(error, config)
+        _end(logger, "FAILED", failure)
+        return dataclasses.replace(result, failure=failure)
+    with contextlib.suppress(OSError):  # they are of no use any more
+        checkpoints.clear()
+    return dataclasses.replace(
+        result, numbers={**logger.metrics, "seconds": time.monotonic() - started}
+    )
+
+
+def _train(
+    run: Run,
+    model: SAMModel,
+    size: ModelSize,
+    splits: Splits,
+    logger: Record,
+    checkpoints: Checkpoints,
+    progress: RunProgress,
+) -> None:
+    """Trains a run's new model to the end, and records what comes out."""
+    config, task = run.config, run.task
+    examples = splits.train
+    if LabelNoise.of(config).label_noise:
+        examples, record, share = data.add_noise(config, splits)
+        _record_noise(logger, record, share)
+    batches = task.batches(config, examples, "order", model)
+    validation = task.validation(config, splits.validation, model)
+    compile_model(run, model, batches.total)
+    if config.is_pruned:
+        prune_model(run, model, size.sparsity, examples)
+    member = Member(run, logger, checkpoints, progress)
+    with StopRequest() as stop:
+        loop = Loop(model, batches, validation, member, config.total_epochs, stop)
+        loop.train()
+    _record_end(logger, model, member, validation)
+
+
+def _check_memory(run: Run, size: ModelSize) -> None:
+    """Raises a MemoryError where a model cannot fit: a system that promises more memory
+    than it has would kill the process later."""
+    if not run.task.devices()[0].startswith("cpu"):
+        return  # devices of their own memory say themselves when it is full
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 2 * 4 * size.num_params
+    if needed > available:
+        raise MemoryError(
+            f"the weights and their gradient need {needed / 2**30:,.0f} GiB, and the "
+            f"machine has {available / 2**30:,.0f} GiB"
+        )
+
+
+def _end(logger: Record, status: str, reason: str) -> None:
+    with contextlib.suppress(OSError):  # such as the full disk that is the reason
+        logger.end(status, reason)
+
+
+def start_record(
+    run: Run,
+    session: Session,
+    splits: Splits,
+    tracker: Tracker,
+    parent: str | None,
+) -> tuple[Record, str]:
+    """Starts a run's record, or goes on with it; and the fingerprint that it is of.
+
+    Raises:
+        InputError: another command is at this run.
+    """
+    folder, mark = run.find_folder(session.run_dir, run.find_marks(splits))
+    tags = {"workload": run.config.workload, "fingerprint": mark}
+    logger = tracker.start(run.name, tags, parent, folder, fresh=session.rerun)
+    return logger, mark
+
+
+def without_metrics(run: Run, info: DataInfo, failure: str) -> Result:
+    """The result of a run that failed outside of `train`, or is missing."""
+    size = measure_size(run, info)
+    return Result(run.config, size.num_params, size.num_nonzero, failure=failure)
+
+
+def _mention_other_config(run: Run, folder: Path, progress: RunProgress) -> None:
+    """Says so where an unfinished run differs from a new one in its config alone."""
+    if has_checkpoint(folder):
+        return
+    for other in sorted(folder.parent.glob(f"{run.name}_????????")):
+        if other == folder or not has_checkpoint(other):
+            continue
+        try:
+            path = other / "config.yaml"
+            saved = with_new_names(read_yaml(path), path)
+        except InputError:
+            continue  # It says nothing of this run.
+        values = plain_values(run.config)
+        changed = [key for key in saved if saved[key] != values.get(key)]
+        shown = [f"{key} {saved[key]} -> {values.get(key)}" for key in changed]
+        progress.say(
+            f"the unfinished run {other} stays as it is: this one is another "
+            f"({', '.join(shown) or 'backend, data or version'}) and starts anew"
+        )
+
+
+def _explain(error: Exception, config: Config) -> str:
+    """What went wrong, in one line."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    # TensorFlow wraps what a data set raises in what it says itself.
+    corrupt = re.search(r"CorruptImageError: (.*? is not a readable image)", text)
+    if corrupt:
+        return corrupt[1]
+    # JAX and TensorFlow name it so, each in exceptions of its own.
+    names = "RESOURCE_EXHAUSTED|ResourceExhausted|Out of memory|OOM when allocating"
+    if isinstance(error, MemoryError) or re.search(names, text):
+        return (
+            f"out of memory: lower --batch_size (now {config.batch_size}) or "
+            f"--width_mult (now {config.width_mult:g}) ({text[:200]})"
+        )
+    if isinstance(error, ValueError):
+        text = name_options(text)
+    return text[:500]
+
+
+def _record_setup(
+    logger: Record,
+    run: Run,
+    session: Session,
+    size: ModelSize,
+    model: SAMModel,
+    splits: Splits,
+) -> None:
+    config, folder = run.config, logger.folder
+    devices = run.task.devices()
+    content = splits.content._asdict() if splits.content else {}
+    logger.log_params(
+        {
+            **dataclasses.asdict(session),
+            **dataclasses.asdict(config),
+            **result_fields(config),
+            **{f"data_{name}": value for name, value in content.items()},
+            "workload_version": run.workload.version,
+            "num_params": size.num_params,
+            "num_nonzero_params": size.num_nonzero,
+            "keras_backend": keras.backend.backend(),
+            "device": devices[0].split(":")[0],
+            "num_devices": len(devices),
+            **{f"{name}_version": text for name, text in find_versions().items()},
+        }
+    )
+    (folder / "config.yaml").write_text(to_yaml(config))
+    with open(folder / "model_summary.txt", "w") as file:
+        model.summary(print_fn=lambda line: print(line, file=file))
+    for name, text in splits.files.items():
+        (folder / name).write_text(text)
+    for name in ("config.yaml", "model_summary.txt", *splits.files):
+        logger.log_file(folder / name)
+
+
+def _record_noise(logger: Record, record: dict[str, Any], share: float) -> None:
+    path = logger.folder / "label_noise.npz"
+    np.savez_compressed(path, **record)
+    logger.log_file(path)
+    logger.log_params({"label_noise_realized": share})
+
+
+def _record_end(
+    logger: Record, model: SAMModel, member: Member, validation: Validation
+) -> None:
+    """Records what came out, and the last and best weights, which the model has
+    then."""
+    folder = logger.folder
+    metrics = {
+        f"best_{member.monitor}": member.best,
+        "best_epoch": member.best_epoch,
+        f"final_{member.monitor}": member.final,
+        "compiled_programs": model.count_programs(),
+    }
+    logger.log_metrics(metrics, step=0)  # one value each, which MLflow draws as bars
+    last = _save_weights(model, folder / "last.weights.h5")
+    model.set_weights(member.best_weights)
+    best = _save_weights(model, folder / "best.weights.h5")
+    for path in (last, best, *validation.illustrate(folder)):
+        logger.log_file(path)
+
+
+def _save_weights(model: SAMModel, path: Path) -> Path:
+    weights = _WeightsFile()
+    model.save_weights(weights)
+    replace_file(path, weights.getbuffer())
+    return path
+
+
+class _WeightsFile(io.BytesIO):
+    """A file in memory for keras' weights. HDF5 leaves a file that it could not write,
+    as on a full disk, open, and crashes at the process' end."""
+
+    def __str__(self):
+        return "a.weights.h5"  # keras looks at the ending of its name
