@@ -10,8 +10,9 @@ import numpy as np
 import yaml
 
 import samkeras
+from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.fingerprint import find_marks
-from samkeras.experiment.options.groups import Config, compose
+from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import Target, find_target
 from samkeras.experiment.runs.loop import Loop

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import yaml
 
 from samkeras.errors import InputError, nearest
+from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.fields import parse_option
-from samkeras.experiment.options.groups import GROUPS, Config, Options, compose
+from samkeras.experiment.options.groups import GROUPS, Config, Options
 from samkeras.experiment.options.methods import CLASSES
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_yaml

@@ -1,8 +1,6 @@
 """The options of runs, in groups, of which each workload has some."""
 
 import dataclasses
-import functools
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -18,14 +16,10 @@ from samkeras.experiment.options.fields import (
     PositiveFloat,
     PositiveInt,
     SmallInt,
-    allowed_values,
 )
 from samkeras.experiment.options.methods import OPTIONS, takes
-from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import Target
 
-# What else stands on a command line or in a YAML file.
-RESERVED = {"options", "target", "config", "preset", "help", "print_config"}
 # Of a field that says where something is, not what it is.
 PLACE = {"is_place": True}
 
@@ -106,15 +100,6 @@ class Options:
             f"{self.target} reads an option {name} that it does not have; `options:` "
             f"in {self.target.defaults} names its groups{nearest(name, known)}"
         )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Its class is made for its workload, here and in other processes.
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return _restore, (self.target, values)
-
-
-def _restore(target: Target, values: dict[str, Any]) -> "Config":
-    return compose(target)(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -526,66 +511,3 @@ def check_groups(config: Options, needed: Iterable[type[Options]], owner: str) -
                 f"{target.defaults}: options must have the group of {group.__name__}, "
                 f"which {owner} needs. Received: {', '.join(target.groups)}"
             )
-
-
-@functools.cache
-def compose(target: Target) -> type[Config]:
-    """The class of a workload's runs, of the groups that its YAML file names.
-
-    Raises:
-        InputError: the file cannot be read, or names a group that there is not.
-    """
-    groups = [group for name in target.groups for group in _find_groups(target, name)]
-    # Fields come in the order of the last base first.
-    bases = (*reversed(dict.fromkeys(groups)), Config)
-    return dataclasses.make_dataclass(
-        "Config",
-        [("workload", str, target.name)],
-        bases=bases,
-        namespace={"target": target},
-        frozen=True,
-        kw_only=True,
-    )
-
-
-def _find_groups(target: Target, name: str) -> tuple[type[Options], ...]:
-    """The groups of a name: one of GROUPS, or a class of the workload's module."""
-    if name in GROUPS:
-        return GROUPS[name]
-    group = getattr(target.import_module(), name, None)
-    if not (isinstance(group, type) and issubclass(group, Options)):
-        raise InputError(
-            f"{target.defaults}: options must be of {', '.join(GROUPS)} or classes of "
-            f"{target.path}. Received: {name}{nearest(name, GROUPS)}"
-        )
-    _check_own(target, group)
-    return (group,)
-
-
-def _check_own(target: Target, group: type[Options]) -> None:
-    """Checks a workload's own group of options.
-
-    Raises:
-        InputError: it is no such group, or one of its options is another's.
-    """
-    where = f"{target.path}: {group.__name__}"
-    if "__dataclass_params__" not in vars(group):
-        raise InputError(f"{where} needs @dataclass(frozen=True, kw_only=True)")
-    houses = [Config, Session, *(kind for kinds in GROUPS.values() for kind in kinds)]
-    taken = {f.name for kind in houses for f in dataclasses.fields(kind)} | RESERVED
-    hints = typing.get_type_hints(group)
-    for field in dataclasses.fields(group):
-        name = field.name
-        if name not in group.__annotations__:
-            continue  # it is inherited
-        if name in taken:
-            raise InputError(f"{where} cannot have an option {name}: there is one")
-        if field.default is dataclasses.MISSING:
-            raise InputError(f"{where} must give its option {name} a default")
-        try:
-            allowed_values(hints[name])
-        except (KeyError, TypeError, IndexError):
-            raise InputError(
-                f"{where}: the type of its option {name} must be one of "
-                "samkeras.experiment.options, bool, int, float, str or a Literal"
-            ) from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from samkeras.errors import InputError, nearest
+from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.config import (
     NEW_NAMES,
     dump,
@@ -31,7 +32,7 @@ from samkeras.experiment.options.fields import (
     shown_value,
     split_list,
 )
-from samkeras.experiment.options.groups import Config, compose
+from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import CLASSES, DEFAULTS
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import Target, describe_target
