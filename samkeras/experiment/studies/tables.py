@@ -42,7 +42,7 @@ def print_dry_run(runs: list[Run], splits: list[Splits]) -> None:
             print(f"{label(each, varied)}: parameters: {shown}; steps: {steps}")
             continue
         for name, value in dataclasses.asdict(config).items():
-            print(f"{name}: {value}")
+            print(f"{name}: {as_text(value)}")
         sizes = (info.num_train, info.num_validation)
         train, validation = (f"{n:,}" if n else "unknown" for n in sizes)
         print(

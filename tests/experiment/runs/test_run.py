@@ -508,6 +508,7 @@ def test_a_dry_run_counts_what_pruning_leaves(train):
     kernels = 784 * 300 + 300 * 100 + 100 * 10
     left = 410 + round(0.1 * kernels)
     assert f"parameters: 266,610 trainable, non-zero: {left:,}" in out
+    assert "sparsity: 0.9\nmatch_width: null\n" in out  # as the command line has them
 
 
 def test_holdout_takes_its_examples_from_the_training_set():
