@@ -5,6 +5,7 @@ import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 from samkeras.errors import InputError, nearest
+from samkeras.experiment.options.values import plain_text
 
 # What float32 holds, in which models are trained: larger numbers would be infinite
 # there, smaller ones zero, and those nearer to 1 would be 1.
@@ -75,7 +76,7 @@ def parse_option(name: str, value: Any, hint: Any) -> Any:
     try:
         return _parse_value(value, hint)
     except (ValueError, KeyError):
-        shown = "null" if value is None else shown_value(value)
+        shown = "null" if value is None else plain_text(value)
         is_choice = typing.get_origin(hint) is Literal
         choices = map(str, typing.get_args(hint) if is_choice else ())
         raise InputError(
@@ -94,7 +95,7 @@ def _parse_value(value: Any, hint: Any) -> Any:
         return tuple(_parse_value(v, arguments[0]) for v in _list_values(value))
     if value is None or isinstance(value, list | dict):
         raise ValueError
-    return _parse_text(shown_value(value), hint)
+    return _parse_text(plain_text(value), hint)
 
 
 def _parse_text(text: str, hint: Any) -> Any:
@@ -137,10 +138,3 @@ def allowed_values(hint: Any) -> tuple[str, str]:
     if typing.get_origin(hint) is tuple:
         return f"a list like [0.5,0.75], each {ALLOWED[arguments[0]][0]}", "[X,X]"
     return ALLOWED[arguments[0] if arguments else hint]
-
-
-def shown_value(value: object) -> str:
-    """A value as messages and the command line have it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(list(value) if isinstance(value, tuple) else value)

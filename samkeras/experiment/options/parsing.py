@@ -29,13 +29,13 @@ from samkeras.experiment.options.config import (
 from samkeras.experiment.options.fields import (
     allowed_values,
     parse_option,
-    shown_value,
     split_list,
 )
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import CLASSES, DEFAULTS
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import Target, describe_target
+from samkeras.experiment.options.values import as_text
 
 SESSION_FIELDS = tuple(field.name for field in dataclasses.fields(Session))
 DIRECTIVES = ("config", "print_config", "help")
@@ -242,7 +242,7 @@ def _build_parser(
 
 def _listed(value: object) -> str:
     """An option's value, or list of values, as the command line has it."""
-    return ",".join(map(shown_value, value if isinstance(value, list) else [value]))
+    return ",".join(map(as_text, value if isinstance(value, list) else [value]))
 
 
 def _descriptions(kind: type) -> dict[str, str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from samkeras.experiment.options.values import plain_text
+
 STARTED = time.time() - time.monotonic()
 
 
@@ -20,7 +22,7 @@ class RecordedRun:
     """What is recorded of a run.
 
     Attributes:
-        params: its parameters, as they are written on the command line.
+        params: its parameters, as plain_text writes them.
         metrics: the last value of each metric.
         status: RUNNING, FINISHED, FAILED or KILLED.
         started: when it began, in milliseconds since 1970.
@@ -160,7 +162,7 @@ class MemoryRecord(RecordedRun):
     files: set[str] = field(default_factory=set)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        self.params = {k: as_text(v) for k, v in params.items()} | self.params
+        self.params = {k: plain_text(v) for k, v in params.items()} | self.params
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -239,8 +241,3 @@ class MemoryTracker:
 def now() -> int:
     """Milliseconds since 1970, which go on evenly while a process' clock is set."""
     return int((STARTED + time.monotonic()) * 1000)
-
-
-def as_text(value: Any) -> str:
-    """A parameter as it is written on the command line."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from samkeras.errors import InputError
 from samkeras.experiment.options.targets import home
+from samkeras.experiment.options.values import plain_text
 from samkeras.experiment.tracking.delivery import Delivery
 from samkeras.experiment.tracking.journal import (
     Journal,
@@ -16,7 +17,7 @@ from samkeras.experiment.tracking.journal import (
     path_of,
 )
 from samkeras.experiment.tracking.mlflow_store import MLflowStore, identify
-from samkeras.experiment.tracking.record import RecordedRun, as_text, now
+from samkeras.experiment.tracking.record import RecordedRun, now
 
 
 def default_uri() -> str:
@@ -175,7 +176,7 @@ class JournaledRecord:
         return self.journal.path.parent
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        new = {k: as_text(v) for k, v in params.items() if k not in self._params}
+        new = {k: plain_text(v) for k, v in params.items() if k not in self._params}
         self._params.update(new)
         self.journal.append({"params": new})
 

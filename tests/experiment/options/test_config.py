@@ -381,6 +381,7 @@ def test_options_that_a_workload_has_not_are_not_shown(capsys, tmp_path):
         parse_runs("mnist_mlp", ["--help"])
     assert "--depth" in (shown := capsys.readouterr().out)
     assert "--image_size" not in shown
+    assert "(default: [0.25,0.5,0.75])" in " ".join(shown.split())
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(parse_one()))
     assert "image_size" not in path.read_text()

@@ -1,9 +1,9 @@
-"""How values are written: as the command line reads them back."""
+"""How values are written."""
 
 import numpy as np
 import pytest
 
-from samkeras.experiment.options.values import as_text
+from samkeras.experiment.options.values import as_text, plain_text
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,18 @@ from samkeras.experiment.options.values import as_text
 )
 def test_a_value_is_short_and_exact(value, text):
     assert as_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "None"),
+        (False, "false"),
+        (2.0, "2.0"),
+        (1e-8, "1e-08"),
+        ((0.5, 0.75), "(0.5, 0.75)"),
+        ("mnist_5k", "mnist_5k"),
+    ],
+)
+def test_what_is_recorded_of_a_value_stays_what_it_was(value, text):
+    assert plain_text(value) == text
