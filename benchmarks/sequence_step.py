@@ -89,9 +89,7 @@ class Task:
 
     def model(self):
         """The uncompiled model, of the same weights each time."""
-        from samkeras.experiment.options.targets import find_workload
-
-        workload, info = find_workload(self.workload), load(self.workload).info
+        workload, info = self.config.target.load(), load(self.workload).info
         # Of which keras draws the seeds of initializers. After what is imported above,
         # which may draw too.
         random.seed(0)
@@ -105,9 +103,8 @@ class Task:
 @functools.cache
 def load(workload: str):
     """Its sample data."""
-    from samkeras.experiment.options.targets import find_workload
-
-    return find_workload(workload).load(Task(workload, False, 1.0, 1).config)
+    config = Task(workload, False, 1.0, 1).config
+    return config.target.load().load(config)
 
 
 def by_path(variables) -> dict[str, np.ndarray]:

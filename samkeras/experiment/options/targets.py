@@ -175,11 +175,6 @@ def find_target(name: str) -> Target:
     return Target(name, f"{package}.{name}", path, ROOT / "configs" / f"{name}.yaml")
 
 
-def find_workload(name: str) -> "Workload":
-    """The workload of the module workloads/<name>.py."""
-    return find_target(name).load()
-
-
 def describe_targets() -> dict[str, str]:
     """What `run.py` runs, each with a line that says what it is: the workloads, by
     their docstrings, the studies, by their titles, and the report."""

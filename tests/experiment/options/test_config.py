@@ -16,7 +16,6 @@ from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import (
     ROOT,
     find_target,
-    find_workload,
     list_workloads,
     resolve_target,
 )
@@ -314,7 +313,7 @@ def test_fingerprints_stay_what_they_were(workload, plain, sam):
 def test_another_version_or_content_is_another_run(monkeypatch):
     config = parse_one()
     marks = [find_mark(config, content=content) for content in (None, "0", "1")]
-    newer = dataclasses.replace(find_workload("mnist_mlp"), version=2)
+    newer = dataclasses.replace(config.target.load(), version=2)
     monkeypatch.setattr("workloads.mnist_mlp.workload", newer)
     marks.append(find_mark(config))
     assert len(set(marks)) == 4

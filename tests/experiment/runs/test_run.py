@@ -20,7 +20,7 @@ import run as command
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.experiment.launch import workers
-from samkeras.experiment.options.targets import ROOT, find_workload
+from samkeras.experiment.options.targets import ROOT
 from samkeras.experiment.runs import build, data
 from samkeras.experiment.runs.member import Member, Place
 from samkeras.experiment.runs.run import Run
@@ -265,7 +265,7 @@ def test_a_finished_run_of_numbers_that_are_not_finite_is_trained_again(
 def test_of_equal_epochs_the_first_is_best(mode, values):
     """As keras' own callbacks have it, whether more or less is better."""
     (config,) = parse_runs("synthetic_mlp", [])
-    workload = dataclasses.replace(find_workload("synthetic_mlp"), mode=mode)
+    workload = dataclasses.replace(config.target.load(), mode=mode)
     run = Mock(config=config, workload=workload, passes=1.0)
     made = Member(run, Mock(), Mock(), Mock())
     model = Mock(weights=[], masks=None)

@@ -9,7 +9,7 @@ import run as command
 import samkeras
 from samkeras.data.atari import FRAMES, Game, Games, Step, load_game
 from samkeras.errors import InputError
-from samkeras.experiment.options.targets import find_workload
+from samkeras.experiment.options.targets import find_target
 from samkeras.experiment.tasks.ppo import evaluation, rollouts
 from samkeras.experiment.tasks.ppo.rollouts import Rollouts, draw_actions, play
 from samkeras.models.actor_critic import build_actor_critic
@@ -123,7 +123,7 @@ def build_linear(loss: PPOLoss, **options) -> samkeras.SAMModel:
     model = samkeras.SAMModel(inputs, keras.layers.Dense(4, use_bias=False)(inputs))
     model.set_weights([np.random.default_rng(2).normal(size=(5, 4)) / 2])
     optimizer = samkeras.SGD(0.1)
-    metrics = [make() for make in find_workload("atari_ppo").metrics]
+    metrics = [make() for make in find_target("atari_ppo").load().metrics]
     model.compile(optimizer, loss, weighted_metrics=metrics, **options)
     return model
 
@@ -401,7 +401,7 @@ def test_games_start_as_the_options_say():
 
     def start(**options) -> tuple[np.ndarray, list[int]]:
         config = parse_small(**options)
-        game = find_workload("atari_ppo").load(config).train
+        game = find_target("atari_ppo").load().load(config).train
         frames, info = game.start(4).reset(seed=np.arange(4))
         return frames[:, -1], info["episode_frame_number"].tolist()
 
