@@ -129,7 +129,8 @@ def parse_fields(
         elif name in _OF_TARGETS:
             continue
         elif name not in absent:
-            raise InputError(f"{path}: unknown field {name}{nearest(name, hints)}")
+            known = (*hints, *_OF_TARGETS)
+            raise InputError(f"{path}: unknown field {name}{nearest(name, known)}")
         elif value != absent[name]:
             # Configs that were saved hold what their workloads make no use of.
             raise InputError(

@@ -257,7 +257,7 @@ def resolve_target(target: str) -> Target | Path | Literal["report"]:
     raise InputError(
         f"unknown workload {target}: there are "
         f"{', '.join(f'workloads/{n}' for n in names)}, the path of a .py file and "
-        f"package.module{nearest(stem, names)}"
+        f"package.module{_hint_at(target)}"
     )
 
 
@@ -269,7 +269,10 @@ def _resolve_module(name: str) -> Target:
     except ModuleNotFoundError:
         spec = None
     if spec is None or spec.origin is None:
-        raise InputError(f"unknown workload {name}: Python finds no such module")
+        package = name.rpartition(".")[0]
+        beside = Path(package.replace(".", "/")).glob("[!_]*.py")
+        hint = nearest(name, (f"{package}.{path.stem}" for path in beside))
+        raise InputError(f"unknown workload {name}: Python finds no such module{hint}")
     path = Path(spec.origin)
     return Target(path.stem, name, path, path.with_suffix(".yaml"))
 
@@ -290,9 +293,34 @@ def _resolve_figure(target: str, folder: Path, stem: str) -> Path:
     path = Path(os.path.expanduser(target)).absolute()
     if path.is_file():
         return path
-    known = {*(path.stem for path in FIGURES.glob("*.yaml")), *list_pictures()}
     in_place = str(folder) == "." or str(folder).endswith("figures")
-    if in_place and stem in known:
+    if in_place and stem in _list_figures():
         return FIGURES / f"{stem}.yaml"
-    hint = nearest(f"{stem}.yaml", [f"{name}.yaml" for name in known])
-    raise InputError(f"unknown figure {target}: `python run.py` lists them{hint}")
+    raise InputError(
+        f"unknown figure {target}: `python run.py` lists them{_hint_at(target)}"
+    )
+
+
+def _list_figures() -> set[str]:
+    """The names of the studies in configs/figures/ and of their pictures."""
+    return {*(path.stem for path in FIGURES.glob("*.yaml")), *list_pictures()}
+
+
+def _hint_at(target: str) -> str:
+    """The hint at the nearest of what there is to run, and of what lies beside it."""
+    path = Path(os.path.expanduser(target))
+    figures = [f"{name}.yaml" for name in _list_figures()]
+    beside: list[str] = []
+    if path.suffix and path.parent.is_dir():
+        files = path.parent.glob("*.*")
+        beside = [file.name for file in files if file.suffix in (".py", ".yaml")]
+    return nearest(path.name, (*list_workloads(), *figures, REPORT, *beside))
+
+
+def find_owner(defaults: Path) -> Target | None:
+    """The workload whose options and defaults a file holds, if it is one of those."""
+    house = find_target(defaults.stem)
+    if defaults == house.defaults:
+        return house
+    path = defaults.with_suffix(".py")
+    return Target(path.stem, None, path, defaults) if path.is_file() else None

@@ -18,7 +18,12 @@ from samkeras.experiment.options.parsing import (
     parse_command,
 )
 from samkeras.experiment.options.strict_yaml import read_yaml
-from samkeras.experiment.options.targets import Target, list_pictures, resolve_target
+from samkeras.experiment.options.targets import (
+    Target,
+    find_owner,
+    list_pictures,
+    resolve_target,
+)
 
 X = (
     "num_params",
@@ -142,6 +147,10 @@ def read_figure(path: Path) -> Figure:
 
 def _read(path: Path) -> Figure:
     values = read_yaml(path)
+    if "title" not in values and (owner := find_owner(path)):
+        raise InputError(
+            f"{path} has a workload's options, and is no figure; did you mean {owner}?"
+        )
     _check_fields(path, values, (*FIGURE_FIELDS, *ONLY_FIELDS), FIGURE_FIELDS[:3])
     if not isinstance(values["title"], str):
         raise InputError(f"{path}: title must be text. Received: {values['title']}")

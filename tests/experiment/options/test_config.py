@@ -156,6 +156,7 @@ def test_a_flag_needs_no_value():
         (["--epochs", "1.5"], ["--epochs", "integer", "1.5"]),
         (["--train_examples", "0"], ["--train_examples", "integer", "0"]),
         (["--method", "smm"], ["--method", "did you mean sam"]),
+        (["--method", "asm,fsam"], ["--method", "did you mean asam"]),
         (["--perturbation", "sam"], ["--perturbation is called --method now"]),
         (["--method", "asam"], ["--method asam needs --sam"]),
         (["--rho", "0.1"], ["--rho needs --sam"]),
@@ -231,6 +232,7 @@ def test_bad_options_are_refused_in_one_line(arguments, words):
     ("text", "words"),
     [
         ("roh: 0.1", ["unknown field roh", "rho"]),
+        ("wokrload: mnist_mlp", ["unknown field wokrload", "mean workload?"]),
         ("rho: -3", ["rho", ">= 0"]),
         ("- 1", ["must hold fields"]),
         ("a: : [", ["is not YAML"]),
@@ -450,10 +452,41 @@ def test_targets_resolve(target):
     assert resolve_target(target) == find_target("mnist_mlp")
 
 
-def test_unknown_targets_name_the_nearest():
-    """A typing error in the workload's name is answered by the name meant."""
-    with pytest.raises(InputError, match=r"workloads/mnst_mlp.*did you mean mnist_mlp"):
-        resolve_target("workloads/mnst_mlp")
+@pytest.mark.parametrize(
+    ("target", "nearest"),
+    [
+        ("workloads/mnst_mlp", "mnist_mlp"),
+        ("workloads/mnst_mlp.py", "mnist_mlp.py"),
+        ("workloads/mnist_mlp.yaml", "mnist_mlp.py"),
+        ("mnist_mlp.yaml", "mnist_mlp"),
+        ("workloads.mnst_mlp", "workloads.mnist_mlp"),
+        ("figure1_mnist", "figure1_mnist.yaml"),
+        ("configs/figures/figure4_mnst.yaml", "figure4_mnist.yaml"),
+        ("reprot", "report"),
+        ("examples/two_moons/two_moon.py", "two_moons.py"),
+        ("examples/two_moons/nose.yaml", "noise.yaml"),
+    ],
+)
+def test_unknown_targets_name_the_nearest(target, nearest, monkeypatch):
+    """A typing error is answered by the name meant."""
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError) as error:
+        resolve_target(target)
+    message = str(error.value)
+    assert target in message
+    assert message.endswith(f"; did you mean {nearest}?")
+
+
+@pytest.mark.parametrize(
+    ("path", "owner"),
+    [
+        ("configs/mnist_mlp.yaml", "workloads/mnist_mlp"),
+        ("examples/two_moons/two_moons.yaml", ROOT / "examples/two_moons/two_moons.py"),
+    ],
+)
+def test_the_options_of_a_workload_are_no_figure(path, owner, capsys):
+    assert command.main([str(ROOT / path)]) == 2
+    assert f"is no figure; did you mean {owner}?\n" in capsys.readouterr().err
 
 
 def test_a_damaged_file_hides_no_target(tmp_path, monkeypatch):
