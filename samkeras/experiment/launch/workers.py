@@ -238,7 +238,7 @@ def train_alone(
     """
     backend.cache_programs()
     # A process that died, or its node, may not have let go of the run yet.
-    experiment = session.experiment or run.config.workload
+    experiment = session.experiment or run.config.target.experiment
     tracker = MLflowTracker(session.tracking_uri, experiment, patience=PATIENCE_SEC)
     try:
         if parent is not None and parent_id is not None:

@@ -11,7 +11,7 @@ class Session:
     """The options of a command, the same for all its runs."""
 
     experiment: str | None = None
-    """MLflow experiment (default: the workload's name)"""
+    """MLflow experiment (default: the workload's name; of a file, folder/name)"""
     tracking_uri: str | None = None
     """MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlflow/mlflow.db)"""
     run_dir: str = "runs"

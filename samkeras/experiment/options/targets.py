@@ -77,6 +77,12 @@ class Target:
         """Whether it is one of workloads/."""
         return self.path.parent == ROOT / "workloads"
 
+    @property
+    def experiment(self) -> str:
+        """The name of the experiment that its runs are recorded in: of a file that is
+        part of no package with its folder's, as others may have its own."""
+        return self.name if self.module else f"{self.path.parent.name}/{self.name}"
+
     def load(self) -> "Workload":
         """The workload that its module calls `workload`.
 
@@ -248,6 +254,7 @@ def resolve_target(target: str) -> Target | Path | Literal["report"]:
     ):
         return find_target(stem)
     if is_file:
+        path = path.parent.resolve() / path.name  # its folder has a name, not ..
         return Target(path.stem, None, path, path.with_suffix(".yaml"))
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target) and not target.endswith(
         ".py"

@@ -84,7 +84,9 @@ def _run_grid(
     splits = [read_data(run.config, memory) for run in runs]
     if session.ray is not None:
         cluster.connect(session, target)
-    tracker = make_tracker(session.tracking_uri, session.experiment or target.name)
+    tracker = make_tracker(
+        session.tracking_uri, session.experiment or target.experiment
+    )
     tracker.deliver_pending(Path(session.run_dir))
     tracker.save_view(target.name, workload.monitor, workload.mode)
     marks = [run.find_marks(each) for run, each in zip(runs, splits, strict=True)]

@@ -62,6 +62,25 @@ def test_its_own_method_is_one_of_the_methods(target):
         parse_one(target, "--sam", "--method", "lokback")
 
 
+def test_each_folder_has_an_experiment_of_its_own(folder, monkeypatch):
+    """Where files have one name; those of workloads/ have theirs."""
+    other = shutil.copytree(folder, folder.parent / "stars")
+    (other / "inner").mkdir()
+    monkeypatch.chdir(other / "inner")
+    for path, name in (
+        (folder / "two_moons.py", "moons/two_moons"),
+        ("../two_moons.py", "stars/two_moons"),
+        (ROOT / "workloads" / "mnist_mlp.py", "mnist_mlp"),
+    ):
+        assert resolve_target(str(path)).experiment == name
+
+
+def test_its_runs_are_recorded_in_its_experiment(folder, records, tmp_path):
+    line = [str(folder / "two_moons.py"), "--epochs", "1", "--width_mult", "0.25"]
+    assert command.main([*line, "--run_dir", str(tmp_path / "runs")]) == 0
+    assert [*records] == ["moons/two_moons"]
+
+
 def test_its_runs_go_to_other_processes(target):
     """Also where its folder lies elsewhere, as on a Ray node."""
     config = parse_one(target, "--spread", "0.3")
@@ -77,6 +96,7 @@ def test_its_runs_go_to_other_processes(target):
         sys.path.remove(str(new))
     assert found.spread == 0.3
     assert found.target.path == new / "moons" / "two_moons.py"
+    assert found.target.experiment == "moons/two_moons"
     assert describe_data(found).info.name == "two_moons"
 
 
@@ -86,6 +106,7 @@ def test_a_module_of_a_package_is_a_target(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     target = resolve_target("moons.two_moons")
     assert parse_one(target, "--spread", "0.3").spread == 0.3
+    assert target.experiment == "two_moons"
     with pytest.raises(InputError, match="Python finds no such module"):
         resolve_target("moons.three_moons")
 
