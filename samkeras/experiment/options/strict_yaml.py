@@ -58,14 +58,26 @@ for _kind, _pattern, _first in (
     )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The fields and values of a file.
+def read_yaml(path: Path, may_be_empty: bool = False) -> dict[str, Any]:
+    """The fields and values of a file of one document.
+
+    Raises:
+        InputError: it cannot be read or holds something else.
+    """
+    documents = read_documents(path, may_be_empty)
+    if len(documents) > 1:
+        raise InputError(f"{path} must be one document. Received: {len(documents)}")
+    return documents[0] if documents else {}
+
+
+def read_documents(path: Path, may_be_empty: bool = False) -> list[dict[str, Any]]:
+    """The fields and values of each document of a file, of those that have any.
 
     Raises:
         InputError: it cannot be read or holds something else.
     """
     try:
-        values = yaml.load(path.read_text("utf-8-sig"), _Loader)
+        documents = [*yaml.load_all(path.read_text("utf-8-sig"), _Loader)]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except InputError as error:
@@ -75,6 +87,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not YAML: {reason}") from None
     except RecursionError:
         raise InputError(f"{path} holds lists within lists without end") from None
-    if not isinstance(values, dict):
+    found = [values for values in documents if values is not None]
+    are_fields = all(isinstance(values, dict) for values in found)
+    if not are_fields or not (found or may_be_empty):
         raise InputError(f"{path} must hold fields and values, such as `rho: 0.1`")
-    return values
+    return found

@@ -119,7 +119,7 @@ class Target:
         """
         if not self.is_house and not self.defaults.exists():
             return {}
-        return read_yaml(self.defaults)
+        return read_yaml(self.defaults, may_be_empty=True)
 
     @cached_property
     def groups(self) -> tuple[str, ...]:

@@ -136,6 +136,8 @@ def test_a_file_that_is_no_workload_is_refused_in_one_line(folder, capsys, text,
         ("options: [supervised, Moon]", ["options must be of", "Moon", "classes of"]),
         ("options: [Moons]", ["options must have the group of Amounts", "Supervised"]),
         ("sprad: 1", ["unknown field sprad"]),
+        ("- 1", ["must hold fields and values"]),
+        ("epochs: 1\n---\nepochs: 2", ["must be one document. Received: 2"]),
     ],
 )
 def test_a_wrong_yaml_file_is_refused_in_one_line(folder, capsys, text, words):
@@ -174,6 +176,13 @@ def test_a_workload_that_is_wrong_is_refused_in_one_line(
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
+def test_an_empty_yaml_file_means_all_defaults(folder, text):
+    (folder / "two_moons.yaml").write_text(text)
+    config = parse_one(resolve_target(str(folder / "two_moons.py")))
+    assert (config.epochs, config.batch_size) == (1, 128)
 
 
 def test_its_printed_config_reads_back(folder, capsys):
