@@ -15,7 +15,7 @@ from samkeras.experiment.options.fields import parse_option
 from samkeras.experiment.options.groups import GROUPS, Config, Options
 from samkeras.experiment.options.methods import CLASSES
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.experiment.options.strict_yaml import read_documents
 from samkeras.experiment.options.targets import Target
 
 # What options are called since 0.1.
@@ -103,20 +103,24 @@ def known_defaults() -> dict[str, Any]:
     return {f.name: f.default for kind in kinds for f in dataclasses.fields(kind)}
 
 
-def read_config(path: Path, target: Target, hints: dict[str, Any]) -> dict[str, Any]:
-    """The options in a config's file, under the names that they have now.
+def read_configs(
+    path: Path, target: Target, hints: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The options of each config in a file, under the names that they have now.
 
     Raises:
         InputError: it cannot be read, has a field or a value that the workload does not
             take or is of another workload.
     """
-    return parse_fields(read_yaml(path), path, target, hints)
+    return [
+        parse_fields(values, path, target, hints) for values in read_documents(path)
+    ]
 
 
 def parse_fields(
     values: dict[str, Any], path: Path, target: Target, hints: dict[str, Any]
 ) -> dict[str, Any]:
-    """The options that a file's values are, see read_config."""
+    """The options that a file's values are, see read_configs."""
     values = with_new_names(values, path)
     owner = values.get("workload", target.name)
     if owner != target.name:

@@ -23,7 +23,7 @@ from samkeras.experiment.options.config import (
     option_types,
     parse_fields,
     plain_values,
-    read_config,
+    read_configs,
     result_fields,
 )
 from samkeras.experiment.options.fields import (
@@ -70,8 +70,9 @@ def parse_command(
 ) -> Command:
     """The runs that a command line asks for: the product of its comma-separated lists.
 
-    Defaults come from the workload's YAML file, then `--config FILE`, then the study,
-    then the options of the command line. `--help` and `--print_config` print and exit.
+    Defaults come from the workload's YAML file, then `--config FILE`, each of whose
+    documents makes runs, then the study, then the options of the command line. `--help`
+    and `--print_config` print and exit.
 
     Args:
         target: the workload.
@@ -90,10 +91,10 @@ def parse_command(
     if "help" in given:
         _build_parser(target, hints, defaults, study).print_help()
         raise SystemExit(0)
-    saved: Options = {}
+    saved: list[dict[str, Any]] = [{}]
     if "config" in given:
         path = Path(os.path.expanduser(given.pop("config")))
-        saved = read_config(path, target, hints)
+        saved = read_configs(path, target, hints)
     print_config = given.pop("print_config", None) is not None
     choices = {
         name: [
@@ -103,27 +104,50 @@ def parse_command(
         for name, text in given.items()
     }
     configs: dict[str, Config] = {}
-    session = Session()
-    for variant in [{}] if study is None else study.variants:
+    sessions: dict[Session, None] = {}
+    variants = [{}] if study is None else study.variants
+    for variant, base in itertools.product(variants, saved):
         asked = {**_read_choices(study, variant, target, hints), **choices}
         if "epochs" in asked:
             # Else the steps of the workload's defaults would count.
             asked.setdefault("steps", [None])
-        shared = {**defaults, **saved, **{n: v[0] for n, v in asked.items()}}
-        session = Session(**_expanded(_only(shared, SESSION_FIELDS)))
-        for config in _multiply(target, defaults, saved, asked):
+        shared = {**defaults, **base, **{n: v[0] for n, v in asked.items()}}
+        sessions[Session(**_expanded(_only(shared, SESSION_FIELDS)))] = None
+        for config in _multiply(target, defaults, base, asked):
             # Equal runs, such as the base optimizer at several rho, are one run.
             configs.setdefault(json.dumps(result_fields(config)), config)
     found = list(configs.values())
     for config in found:
         config.check()
     compose(target).check_given(given, found)
+    command = Command(_only_session([*sessions]), found)
     if print_config:
-        for config in found:
-            values = plain_values(config) | dataclasses.asdict(session)
-            print(("---\n" if len(found) > 1 else "") + dump(values))
+        _print_configs(command)
         raise SystemExit(0)
-    return Command(session, found)
+    return command
+
+
+def _only_session(sessions: list[Session]) -> Session:
+    """The session of a command, which all its runs have.
+
+    Raises:
+        InputError: they have different ones.
+    """
+    for name in SESSION_FIELDS:
+        values = dict.fromkeys(as_text(getattr(session, name)) for session in sessions)
+        if len(values) > 1:
+            raise InputError(
+                f"{name} must be the same for all runs of a command. Received: "
+                f"{', '.join(values)}"
+            )
+    return sessions[0]
+
+
+def _print_configs(command: Command) -> None:
+    """Prints the options of runs, as `--config` reads them."""
+    for config in command.configs:
+        values = plain_values(config) | dataclasses.asdict(command.session)
+        print(("---\n" if len(command.configs) > 1 else "") + dump(values))
 
 
 def _only(values: Options, names: Sequence[str]) -> dict[str, Any]:
@@ -218,7 +242,7 @@ def _build_parser(
         description=title,
         epilog="Any option takes a comma-separated list: the runs are the product.",
     )
-    parser.add_argument("--config", metavar="FILE", help="read a saved config first")
+    parser.add_argument("--config", metavar="FILE", help="read saved configs first")
     parser.add_argument(
         "--print_config", action="store_true", help="print the config and stop"
     )

@@ -196,6 +196,23 @@ def test_its_printed_config_reads_back(folder, capsys):
     )
 
 
+def test_a_printed_grid_reads_back(target, folder, capsys):
+    """Its runs, each for each value of an option that is given, and its session."""
+    options = ["--sam=true,false", "--spread=0.1,0.3", "--workers=2"]
+    asked = parse_command(target, options)
+    with pytest.raises(SystemExit):
+        parse_command(target, [*options, "--print_config"])
+    path = folder / "printed.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert parse_command(target, ["--config", str(path)]) == asked
+    by_seed = parse_command(target, ["--config", str(path), "--seed", "0,1"]).configs
+    assert [c for c in by_seed if c.seed == 0] == asked.configs
+    assert len(by_seed) == 2 * len(asked.configs)
+    path.write_text(path.read_text().replace("workers: 2", "workers: 3", 1))
+    with pytest.raises(InputError, match=r"workers must be the same.*Received: 3, 2"):
+        parse_command(target, ["--config", str(path)])
+
+
 def test_its_run_goes_on_where_it_was_interrupted(
     folder, store, tmp_path, capsys, monkeypatch
 ):
