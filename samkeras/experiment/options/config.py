@@ -15,7 +15,6 @@ from samkeras.experiment.options.fields import parse_option
 from samkeras.experiment.options.groups import GROUPS, Config, Options
 from samkeras.experiment.options.methods import CLASSES
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.options.strict_yaml import read_documents
 from samkeras.experiment.options.targets import Target
 
 # What options are called since 0.1.
@@ -103,24 +102,15 @@ def known_defaults() -> dict[str, Any]:
     return {f.name: f.default for kind in kinds for f in dataclasses.fields(kind)}
 
 
-def read_configs(
-    path: Path, target: Target, hints: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """The options of each config in a file, under the names that they have now.
-
-    Raises:
-        InputError: it cannot be read, has a field or a value that the workload does not
-            take or is of another workload.
-    """
-    return [
-        parse_fields(values, path, target, hints) for values in read_documents(path)
-    ]
-
-
 def parse_fields(
     values: dict[str, Any], path: Path, target: Target, hints: dict[str, Any]
 ) -> dict[str, Any]:
-    """The options that a file's values are, see read_configs."""
+    """The options that a file's values are, under the names that they have now.
+
+    Raises:
+        InputError: there is a field or a value that the workload does not take, or they
+            are of another workload.
+    """
     values = with_new_names(values, path)
     owner = values.get("workload", target.name)
     if owner != target.name:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +23,6 @@ from samkeras.experiment.options.config import (
     option_types,
     parse_fields,
     plain_values,
-    read_configs,
     result_fields,
 )
 from samkeras.experiment.options.fields import (
@@ -34,6 +33,7 @@ from samkeras.experiment.options.fields import (
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import CLASSES, DEFAULTS
 from samkeras.experiment.options.session import Session
+from samkeras.experiment.options.strict_yaml import read_documents
 from samkeras.experiment.options.targets import Target, describe_target
 from samkeras.experiment.options.values import as_text
 
@@ -86,15 +86,16 @@ def parse_command(
     """
     hints = option_types(target)
     given = dict(pair_options(arguments, target, hints) if given is None else given)
-    _know_methods(target, hints, given)
+    variants = [{}] if study is None else study.variants
+    has_config = "config" in given and "help" not in given
+    path = Path(os.path.expanduser(given.pop("config", "")))
+    saved = read_documents(path) if has_config else [{}]
+    _know_methods(target, hints, (given, target.values, *variants, *saved))
     defaults = parse_fields(target.values, target.defaults, target, hints)
     if "help" in given:
         _build_parser(target, hints, defaults, study).print_help()
         raise SystemExit(0)
-    saved: list[dict[str, Any]] = [{}]
-    if "config" in given:
-        path = Path(os.path.expanduser(given.pop("config")))
-        saved = read_configs(path, target, hints)
+    bases = [parse_fields(values, path, target, hints) for values in saved]
     print_config = given.pop("print_config", None) is not None
     choices = {
         name: [
@@ -105,8 +106,7 @@ def parse_command(
     }
     configs: dict[str, Config] = {}
     sessions: dict[Session, None] = {}
-    variants = [{}] if study is None else study.variants
-    for variant, base in itertools.product(variants, saved):
+    for variant, base in itertools.product(variants, bases):
         asked = {**_read_choices(study, variant, target, hints), **choices}
         if "epochs" in asked:
             # Else the steps of the workload's defaults would count.
@@ -154,11 +154,14 @@ def _only(values: Options, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def _know_methods(target: Target, hints: dict[str, Any], given: Options) -> None:
-    """Adds the workload's own methods to the hints, where another than the known ones
-    is asked for: its module takes seconds to import."""
-    asked = (given.get("method", ""), target.values.get("method", ""))
-    if any(name and name not in CLASSES for text in asked for name in text.split(",")):
+def _know_methods(
+    target: Target, hints: dict[str, Any], sources: Iterable[Options]
+) -> None:
+    """Adds the workload's own methods to the hints, where one of the sources asks for
+    another than the known ones: its module takes seconds to import."""
+    values = [source["method"] for source in sources if "method" in source]
+    asked = ",".join(map(_listed, values)).split(",")
+    if not {*asked} <= {"", *CLASSES}:
         hints["method"] = Literal[*CLASSES, *find_methods(target)]
 
 

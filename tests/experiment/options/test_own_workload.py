@@ -12,7 +12,7 @@ import pytest
 
 import run as command
 from samkeras.errors import InputError
-from samkeras.experiment.options.parsing import parse_command
+from samkeras.experiment.options.parsing import Study, parse_command
 from samkeras.experiment.options.targets import ROOT, Target, resolve_target
 from samkeras.experiment.runs.data import describe_data, read_data
 from samkeras.experiment.runs.method import build_method
@@ -194,6 +194,19 @@ def test_its_printed_config_reads_back(folder, capsys):
     assert parse_one(target, "--config", str(path)) == parse_one(
         target, "--spread", "0.3"
     )
+
+
+def test_its_own_method_is_known_in_every_file(folder):
+    """In a config and in a study, of a workload without options of its own."""
+    path = folder / "two_moons.py"
+    path.write_text(path.read_text().replace("config.spread", "0.2"))
+    (folder / "two_moons.yaml").write_text("epochs: 2")
+    (folder / "own.yaml").write_text("sam: true\nmethod: lookback")
+    target = resolve_target(str(path))
+    assert parse_one(target, "--config", str(folder / "own.yaml")).method == "lookback"
+    study = Study(folder / "noise.yaml", "", [{"sam": True, "method": ["lookback"]}])
+    (config,) = parse_command(target, [], study=study).configs
+    assert config.method == "lookback"
 
 
 def test_a_printed_grid_reads_back(target, folder, capsys):
