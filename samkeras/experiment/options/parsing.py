@@ -104,27 +104,36 @@ def parse_command(
         ]
         for name, text in given.items()
     }
-    configs: dict[str, Config] = {}
-    sessions: dict[Session, None] = {}
-    for variant, base in itertools.product(variants, bases):
-        asked = {**_read_choices(study, variant, target, hints), **choices}
-        if "epochs" in asked:
-            # Else the steps of the workload's defaults would count.
-            asked.setdefault("steps", [None])
-        shared = {**defaults, **base, **{n: v[0] for n, v in asked.items()}}
-        sessions[Session(**_expanded(_only(shared, SESSION_FIELDS)))] = None
-        for config in _multiply(target, defaults, base, asked):
-            # Equal runs, such as the base optimizer at several rho, are one run.
-            configs.setdefault(json.dumps(result_fields(config)), config)
-    found = list(configs.values())
-    for config in found:
+    asked = [_read_choices(study, v, target, hints) | choices for v in variants]
+    command = _find_runs(target, defaults, bases, asked)
+    for config in command.configs:
         config.check()
-    compose(target).check_given(given, found)
-    command = Command(_only_session([*sessions]), found)
+    compose(target).check_given(given, command.configs)
     if print_config:
         _print_configs(command)
         raise SystemExit(0)
     return command
+
+
+def _find_runs(
+    target: Target,
+    defaults: Options,
+    bases: Sequence[Options],
+    choices: Sequence[dict[str, list[Any]]],
+) -> Command:
+    """The runs of all choices of values, each in the place of each base's."""
+    configs: dict[str, Config] = {}
+    sessions: list[Session] = []
+    for asked, base in itertools.product(choices, bases):
+        if "epochs" in asked:
+            # Else the steps of the workload's defaults would count.
+            asked.setdefault("steps", [None])
+        shared = {**defaults, **base, **{n: v[0] for n, v in asked.items()}}
+        sessions.append(Session(**_expanded(_only(shared, SESSION_FIELDS))))
+        for config in _multiply(target, defaults, base, asked):
+            # Equal runs, such as the base optimizer at several rho, are one run.
+            configs.setdefault(json.dumps(result_fields(config)), config)
+    return Command(_only_session(sessions), [*configs.values()])
 
 
 def _only_session(sessions: list[Session]) -> Session:
