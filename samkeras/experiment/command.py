@@ -1,6 +1,7 @@
 """The command line: `python run.py`, or `python -m samkeras` from anywhere."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from samkeras.experiment.runs.interrupt import INTERRUPTED, end_at_once
 from samkeras.quiet import silence_native_stderr
 
 BACKENDS = ("jax", "tensorflow")
+PIPE_CLOSED = 128 + signal.SIGPIPE  # the exit code
 
 
 def main(arguments: list[str]) -> int:
@@ -110,6 +112,14 @@ def join_processes(keras: ModuleType) -> None:
 
 def run_and_exit() -> None:
     """Runs this process' command line and ends the process with its exit code."""
-    code = main(sys.argv[1:])
+    try:
+        try:
+            code = main(sys.argv[1:])
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:  # who read it has enough, as `head` does
+        code = PIPE_CLOSED
+        # What is left is for nobody, and would fail at Python's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     end_at_once()
     sys.exit(code)

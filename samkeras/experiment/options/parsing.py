@@ -93,7 +93,7 @@ def parse_command(
     _know_methods(target, hints, (given, target.values, *variants, *saved))
     defaults = parse_fields(target.values, target.defaults, target, hints)
     if "help" in given:
-        _build_parser(target, hints, defaults, study).print_help()
+        print(_build_parser(target, hints, defaults, study).format_help(), end="")
         raise SystemExit(0)
     bases = [parse_fields(values, path, target, hints) for values in saved]
     print_config = given.pop("print_config", None) is not None

@@ -1,6 +1,8 @@
 """The command line: what it accepts, what it refuses and how it says so."""
 
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
 
@@ -521,3 +523,19 @@ def test_help_imports_nothing_heavy():
     assert "workloads/synthetic_mlp" in done.stdout
     assert "--rho" in done.stdout
     assert "default: 0.05" in done.stdout
+
+
+@pytest.mark.parametrize("options", ["", "--help", "--print_config --seed=0,1"])
+def test_a_closed_pipe_ends_a_command_in_silence(options):
+    """As `head` closes it."""
+    target = ["workloads/mnist_mlp"] if options else []
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "run.py", *target, *options.split()],
+        cwd=ROOT,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
