@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.options.config import option_types, with_new_names
+from samkeras.experiment.options.config import (
+    known_defaults,
+    option_types,
+    with_new_names,
+)
+from samkeras.experiment.options.fields import ALLOWED
 from samkeras.experiment.options.parsing import (
     DIRECTIVES,
     SESSION_FIELDS,
@@ -50,7 +55,8 @@ class Picture:
         title: one line.
         y: "gain", SAM minus base at SAM's best rho; "metric", of both; "best_rho"; or
             a number of the runs by its name, such as "grad_cosine", of both.
-        x: what it is drawn over, one of X; other options that vary become lines.
+        x: what it is drawn over, one of X or a number that is an option of the
+            workload's own; other options that vary become lines.
         value: the "best" of a run's epochs, the paper's early stopping, or the "final",
             of a gain or metric.
         paper: the paper's own curve, {"x": [...], "y": [...]}, if it has one.
@@ -159,10 +165,11 @@ def _read(path: Path) -> Figure:
         raise InputError(f"{path}: give pictures or {next(iter(only))}, not both")
     values["target"] = _find_target(path, values.pop("workload"))
     default = Picture(path.stem, values["title"], y="", x="")
+    xs = (*X, *_find_own_numbers(values["target"]))
     if "pictures" in values:
-        values["pictures"] = _read_pictures(path, values["pictures"], default)
+        values["pictures"] = _read_pictures(path, values["pictures"], default, xs)
     else:
-        values["pictures"] = [_read_picture(str(path), only, default)]
+        values["pictures"] = [_read_picture(str(path), only, default, xs)]
     figure = Figure(path, **values)
     _check_figure(figure)
     return figure
@@ -181,11 +188,24 @@ def _find_target(path: Path, name: object) -> Target:
     return target
 
 
-def _read_pictures(path: Path, given: object, default: Picture) -> list[Picture]:
+def _find_own_numbers(target: Target) -> list[str]:
+    """The options that a workload alone has, of those that are numbers."""
+    others = {*known_defaults(), *SESSION_FIELDS}
+    return [
+        name
+        for name, hint in option_types(target).items()
+        if name not in others and hint is not bool and hint in ALLOWED
+        if issubclass(hint, int | float)
+    ]
+
+
+def _read_pictures(
+    path: Path, given: object, default: Picture, xs: Sequence[str]
+) -> list[Picture]:
     if not isinstance(given, list) or not given:
         raise InputError(f"{path}: pictures must be a list of what is drawn")
     pictures = [
-        _read_picture(f"{path}: pictures[{i}]", fields, default)
+        _read_picture(f"{path}: pictures[{i}]", fields, default, xs)
         for i, fields in enumerate(given)
     ]
     names = [picture.name for picture in pictures]
@@ -195,13 +215,16 @@ def _read_pictures(path: Path, given: object, default: Picture) -> list[Picture]
     return pictures
 
 
-def _read_picture(where: str, fields: object, default: Picture) -> Picture:
+def _read_picture(
+    where: str, fields: object, default: Picture, xs: Sequence[str]
+) -> Picture:
     if not isinstance(fields, dict):
         raise InputError(f"{where} must hold fields and values, such as `y: gain`")
     _check_fields(where, fields, PICTURE_FIELDS, ("x", "y"))
     if "value" in fields and fields["y"] not in ("gain", "metric"):
         raise InputError(f"{where}: value needs y: gain or metric")
     picture = dataclasses.replace(default, **fields)
+    _check_choice(where, "x", picture.x, xs)
     _check_picture(where, picture)
     return picture
 
@@ -230,7 +253,6 @@ def _check_choice(
 
 
 def _check_picture(where: object, picture: Picture) -> None:
-    _check_choice(where, "x", picture.x, X)
     _check_choice(where, "value", picture.value, VALUES)
     for name in ("title", "y"):
         value = getattr(picture, name)

@@ -50,16 +50,8 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 3.5,
     "svg.hashsalt": "samkeras",  # the same numbers make the same file
 }
-# What each x is called, and the options that it stands for.
-X_LABELS = {
-    "num_params": "trainable parameters",
-    "width_mult": "width multiplier",
-    "depth": "depth",
-    "sparsity": "sparsity",
-    "rho": "rho",
-    "label_noise": "label noise",
-    "weight_decay": "weight decay",
-}
+# What an x is called if not by its name, and the options that it stands for.
+X_LABELS = {"num_params": "trainable parameters", "width_mult": "width multiplier"}
 X_FIELDS = {
     "num_params": ("width_mult", "depth"),
     "sparsity": ("sparsity", "match_width"),
@@ -346,7 +338,7 @@ def _draw(
             axes.xaxis.set_minor_locator(NullLocator())
             rhos = sorted({point.x for point in points})
             axes.set_xticks(rhos, [cell(rho) for rho in rhos])
-        axes.set_xlabel(X_LABELS[picture.x])
+        axes.set_xlabel(X_LABELS.get(picture.x, _spell(picture.x)))
         axes.set_ylabel(_label_y(picture.y, monitor))
         lines = list(dict.fromkeys(point.line for point in points))
         for i, line in enumerate(lines):

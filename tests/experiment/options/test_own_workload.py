@@ -1,6 +1,7 @@
 """A workload in a folder of its own, outside the project, with an option and a method
 of its own: examples/two_moons."""
 
+import csv
 import json
 import os
 import pickle
@@ -239,6 +240,35 @@ def test_its_run_goes_on_where_it_was_interrupted(
     assert command.main(line) == 0
     assert command.main(line) == 0
     assert "1 of 1 runs already finished" in capsys.readouterr().out
+
+
+def test_a_picture_may_be_over_its_own_option(folder, records, tmp_path):
+    study = folder / "noise.yaml"
+    study.write_text(study.read_text().replace("x: width_mult", "x: spread"))
+    line = [
+        str(study),
+        "--epochs=1",
+        "--width_mult=0.25",
+        "--spread=0.1,0.3",
+        "--seed=0",
+    ]
+    assert command.main([*line, "--run_dir", str(tmp_path / "runs")]) == 0
+    drawn = tmp_path / "runs" / "figures" / "noise"
+    with open(drawn / "noise.csv", newline="") as file:
+        points = [(p["line"], p["spread"]) for p in csv.DictReader(file)]
+    assert points == [("SAM - base", "0.1"), ("SAM - base", "0.3")]
+    assert "spread" in (drawn / "noise.svg").read_text()
+
+
+@pytest.mark.parametrize("kind", ["str = 'a'", "bool = False", "Literal[1] = 1"])
+def test_a_picture_is_over_no_option_that_is_no_number(folder, capsys, kind):
+    path = folder / "two_moons.py"
+    text = path.read_text().replace("NonNegativeFloat = 0.2", kind)
+    path.write_text("from typing import Literal\n" + text)
+    study = folder / "noise.yaml"
+    study.write_text(study.read_text().replace("x: width_mult", "x: spread"))
+    assert command.main([str(study)]) == 2
+    assert "x must be one of num_params" in capsys.readouterr().err
 
 
 @pytest.mark.slow
