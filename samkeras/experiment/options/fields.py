@@ -2,6 +2,7 @@
 
 import re
 import typing
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from samkeras.errors import InputError, nearest
@@ -10,7 +11,20 @@ from samkeras.experiment.options.values import plain_text
 # What float32 holds, in which models are trained: larger numbers would be infinite
 # there, smaller ones zero, and those nearer to 1 would be 1.
 _TINY, _HUGE, _BELOW_ONE = 1.1754943508222875e-38, 3.4028234663852886e38, 1 - 2**-24
-_FINITE = ("<=", _HUGE)
+
+
+def _numbers(kind: type, is_allowed: Callable[[Any], bool]) -> type:
+    """A type of options: the numbers of a kind that are allowed."""
+
+    def __new__(cls: type, text: str) -> Any:
+        number = kind(text)
+        if not is_allowed(number):
+            raise ValueError
+        return number
+
+    return type("Numbers", (kind,), {"__new__": __new__})
+
+
 if TYPE_CHECKING:  # which numbers these are is known at run time alone
     PositiveFloat = float
     NonNegativeFloat = float
@@ -22,26 +36,18 @@ if TYPE_CHECKING:  # which numbers these are is known at run time alone
     NonNegativeInt = int
     SmallInt = int
 else:
-    from jsonargparse.typing import (
-        ClosedUnitInterval,
-        OpenUnitInterval,
-        restricted_number_type,
-    )
-
-    PositiveFloat = restricted_number_type("Positive", float, [(">=", _TINY), _FINITE])
-    NonNegativeFloat = restricted_number_type(
-        "NonNegative", float, [(">=", 0), _FINITE]
-    )
-    Norm = restricted_number_type("Norm", float, [(">", 1), _FINITE])
-    Fraction = restricted_number_type(
-        "Fraction", float, [(">=", 0), ("<=", _BELOW_ONE)]
-    )
+    PositiveFloat = _numbers(float, lambda x: _TINY <= x <= _HUGE)
+    NonNegativeFloat = _numbers(float, lambda x: 0 <= x <= _HUGE)
+    Norm = _numbers(float, lambda x: 1 < x <= _HUGE)
+    Fraction = _numbers(float, lambda x: 0 <= x <= _BELOW_ONE)
+    ClosedUnitInterval = _numbers(float, lambda x: 0 <= x <= 1)
+    OpenUnitInterval = _numbers(float, lambda x: 0 < x < 1)
     # Counts are int32 where they are computed with; seeds are what generators take.
-    PositiveInt = restricted_number_type("Count", int, [(">=", 1), ("<", 2**31)])
-    NonNegativeInt = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+    PositiveInt = _numbers(int, lambda n: 1 <= n < 2**31)
+    NonNegativeInt = _numbers(int, lambda n: 0 <= n < 2**32)
     # Keras goes through a model's layers by recursion, which ends at about a thousand;
     # steps of ascent are compiled one by one.
-    SmallInt = restricted_number_type("Small", int, [(">=", 1), ("<=", 100)])
+    SmallInt = _numbers(int, lambda n: 1 <= n <= 100)
 
 # How messages name the values that a type allows, and help their place.
 ALLOWED = {
