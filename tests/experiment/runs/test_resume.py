@@ -26,10 +26,12 @@ from tests import helpers
 from tests.helpers import parse_runs
 from workloads import mnist_mlp
 
-# 8 steps an epoch, in calls of 3: an epoch ends with two single steps.
-OPTIONS = ["--dataset", "mnist_5k", "--train_examples", "250", "--batch_size", "32"]
-OPTIONS += ["--validation_examples", "100", "--steps_per_execution", "3"]
+OPTIONS = ["--dataset", "mnist_5k", "--batch_size", "32", "--steps_per_execution", "3"]
 OPTIONS += ["--epochs", "4", "--lr_milestones", "[0.5]", "--learning_rate", "0.05"]
+# 9 steps an epoch, in calls of 3: one program to train with, one to validate with.
+WHOLE = ["--train_examples", "288", "--validation_examples", "96"]
+# 8 steps: an epoch ends with two single steps, the last one of fewer examples.
+RAGGED = ["--train_examples", "250", "--validation_examples", "100"]
 
 
 def build_noisy_model(config, info):
@@ -65,7 +67,9 @@ def train(records, tmp_path, monkeypatch, capsys, request):
         final.clear()
         places = ["--run_dir", str(tmp_path / name)]
         places += ["--experiment", f"{request.node.name}_{name}"]
-        code = command.main(["workloads/mnist_mlp", *OPTIONS, *places, *options])
+        sizes = [] if "--train_examples" in options else WHOLE
+        options = [*OPTIONS, *sizes, *places, *options]
+        code = command.main(["workloads/mnist_mlp", *options])
         return code, capsys.readouterr().out, final.get("weights")
 
     return call
@@ -83,7 +87,10 @@ SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
 @pytest.mark.parametrize(
     ("options", "places"),
     [
-        (["--sam"], [("train", 0, 3), ("validate", 1, 1)]),
+        (
+            ["--sam", *RAGGED],
+            [("train", 0, 3), ("validate", 1, 1), ("train", 2, 6)],
+        ),
         (SAM_PRUNED, [("train", 2, 6)]),
         (["--optimizer", "adamw", "--weight_decay", "0.01"], [("train", 2, 0)]),
         (["--sam", "--method", "fsam"], [("train", 1, 3)]),
