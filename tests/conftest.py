@@ -15,6 +15,10 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+if os.environ["KERAS_BACKEND"] == "tensorflow":  # JAX has an option of its own, above
+    flags = "--xla_backend_optimization_level=0"
+    flags += " --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 import keras
 import pytest

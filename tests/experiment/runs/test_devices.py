@@ -26,7 +26,8 @@ needs_jax = pytest.mark.skipif(
 
 def start(*command: str, num_devices: int, **environment: str) -> subprocess.Popen:
     """A Python command in a process of its own that sees several devices."""
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += f" --xla_force_host_platform_device_count={num_devices}"
     # Devices wait for one another longer than 40 s where others use the machine too.
     flags += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
     return subprocess.Popen(
