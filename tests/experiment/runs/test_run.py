@@ -334,12 +334,12 @@ def test_an_interrupted_grid_goes_on(train, recorded, monkeypatch):
 
 def test_workers_train_the_same_grid(call, in_mlflow):
     """Two processes: the metrics of one process, nested in one parent, finished."""
-    grid = [*SMALL, "--width_mult", "0.1", "--seed", "0,1,2", "--sam"]
+    grid = [*SMALL, "--width_mult", "0.1", "--seed", "0,1", "--sam", "true,false"]
     code, out, _ = call(*grid, "--workers", "2", "--verbose", "2")
     assert code == 0
     assert "2 running" in out
     *children, parent = in_mlflow()
-    assert len(children) == 3
+    assert len(children) == 4
     assert {run.info.status for run in in_mlflow()} == {"FINISHED"}
     parents = {child.data.tags["mlflow.parentRunId"] for child in children}
     assert parents == {parent.info.run_id}
@@ -351,7 +351,7 @@ def test_workers_train_the_same_grid(call, in_mlflow):
         if child.info.run_id not in {run.info.run_id for run in children}
         and "fingerprint" in child.data.tags
     )
-    assert len(here) == 3
+    assert len(here) == 4
     assert in_workers == pytest.approx(here, rel=1e-5)
 
 
