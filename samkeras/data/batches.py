@@ -1,6 +1,7 @@
 """Batches of examples, one epoch after the other."""
 
 from collections.abc import Generator, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import keras
@@ -186,7 +187,7 @@ class EpochBatches(PassBatches):
         self._pass: tuple[int, np.ndarray, np.ndarray | None] | None = None
         super().__init__(self._order.num_batches, batch_size, steps)
 
-    @property
+    @cached_property
     def specs(self) -> Any:
         """A batch's arrays as keras.KerasTensors; sides in which batches differ are
         None."""
