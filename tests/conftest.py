@@ -1,5 +1,6 @@
 """What every test starts from: a backend, a seed and a clean keras."""
 
+import gc
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -22,6 +23,9 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":  # JAX has an option of its own,
 
 import keras
 import pytest
+
+# Of what tests leave, little is found by looking for cycles often.
+gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

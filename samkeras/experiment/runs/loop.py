@@ -68,12 +68,12 @@ class Loop:
         batches.start_epoch(place.epoch, place.step)
         if place.step == 0:  # else they are the checkpoint's
             model.reset_metrics()
-        started = time.monotonic()
+        started, like = time.monotonic(), batches.specs
         loss: Any = None
         with contextlib.closing(batches.take(model.steps_per_execution)) as parts:
             for part in parts:
                 self._pause(place, loss)
-                logs = model.train_on_batches(part, batches.specs)
+                logs = model.train_on_batches(part, like)
                 # Of the steps before: the device takes these meanwhile.
                 self._note(place, loss)
                 place, loss = place._replace(step=place.step + len(part)), logs["loss"]

@@ -209,12 +209,12 @@ class ExampleValidation:
         Raises:
             NotFiniteError: the examples do not define a score.
         """
-        model = self._model
+        model, like = self._model, self._batches.specs
         model.reset_metrics()
         with contextlib.closing(self._batches.take(model.steps_per_execution)) as parts:
             for part in parts:
                 pause()
-                model.test_on_batches(part, self._batches.specs)
+                model.test_on_batches(part, like)
         results = model.get_metrics_result()
         scores = {name: float(value) for name, value in results.items()}
         if self._score is not None and all(map(math.isfinite, scores.values())):

@@ -20,6 +20,8 @@ from samkeras.experiment.runs.method import build_method
 from samkeras.experiment.runs.recall import Recall
 from tests.helpers import request_stop
 
+pytestmark = pytest.mark.one_backend
+
 SHORT = ["--epochs", "2", "--width_mult", "0.25"]
 
 
@@ -54,6 +56,7 @@ def test_its_own_option_reaches_its_data(target):
         parse_one(target, "--word_dropout", "1")
 
 
+@pytest.mark.each_backend
 def test_its_own_method_is_one_of_the_methods(target):
     config = parse_one(target, "--sam", "--method", "lookback", "--rho", "0.3")
     method = build_method(config)
@@ -227,6 +230,7 @@ def test_a_printed_grid_reads_back(target, folder, capsys):
         parse_command(target, ["--config", str(path)])
 
 
+@pytest.mark.each_backend
 def test_its_run_goes_on_where_it_was_interrupted(
     folder, store, tmp_path, capsys, monkeypatch
 ):
@@ -272,7 +276,6 @@ def test_a_picture_is_over_no_option_that_is_no_number(folder, capsys, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.one_backend
 def test_its_study_is_drawn_from_anywhere_by_two_workers(folder, tmp_path):
     """By `python -m samkeras`, from a folder that has nothing of the project."""
     away = tmp_path / "away"

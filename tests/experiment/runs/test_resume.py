@@ -26,6 +26,8 @@ from tests import helpers
 from tests.helpers import parse_runs
 from workloads import mnist_mlp
 
+pytestmark = pytest.mark.one_backend
+
 OPTIONS = ["--dataset", "mnist_5k", "--batch_size", "32", "--steps_per_execution", "3"]
 OPTIONS += ["--epochs", "4", "--lr_milestones", "[0.5]", "--learning_rate", "0.05"]
 # 9 steps an epoch, in calls of 3: one program to train with, one to validate with.
@@ -84,6 +86,7 @@ SAM_PRUNED = ["--sam", "--method", "random", "--pruner", "snip"]
 SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
 
 
+@pytest.mark.each_backend
 @pytest.mark.parametrize(
     ("options", "places"),
     [
@@ -254,6 +257,7 @@ def test_no_byte_stops_a_run(tmp_path):
         warnings.clear()
 
 
+@pytest.mark.each_backend
 @pytest.mark.parametrize("how", ["missing", "shape", "dtype"])
 def test_a_checkpoint_that_does_not_fit_gives_way(tmp_path, how):
     """A sound file of another model's arrays is as good as a damaged one."""
@@ -351,6 +355,7 @@ def test_the_last_two_are_kept(tmp_path):
     assert checkpoints.load(fits)[1]["epoch"] == 10
 
 
+@pytest.mark.each_backend
 def test_a_checkpoint_of_another_model_is_refused():
     model, other = helpers.build_classifier(), helpers.build_classifier(norm=True)
     for each in (model, other):
@@ -361,6 +366,7 @@ def test_a_checkpoint_of_another_model_is_refused():
         checkpoint.check(model, captured, batch)
 
 
+@pytest.mark.each_backend
 def test_a_captured_state_does_not_change_in_training():
     """It is a copy: backends reuse the memory of the weights."""
     model = helpers.compile_classifier(helpers.build_classifier(dropout=0.5))
@@ -402,6 +408,7 @@ def test_processes_inherit_that_ctrl_c_is_not_for_them():
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+@pytest.mark.each_backend
 def test_a_loss_that_is_not_finite_says_where_and_what_to_try(train):
     code, out, _ = train("run", "--weight_decay", "1e30")
     assert code == 1
@@ -409,6 +416,7 @@ def test_a_loss_that_is_not_finite_says_where_and_what_to_try(train):
     assert "try a lower learning_rate" in out
 
 
+@pytest.mark.each_backend
 def test_running_out_of_memory_says_what_to_lower(train, monkeypatch):
     def exhaust(*args):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory allocating 8 bytes")

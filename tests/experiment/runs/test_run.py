@@ -27,6 +27,8 @@ from samkeras.experiment.runs.run import Run
 from tests.dying import die_with_a_run
 from tests.helpers import arrays_of, parse_runs
 
+pytestmark = pytest.mark.one_backend
+
 MNIST = "workloads/mnist_mlp"
 WEIGHTS = {"best.weights.h5", "last.weights.h5"}
 FILES = {"config.yaml", "model_summary.txt", *WEIGHTS}
@@ -82,6 +84,7 @@ def in_mlflow(store, request, monkeypatch):
     return runs
 
 
+@pytest.mark.each_backend
 def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
     """Params, curves, summaries, tags and files of nested runs, as the README says."""
     code, out, _ = call(
@@ -120,6 +123,7 @@ def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
         assert text in out
 
 
+@pytest.mark.each_backend
 @pytest.mark.parametrize(
     "options",
     [
@@ -155,6 +159,7 @@ def test_a_recorded_config_repeats_the_run(train, recorded, tmp_path):
     assert first.metrics["final_val_loss"] == second.metrics["final_val_loss"]
 
 
+@pytest.mark.each_backend
 def test_training_takes_the_batches_in_their_own_order(train, monkeypatch):
     """keras does not shuffle them again: an epoch's order is (seed, epoch)'s alone."""
     taken, get = [], EpochBatches.__getitem__
@@ -170,6 +175,7 @@ def test_training_takes_the_batches_in_their_own_order(train, monkeypatch):
     assert taken[-32:] == 2 * list(range(16))
 
 
+@pytest.mark.each_backend
 def test_best_weights_give_the_best_metric(train, recorded, tmp_path):
     """best.weights.h5 holds the weights of the best epoch, not of the last."""
     options = [*SMALL, "--epochs=4", "--width_mult=0.1", "--learning_rate=0.4"]
@@ -332,6 +338,7 @@ def test_an_interrupted_grid_goes_on(train, recorded, monkeypatch):
         assert list(child.curves["val_loss"]) == [0, 1]
 
 
+@pytest.mark.each_backend
 def test_workers_train_the_same_grid(call, in_mlflow):
     """Two processes: the metrics of one process, nested in one parent, finished."""
     grid = [*SMALL, "--width_mult", "0.1", "--seed", "0,1", "--sam", "true,false"]
@@ -439,6 +446,7 @@ def test_unknown_backend_is_refused(monkeypatch, capsys):
     assert "jax, tensorflow. Received: foo" in capsys.readouterr().err
 
 
+@pytest.mark.each_backend
 def test_label_noise_reaches_training(train, recorded):
     """With every label wrong the true ones are not learnt; noise refuses regression."""
     options = ["--dataset", "mnist_5k", "--train_examples", "512", "--epochs", "3"]
@@ -579,6 +587,7 @@ for dataset in {datasets!r}:
 """
 
 
+@pytest.mark.each_backend
 def test_a_backend_needs_not_the_other(tmp_path, store):
     """The sample and an .npz train on JAX without TensorFlow, and the other way."""
     path = str(tmp_path / "data.npz")
