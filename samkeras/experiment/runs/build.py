@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 import random
 import re
 from typing import NamedTuple
@@ -29,8 +30,14 @@ _LIBRARY_ARGUMENTS = re.compile(r"\b(allow_empty_layers|alpha|m_sharpness)\b")
 
 
 def build_model(run: Run, info: DataInfo) -> SAMModel:
-    """The run's model, uncompiled, initialized by the run's seed."""
+    """The run's model, uncompiled, initialized by the run's seed.
+
+    Raises:
+        InputError: the options ask for what the model has not.
+        MemoryError: it cannot fit.
+    """
     config = run.config
+    _check_memory(run, measure_size(run, info))
     keras.config.set_dtype_policy(config.precision)
     # Keras draws the seeds of initializers and dropout from Python's generator;
     # keras.utils.set_random_seed would import TensorFlow for every backend.
@@ -106,6 +113,20 @@ def _measure_size(config: Config, info: DataInfo) -> ModelSize:
     return ModelSize(
         num_params, num_params - size + count_kept(size, sparsity), sparsity
     )
+
+
+def _check_memory(run: Run, size: ModelSize) -> None:
+    """Raises a MemoryError where a model cannot fit: a system that promises more memory
+    than it has would kill the process later."""
+    if not run.task.devices()[0].startswith("cpu"):
+        return  # devices of their own memory say themselves when it is full
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 2 * 4 * size.num_params
+    if needed > available:
+        raise MemoryError(
+            f"the weights and their gradient need {needed / 2**30:,.0f} GiB, and the "
+            f"machine has {available / 2**30:,.0f} GiB"
+        )
 
 
 def count_params(weights: list[keras.Variable]) -> int:

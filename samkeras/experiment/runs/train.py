@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import os
 import re
 import time
 from pathlib import Path
@@ -64,7 +63,6 @@ def train(
     size = measure_size(run, splits.info)
     result = Result(config, size.num_params, size.num_nonzero)
     try:
-        _check_memory(run, size)
         model = build_model(run, splits.info)
     except InputError:
         raise
@@ -127,20 +125,6 @@ def _train(
         loop = Loop(model, batches, validation, member, config.total_epochs, stop)
         loop.train()
     _record_end(logger, model, member, validation)
-
-
-def _check_memory(run: Run, size: ModelSize) -> None:
-    """Raises a MemoryError where a model cannot fit: a system that promises more memory
-    than it has would kill the process later."""
-    if not run.task.devices()[0].startswith("cpu"):
-        return  # devices of their own memory say themselves when it is full
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = 2 * 4 * size.num_params
-    if needed > available:
-        raise MemoryError(
-            f"the weights and their gradient need {needed / 2**30:,.0f} GiB, and the "
-            f"machine has {available / 2**30:,.0f} GiB"
-        )
 
 
 def _end(logger: Record, status: str, reason: str) -> None:
