@@ -24,7 +24,7 @@ class Workload:
         build: (config, DataInfo) -> an uncompiled SAMModel of config.width_mult.
         loss: a keras loss, or config -> one.
         metrics: keras metrics beside the loss: names, or functions that make them.
-        monitor: the validation metric that is reported, as fit logs it.
+        monitor: the validation metric that is reported, such as val_accuracy.
         mode: whether "max" or "min" of it is best.
         score: (labels, weights, predictions) of the whole validation set, arrays whose
             first axis is the example -> names and values of what can only be measured

@@ -5,7 +5,7 @@ import functools
 import itertools
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -215,6 +215,7 @@ class CompiledSteps:
         num_steps: the most batches that are one call, >= 1.
         strategy: the model's.
         jit_compile: whether to compile by XLA.
+        eager: whether not to compile at all.
     """
 
     def __init__(
@@ -224,10 +225,13 @@ class CompiledSteps:
         num_steps: int,
         strategy: Any,
         jit_compile: bool,
+        eager: bool,
     ):
         self._step, self._read, self._num_steps = step, read, num_steps
         self._strategy, self._jit_compile = strategy, jit_compile
-        self._is_fused = jit_compile and num_steps > 1
+        self._eager = eager
+        is_alone = strategy.num_replicas_in_sync == 1
+        self._is_fused = jit_compile and not eager and num_steps > 1 and is_alone
         # By what batches are like.
         self._compiled: dict[str, Callable[..., Logs]] = {}
 
@@ -238,6 +242,7 @@ class CompiledSteps:
             batches: at least one.
             like: what all batches are like; None: the first one.
         """
+        batches = [_without_none(batch) for batch in batches]
         compiled = self._find(batches[0] if like is None else like)
         logs: Logs = {}
         if not self._is_fused:
@@ -255,6 +260,8 @@ class CompiledSteps:
 
     def _find(self, like: Tree) -> Callable[..., Logs]:
         """The compiled function for batches that are like one."""
+        if self._eager:
+            return self._take_one
         specs = tf.nest.map_structure(_specify, like)
         if repr(specs) not in self._compiled:
             function, signature = self._take_one, [specs]
@@ -290,6 +297,14 @@ def _specify(array: Any) -> Any:
 def _specify_many(spec: Any) -> Any:
     """What several of an array are, stacked."""
     return tf.TensorSpec([None, *spec.shape], spec.dtype)
+
+
+def _without_none(batch: Tree) -> Tree:
+    """A batch without the places of labels or weights that it does not have."""
+    if not isinstance(batch, tuple):
+        return batch
+    parts = cast(tuple[Any, ...], batch)
+    return tuple(part for part in parts if part is not None)
 
 
 def _stack(*arrays: Any) -> Any:

@@ -87,7 +87,7 @@ class PassBatches(keras.utils.PyDataset):
 
     def __init__(self, per_pass: int, batch_size: int, steps: int | None):
         super().__init__()
-        self._per_pass, self._batch_size = per_pass, batch_size
+        self._per_pass, self._whole_size = per_pass, batch_size
         self.total = steps or per_pass
         self.start_epoch(0)
 
@@ -118,7 +118,7 @@ class PassBatches(keras.utils.PyDataset):
         )
 
     def count_examples(self, num_batches: int) -> int:
-        return num_batches * self._batch_size
+        return num_batches * self._whole_size
 
     def statistics(self) -> dict[str, float]:
         return {}

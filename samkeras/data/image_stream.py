@@ -23,7 +23,7 @@ SHUFFLE_BYTES = 2**29
 EXAMPLE_OVERHEAD = 1_000  # bytes that TensorFlow needs for an example of any size
 FILES_IN_TURNS = 16
 PREFETCHED = 2  # batches
-# Keras looks at the first two batches before it starts with the first one.
+# What builds a model, and keras, look at the first ones before they start with them.
 KEPT = 2
 
 
@@ -122,9 +122,8 @@ class ImageStream:
         if num_places > len(self):
             weight = num_places / len(self)
             weights = weigh_places(len(part), num_places // num_processes, weight)
-        return StreamBatches(
-            part, batch_size // num_processes, seed, augment, steps, weights
-        )
+        size = batch_size // num_processes
+        return StreamBatches(part, size, seed, augment, steps, weights, num_processes)
 
     def records(self, seeds: tuple[int, int] | None = None) -> Any:
         """A tf.data.Dataset of the examples as they are on disk: {"image": encoded,
@@ -215,6 +214,8 @@ class StreamBatches(PassBatches):
         steps: batches of an epoch; None: those of a pass.
         weights: those of the places of a pass, of which the last are filled up; None:
             they are the examples.
+        num_processes: how many take a part of each batch; this one's is `batch_size`.
+            Default 1.
     """
 
     def __init__(
@@ -225,8 +226,9 @@ class StreamBatches(PassBatches):
         augment: bool,
         steps: int | None,
         weights: np.ndarray | None,
+        num_processes: int = 1,
     ):
-        self._stream, self._weights = stream, weights
+        self._stream, self._batch_size, self._weights = stream, batch_size, weights
         self._seed, self._augment = seed, augment and seed is not None
         # What is taken next, from where on, and the last batches.
         self._next: tuple[int, int] | None = None
@@ -234,7 +236,8 @@ class StreamBatches(PassBatches):
         self._kept: dict[tuple[int, int], Batch] = {}
         self._lock = threading.Lock()
         num_places = len(stream) if weights is None else len(weights)
-        super().__init__(-(-num_places // batch_size), batch_size, steps)
+        per_pass = -(-num_places // batch_size)
+        super().__init__(per_pass, batch_size * num_processes, steps)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Batches are made in order; going back further than by two starts anew.

@@ -1,4 +1,4 @@
-"""keras' fit around a sharpness-aware step."""
+"""keras' trainers around a sharpness-aware step."""
 
 import keras
 

@@ -1,6 +1,6 @@
 """keras' JAX trainer around a sharpness-aware step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -98,6 +98,10 @@ class Trainer(BaseTrainer):
         self._jax_state = dict(zip(parts, state, strict=True))
         self.jax_state_sync()
         return logs
+
+    def make_call_function(self) -> Callable[[Any], Any]:
+        compiled = super().make_call_function()
+        return lambda x: compiled(to_devices(x))
 
     def make_train_function(self, force: bool = False) -> None:
         if self.train_function is not None and not force:

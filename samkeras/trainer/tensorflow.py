@@ -1,5 +1,4 @@
-"""keras' TensorFlow trainer around a sharpness-aware step; it fuses
-`steps_per_execution` itself."""
+"""keras' TensorFlow trainer around a sharpness-aware step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -114,6 +113,7 @@ class Trainer(BaseTrainer):
             self.steps_per_execution,
             self.distribute_strategy,
             self.jit_compile,
+            self.run_eagerly,
         )
 
     def count_programs(self) -> int:

@@ -168,6 +168,8 @@ def test_processes_share_batches_of_a_multiple(examples, num_processes):
         for arrays in zip(*(b for batches in evaluated for b in batches), strict=True)
     )
     assert sorted(labels[weights > 0]) == list(range(COUNT))
+    counted = [examples.batches(8, **each).count_examples(3) for each in options]
+    assert counted == [24] * num_processes  # those of all
     assert np.mean(labels * weights) == pytest.approx((COUNT - 1) / 2)
 
 

@@ -133,6 +133,25 @@ def test_steps_on_batches_are_those_of_fit(jit_compile):
     )
 
 
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_batches_may_lack_weights_and_steps_run_eagerly(run_eagerly):
+    """(x, y, None) is (x, y); eager steps are called one by one."""
+    calls = []
+
+    class Counted(samkeras.SAMModel):
+        def train_step(self, *args):
+            calls.append(args)
+            return super().train_step(*args)
+
+    x, y = random_examples(64)
+    model = compile_classifier(
+        build_classifier(Counted), steps_per_execution=2, run_eagerly=run_eagerly
+    )
+    model.train_on_batches([(*batch, None) for batch in batches_of(x, y)])
+    assert int(model.optimizer.iterations) == 4
+    assert (len(calls) == 4) == run_eagerly
+
+
 def train_perceptron(x, y=None, *, model_class=samkeras.SAMModel, steps=1, **kwargs):
     """One epoch of a small model, SAM with l2, no momentum; returns the model."""
     keras.utils.set_random_seed(3)

@@ -23,7 +23,8 @@ from samkeras.experiment.tracking.tracker import resolve_uri
 
 CONNECT_TIMEOUT_SEC = 10
 LISTEN_EVERY_SEC = 0.5
-PACKED = ("samkeras", "workloads", "configs")  # of the project, and sent to the nodes
+# Of the project, and sent to the nodes; run.py and configs say there that it is one.
+PACKED = ("run.py", "samkeras", "workloads", "configs")
 
 
 def connect(session: Session, target: Target) -> None:

@@ -151,7 +151,7 @@ def compile_model(run: Run, model: SAMModel, num_batches: int) -> None:
         method=build_method(config),
         m_sharpness=config.m_sharpness if config.sam else None,
         l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
-        # Keras fuses no steps of several TensorFlow devices, nor compiles them.
+        # XLA compiles no steps of several TensorFlow devices.
         steps_per_execution=1
         if is_mirrored
         else min(config.steps_per_execution, num_batches),

@@ -205,9 +205,9 @@ class Checkpoints:
 
     def _write(self, path: Path, arrays: Arrays, values: dict) -> None:
         temporary = path.with_suffix(".tmp")
-        text = np.frombuffer(json.dumps(values).encode(), "uint8")
-        content: dict[str, Any] = {**arrays, "values": text}
         try:
+            text = np.frombuffer(json.dumps(values).encode(), "uint8")
+            content: dict[str, Any] = {**arrays, "values": text}
             with open(temporary, "wb") as file:
                 np.savez(file, **content)
                 file.flush()

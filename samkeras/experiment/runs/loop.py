@@ -77,6 +77,8 @@ class Loop:
                 # Of the steps before: the device takes these meanwhile.
                 self._note(place, loss)
                 place, loss = place._replace(step=place.step + len(part)), logs["loss"]
+                if place.step < batches.total:
+                    self._pause(place, loss)  # before the next ones are made
         self._note(place, loss)
         results = {
             **model.get_metrics_result(),

@@ -114,7 +114,7 @@ class ProgressDisplay:
             self.console.print(_escaped(line), soft_wrap=True)
 
     def _reach(self, run: int, work: float) -> None:
-        # Absolute, because keras may report steps late and out of order.
+        # Absolute, because a run that a process took with it starts again.
         self._done[run] = work
         self._progress.update(self._task, completed=sum(self._done.values()))
 

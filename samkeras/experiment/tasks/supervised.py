@@ -228,11 +228,12 @@ class ExampleValidation:
         predictions, labels = [], []
         for index in range(self._batches.left):
             pause()
-            x, *others = self._batches[index]
+            x, y, *weights = self._batches[index]
             predictions.append(keras.ops.convert_to_numpy(self._predict(x)))
-            labels.append(others)
+            labels.append((y, *(weights or [np.ones(len(y))])))
         columns = [np.concatenate(arrays) for arrays in zip(*labels, strict=True)]
         scores = score(*columns, np.concatenate(predictions))
+        scores = {name: float(value) for name, value in scores.items()}
         for name, value in scores.items():
             if math.isnan(value):
                 raise NotFiniteError(

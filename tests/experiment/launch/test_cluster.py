@@ -9,7 +9,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import run as command
-from samkeras.experiment.options.targets import ROOT
+from samkeras.experiment.launch.ray import PACKED
+from samkeras.experiment.options.targets import ROOT, is_checkout
 from tests.experiment.launch.test_kills import rows
 
 GRID = ["workloads/synthetic_mlp", "--width_mult", "0.1,0.2,0.3", "--sam", "true,false"]
@@ -32,6 +33,13 @@ def test_an_address_without_a_cluster_is_refused(tmp_path, capsys, address, mess
     assert line.startswith(f"run.py: {message}")
     assert end == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_sent_to_the_nodes_is_the_project(tmp_path):
+    """There workloads and configs are found where they are here."""
+    for name in PACKED:
+        (tmp_path / name).symlink_to(ROOT / name)
+    assert is_checkout(tmp_path)
 
 
 @pytest.fixture

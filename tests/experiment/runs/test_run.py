@@ -24,6 +24,8 @@ from samkeras.experiment.options.targets import ROOT
 from samkeras.experiment.runs import build, data
 from samkeras.experiment.runs.member import Member, Place
 from samkeras.experiment.runs.run import Run
+from samkeras.experiment.tasks.supervised import ExampleValidation
+from tests import helpers
 from tests.dying import die_with_a_run
 from tests.helpers import arrays_of, parse_runs
 
@@ -444,6 +446,33 @@ def test_unknown_backend_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", "foo")
     assert command.main(["workloads/synthetic_mlp"]) == 2
     assert "jax, tensorflow. Received: foo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_a_score_is_given_labels_weights_and_predictions(with_weights):
+    """Also where batches have no weights; its numbers are plain ones, which checkpoints
+    hold."""
+    given = []
+
+    def score(labels, weights, predictions):
+        given[:] = labels, weights, predictions
+        return {"largest": predictions.max()}  # of NumPy's float32
+
+    x, y = helpers.random_examples(20)
+    batches = [
+        (*batch, np.full(len(batch[0]), 2.0)) if with_weights else batch
+        for batch in helpers.batches_of(x, y, 8)
+    ]
+    feed = Mock(__getitem__=lambda _, i: batches[i], left=3, specs=None)
+    feed.take = lambda count: ([batch] for batch in batches)
+    model = helpers.compile_classifier(helpers.build_classifier())
+    scores = ExampleValidation(model, feed, score).evaluate(lambda: None)
+    labels, weights, predictions = given
+    np.testing.assert_array_equal(labels, y)
+    assert set(weights) == {2.0 if with_weights else 1.0}
+    np.testing.assert_allclose(predictions, model.predict(x, verbose=0), rtol=1e-5)
+    assert type(scores["val_largest"]) is float
+    assert {"val_loss", "val_largest"} <= scores.keys()
 
 
 @pytest.mark.each_backend
