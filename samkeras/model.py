@@ -269,15 +269,6 @@ class SAMModel(Trainer):
         results = super().get_metrics_result()
         return {k: v for k, v in results.items() if k not in GRADIENT_METRICS}
 
-    def get_gradient_metrics_result(self) -> dict[str, Any]:
-        """The gradients' metrics so far in the epoch; none without a method."""
-        if self._rule.metrics is None:
-            return {}
-        return {m.name: m.result() for m in self._rule.metrics.metrics}
-
-    def _read_logs(self) -> dict[str, Any]:
-        return {**self.get_metrics_result(), **self.get_gradient_metrics_result()}
-
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
         if config:

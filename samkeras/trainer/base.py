@@ -234,9 +234,15 @@ class BaseTrainer(keras.Model):
         """Evaluates some batches, see `train_on_batches`."""
         raise NotImplementedError
 
+    def get_gradient_metrics_result(self) -> Logs:
+        """The gradients' metrics so far in the epoch; none without a method."""
+        if self._rule.metrics is None:
+            return {}
+        return {m.name: m.result() for m in self._rule.metrics.metrics}
+
     def _read_logs(self) -> Logs:
         """The means of the epoch so far."""
-        raise NotImplementedError
+        return {**self.get_metrics_result(), **self.get_gradient_metrics_result()}
 
     def make_gradient_function(self) -> Callable[[Batch], list[Tensor]]:
         """A compiled function from a batch (x, y[, sample_weight]) to the gradients of
@@ -258,7 +264,8 @@ class BaseTrainer(keras.Model):
 
     def make_call_function(self) -> Callable[[Any], Any]:
         """A compiled function from inputs to the outputs of inference, at the weights
-        that the model has when it is called."""
+        that the model has when it is called. Where keras.distribution splits batches,
+        its inputs are a batch too: of a multiple of the devices' number."""
         return backend.compile_reading(
             functools.partial(self, training=False), lambda: self.variables
         )
