@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.experimental.sparse import JAXSparse
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import PartitionSpec
 
 from samkeras.backend.interface import Item, Logs, Pairs, Tensor, Tree
@@ -245,11 +246,13 @@ class CompiledSteps:
         num_steps: int,
         state_shardings: Any,
     ):
-        self._step, self._inputs, self._num_steps = step, inputs, num_steps
+        # Traced once for a shape of batches, whichever programs take it.
+        self._step = jax.jit(step, inline=True)
+        self._inputs, self._num_steps = inputs, num_steps
         out_shardings = None if state_shardings is None else (None, state_shardings)
         self._one_step, self._all_steps = (
             jax.jit(function, donate_argnums=1, out_shardings=out_shardings)
-            for function in (step, self._scan)
+            for function in (self._take_one, self._scan)
         )
         self._can_fuse: bool | None = None
 
@@ -281,7 +284,14 @@ class CompiledSteps:
         if self._num_steps == 1 or is_sparse(batch):
             return False
         on_cpu = jax.default_backend() == "cpu"
-        return not (on_cpu and _convolves(self._step, values, state, batch))
+        if not on_cpu:
+            return True
+        return not _convolves(jax.make_jaxpr(self._step)(values, state, batch).jaxpr)
+
+    def _take_one(
+        self, values: list[Tensor], state: Tree, batch: Tree
+    ) -> tuple[Logs, Tree]:
+        return self._step(values, state, batch)
 
     def _scan(
         self, values: list[Tensor], state: Tree, batches: Tree
@@ -309,13 +319,17 @@ def _num_parts(distribution: Any) -> int:
     return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
 
-def _convolves(step: Callable[..., Tree], *args: Tree) -> bool:
-    """Whether a step contains a convolution, at any depth.
+def _convolves(jaxpr: Any) -> bool:
+    """Whether a program contains a convolution, at any depth.
 
     On CPU, XLA runs a convolution inside a loop on one thread, many times slower than
     outside (github.com/jax-ml/jax/issues/12868).
     """
-    return "conv_general_dilated" in str(jax.make_jaxpr(step)(*args))
+    return any(
+        equation.primitive is jax.lax.conv_general_dilated_p
+        or any(map(_convolves, jaxprs_in_params(equation.params)))
+        for equation in jaxpr.eqns
+    )
 
 
 def _same_shapes(batches: list[Tree]) -> bool:
