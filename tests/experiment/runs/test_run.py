@@ -125,7 +125,6 @@ def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
         assert text in out
 
 
-@pytest.mark.each_backend
 @pytest.mark.parametrize(
     "options",
     [
