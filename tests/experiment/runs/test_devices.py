@@ -18,7 +18,7 @@ from tests.servers import free_port
 
 ROOT = Path(__file__).parents[3]
 # TensorFlow traces a step for each device, which takes its time.
-NUM_DEVICES = 8 if keras.backend.backend() == "jax" else 4
+NUM_DEVICES = 8 if keras.backend.backend() == "jax" else 2
 needs_jax = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="several processes run on JAX"
 )
