@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,6 +17,10 @@ from samkeras.experiment.studies.figure import Value
 # A method is taken at the values of these that are best for it.
 RULE_FIELDS = tuple(name for name in OPTIONS if name != "method")
 COMPARED_FIELDS = ("sam", *RULE_FIELDS, "seed")
+# The smallest value of those that have another than 0; none is larger than inf.
+LEAST = {"ascent_steps": 1, "m_sharpness": 1}
+# The fields that make a model larger.
+SIZE_FIELDS = ("width_mult", "depth")
 BOOTSTRAP_DRAWS = 2000
 
 Mode = Literal["max", "min"]
@@ -46,6 +49,7 @@ class Comparison:
         rule: the values of RULE_FIELDS that are best for SAM; None without its runs.
         num_params: trainable parameters.
         num_nonzero: those that are not pruned.
+        is_apart: whether other runs of the same fields have models of other sizes.
         unfinished: runs that failed or are missing.
         mode: whether "max" or "min" of the metric is best.
     """
@@ -56,6 +60,7 @@ class Comparison:
     rule: Rule | None
     num_params: int
     num_nonzero: int
+    is_apart: bool
     unfinished: list[Result]
     mode: Mode
 
@@ -63,6 +68,19 @@ class Comparison:
     def sam(self) -> dict[int, Result]:
         """SAM's finished runs at its best rho, by seed."""
         return {} if self.rule is None else self.by_rule[self.rule]
+
+    @property
+    def runs(self) -> dict[Rule | None, dict[int, Result]]:
+        """All finished runs: the base optimizer's under None, then SAM's, in the order
+        of the rules; those are among them of which no run is finished."""
+        failed = [find_rule(result.config) for result in self.unfinished]
+        found: dict[Rule | None, dict[int, Result]] = {}
+        if self.base or None in failed:
+            found[None] = self.base
+        rules = {*self.by_rule, *(rule for rule in failed if rule is not None)}
+        for rule in sorted(rules, key=lambda rule: [*map(as_number, rule)]):
+            found[rule] = self.by_rule.get(rule, {})
+        return found
 
     @property
     def rho(self) -> float | None:
@@ -74,11 +92,36 @@ class Comparison:
         """The fraction of all parameters that is pruned."""
         return 1 - self.num_nonzero / self.num_params
 
-    def gains(self, value: Value = "best") -> list[float]:
+    @property
+    def edges(self) -> dict[str, Literal["smallest", "largest"]]:
+        """The values of SAM's best rule that are the smallest or the largest of those
+        tried, where there are others beyond them that were not."""
+        failed = [rule_of(r.config) for r in self.unfinished if r.config.sam]
+        tried = zip(*self.by_rule, *failed, strict=True)
+        found: dict[str, Literal["smallest", "largest"]] = {}
+        for name, best, values in zip(
+            RULE_FIELDS, self.rule or (), tried, strict=False
+        ):
+            numbers = [*map(as_number, values)]
+            least, most = min(numbers), max(numbers)
+            number = as_number(best)
+            if number == most > least and number < math.inf:
+                found[name] = "largest"
+            elif number == least < most and number > LEAST.get(name, 0):
+                found[name] = "smallest"
+        return found
+
+    def gains(self, value: Value = "best", rule: Rule | None = None) -> list[float]:
         """SAM's metric minus the base's for each seed that both have finished; an
-        improvement is positive."""
+        improvement is positive.
+
+        Args:
+            value: of the best epoch or of the final one.
+            rule: SAM's. None (default): its best one.
+        """
         sign = 1 if self.mode == "max" else -1
-        sam, base = self.sam, self.base
+        sam = self.sam if rule is None else self.by_rule[rule]
+        base = self.base
         return [
             sign * (getattr(sam[seed], value) - getattr(base[seed], value))
             for seed in sorted(sam.keys() & base.keys())
@@ -92,7 +135,8 @@ def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
     SAM is taken at the rho of the best mean of the reported metric, as the paper does
     (section 4.1): of the rho with the most finished seeds, so that none wins by the
     seeds that it lacks, and of equal means at the smallest. So are its other options.
-    Where methods vary, each has comparisons of its own.
+    Where methods vary, each has comparisons of its own. So have models of other sizes,
+    as runs have from before their workload was changed: no mean is of both.
 
     Args:
         results: runs, those that failed or are missing included.
@@ -111,12 +155,36 @@ def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
             fields["method"] = method
             groups.setdefault(tuple(fields[n] for n in names), []).append(result)
     return [
-        _compare(dict(zip(names, key, strict=True)), group, mode)
+        _compare(dict(zip(names, key, strict=True)), of_size, len(sizes) > 1, mode)
         for key, group in groups.items()
+        for sizes in [_split(group)]
+        for of_size in sizes
     ]
 
 
-def _compare(fields: dict[str, Any], results: list[Result], mode: Mode) -> Comparison:
+def _split(results: list[Result]) -> list[list[Result]]:
+    """Runs of the same options by the sizes of their models; those that failed or are
+    missing with the finished ones of their size, or else with the last."""
+    by_size: dict[tuple[int, int], list[Result]] = {}
+    for result in results:
+        if result.failure is None:
+            by_size.setdefault(_measure(result), []).append(result)
+    if len(by_size) < 2:
+        return [results]
+    for result in results:
+        if result.failure is not None:
+            last = [*by_size.values()][-1]
+            by_size.get(_measure(result), last).append(result)
+    return [*by_size.values()]
+
+
+def _measure(result: Result) -> tuple[int, int]:
+    return result.num_params, result.num_nonzero
+
+
+def _compare(
+    fields: dict[str, Any], results: list[Result], is_apart: bool, mode: Mode
+) -> Comparison:
     base: dict[int, Result] = {}
     by_rule: dict[Rule, dict[int, Result]] = {}
     for result in results:
@@ -125,16 +193,24 @@ def _compare(fields: dict[str, Any], results: list[Result], mode: Mode) -> Compa
         config = result.config
         seeds = by_rule.setdefault(rule_of(config), {}) if config.sam else base
         seeds[config.seed] = result
+    done = (result for result in results if result.failure is None)
+    num_params, num_nonzero = _measure(next(done, results[0]))
     return Comparison(
         fields=fields,
         base=base,
         by_rule=by_rule,
         rule=_choose_rule(by_rule, mode) if by_rule else None,
-        num_params=results[0].num_params,
-        num_nonzero=results[0].num_nonzero,
+        num_params=num_params,
+        num_nonzero=num_nonzero,
+        is_apart=is_apart,
         unfinished=[result for result in results if result.failure is not None],
         mode=mode,
     )
+
+
+def find_rule(config: Config) -> Rule | None:
+    """The rule of a run; None: the base optimizer's."""
+    return rule_of(config) if config.sam else None
 
 
 def rule_of(config: Config) -> Rule:
@@ -144,9 +220,20 @@ def rule_of(config: Config) -> Rule:
     )
 
 
+def named(rule: Rule) -> dict[str, Any]:
+    """A rule's values by their names."""
+    return dict(zip(RULE_FIELDS, rule, strict=True))
+
+
 def rho_of(rule: Rule) -> float:
     """The rho of a rule."""
-    return rule[RULE_FIELDS.index("rho")]
+    return named(rule)["rho"]
+
+
+def as_number(value: float | Literal["inf"] | None) -> float:
+    """A rule's value among others of its kind: inf, which YAML and Python do not share,
+    is text, and groups without a number are of the whole batch."""
+    return math.inf if value is None else float(value)
 
 
 def _choose_rule(by_rule: dict[Rule, dict[int, Result]], mode: Mode) -> Rule:
@@ -160,6 +247,12 @@ def _choose_rule(by_rule: dict[Rule, dict[int, Result]], mode: Mode) -> Rule:
     return min((rule for rule in by_rule if len(by_rule[rule]) == most), key=loss)
 
 
+def find_varied(comparisons: Sequence[Comparison]) -> list[str]:
+    """The fields that set comparisons apart from each other."""
+    names = comparisons[0].fields if comparisons else ()
+    return [n for n in names if len({c.fields[n] for c in comparisons}) > 1]
+
+
 def estimate(values: Iterable[float]) -> Estimate | None:
     """The mean of values and its standard error: the sample's standard deviation
     (divided by n - 1) over the root of n. None for no values."""
@@ -170,6 +263,19 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     if len(values) > 1:
         error = statistics.stdev(values) / math.sqrt(len(values))
     return Estimate(statistics.fmean(values), error, len(values))
+
+
+def find_sign(gain: Estimate) -> Literal[-1, 0, 1] | None:
+    """The sign of a gain that is clear: Student's 95 % interval leaves out 0. 0: it is
+    not; None: of one seed that is not known."""
+    from scipy.stats import t
+
+    if gain.error is None:
+        return None
+    width = float(t.ppf(0.975, gain.num_seeds - 1)) * gain.error
+    if abs(gain.mean) <= width:
+        return 0
+    return 1 if gain.mean > 0 else -1
 
 
 class Correlation(NamedTuple):
@@ -186,10 +292,12 @@ def correlate_gains(
     """The rank correlation of SAM's mean gain with the logarithm of the parameters.
 
     The interval is the percentile bootstrap's, with seeds drawn with replacement at
-    each size. None for fewer than three sizes, or for gains that are all the same.
+    each size. None for fewer than three sizes, for gains that are all the same, and
+    where something else than the size varies.
     """
-    from scipy.stats import spearmanr
-
+    fields = [name for name in find_varied(comparisons) if name not in SIZE_FIELDS]
+    if fields or any(c.is_apart for c in comparisons):
+        return None
     pairs = [(math.log(c.num_params), np.array(c.gains(value))) for c in comparisons]
     pairs = [(size, gains) for size, gains in pairs if len(gains)]
     if len({size for size, _ in pairs}) < 3:
@@ -197,18 +305,24 @@ def correlate_gains(
     sizes, gains = zip(*pairs, strict=True)
     random = np.random.default_rng(0)
 
-    def correlate(means: Sequence[float]) -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of gains that are all the same
-            result: Any = spearmanr(sizes, means)
-            return float(result.statistic)
-
-    spearman = correlate([g.mean() for g in gains])
+    spearman = float(_correlate_ranks(sizes, [[g.mean() for g in gains]])[0])
     if math.isnan(spearman):
         return None
     draws = [
-        correlate([random.choice(g, len(g)).mean() for g in gains])
-        for _ in range(BOOTSTRAP_DRAWS)
+        [random.choice(g, len(g)).mean() for g in gains] for _ in range(BOOTSTRAP_DRAWS)
     ]
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    low, high = np.nanpercentile(_correlate_ranks(sizes, draws), [2.5, 97.5])
     return Correlation(spearman, float(low), float(high))
+
+
+def _correlate_ranks(x: Sequence[float], y: Sequence[Sequence[float]]) -> np.ndarray:
+    """Spearman's rank correlation of x with each row of y; of a row of equal numbers
+    it is NaN."""
+    from scipy.stats import rankdata
+
+    ranks_x, ranks_y = rankdata(x), rankdata(y, axis=1)
+    ranks_x -= ranks_x.mean()
+    ranks_y -= ranks_y.mean(axis=1, keepdims=True)
+    norms = np.sqrt(np.sum(ranks_x**2) * np.sum(ranks_y**2, axis=1))
+    norms[norms == 0] = np.nan
+    return ranks_y @ ranks_x / norms

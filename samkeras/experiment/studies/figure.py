@@ -128,8 +128,11 @@ def parse_figure(path: Path, arguments: list[str]) -> tuple[Figure, Command]:
     target = figure.target
     known = {**option_types(target), "preset": str}
     given = dict(pair_options(arguments, target, known))
-    others = (*SESSION_FIELDS, *DIRECTIVES)
-    of_runs = {name: v for name, v in given.items() if name not in others}
+    of_runs = {
+        name: value
+        for name, value in given.items()
+        if name == "config" or name not in (*SESSION_FIELDS, *DIRECTIVES)
+    }
     variants = figure.options(given.pop("preset", None))
     variants = [with_new_names(options, figure.path) for options in variants]
     study = Study(figure.path, figure.title, variants)

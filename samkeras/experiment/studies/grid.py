@@ -117,7 +117,8 @@ def _run_grid(
     except (OSError, FolderGoneError) as error:  # such as a full disk
         failed = True
         print(f"run.py: cannot record the runs together: {error}", file=sys.stderr)
-    tables.print_table([results[i] for i in sorted(results)])
+    found = [results[i] for i in sorted(results)]
+    tables.print_table(found, len(runs), session.verbose)
     tracker.close()
     for path in drawn:
         print(f"The figure and its numbers: {path}")

@@ -1,9 +1,12 @@
 """Draws the pictures of a figure from its runs."""
 
 import csv
+import hashlib
 import json
+import re
 import tempfile
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ from samkeras.experiment.options.config import (
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.runs.result import SIZES, Result, list_numbers
 from samkeras.experiment.studies.comparison import (
+    SIZE_FIELDS,
     Comparison,
     Estimate,
     compare,
@@ -28,6 +32,7 @@ from samkeras.experiment.studies.comparison import (
     rho_of,
     rule_of,
 )
+from samkeras.experiment.studies.conclusion import caution, conclude, join
 from samkeras.experiment.studies.figure import VALUES, Figure, Picture, Y
 from samkeras.experiment.studies.tables import cell
 from samkeras.workload import Workload
@@ -53,10 +58,11 @@ STYLE: dict[Any, Any] = {
 # What an x is called if not by its name, and the options that it stands for.
 X_LABELS = {"num_params": "trainable parameters", "width_mult": "width multiplier"}
 X_FIELDS = {
-    "num_params": ("width_mult", "depth"),
+    "num_params": SIZE_FIELDS,
     "sparsity": ("sparsity", "match_width"),
 }
 LOG_X = ("num_params", "rho")
+MAX_CHANGES = 80  # characters of a folder's name
 
 
 class Point(NamedTuple):
@@ -100,7 +106,7 @@ def draw_picture(
         figure: of what.
         picture: what to draw.
         results: all its runs, those that failed or are missing with a failure.
-        run_dir: of the runs; the files go to figures/<name>/ in it.
+        run_dir: of the runs; the files go to figures/NAME/ in it, see name_folder.
 
     Returns:
         The picture as PNG and SVG, its points and the runs as CSV, and a summary.
@@ -109,22 +115,77 @@ def draw_picture(
         InputError: no finished run has the number that it shows.
     """
     _check_number(picture, results)
-    folder = run_dir / "figures" / picture.name
+    name = name_folder(figure, picture, results)
+    folder = run_dir / "figures" / name
     folder.mkdir(parents=True, exist_ok=True)
     workload = results[0].config.target.load()
     comparisons = compare(results, workload.mode)
     points = find_points(picture, results, comparisons)
-    names = [f"{picture.name}.{kind}" for kind in ("png", "svg", "csv")]
+    names = [f"{name}.{kind}" for kind in ("png", "svg", "csv")]
     names += ["runs.csv", "summary.json"]
     # In place together: what is interrupted leaves the files that were there.
     with tempfile.TemporaryDirectory(dir=folder) as new:
         paths = [Path(new) / name for name in names]
-        _draw(picture, points, workload.monitor, describe_changes(figure), paths[:2])
+        summary = summarize(figure, picture, results, comparisons)
+        _draw(picture, points, summary, paths[:2])
         _write_points(picture, points, paths[2])
         _write_runs(picture, results, paths[3])
-        summary = summarize(figure, picture, results, comparisons)
         paths[4].write_text(json.dumps(summary, indent=1))
         return [path.rename(folder / path.name) for path in paths]
+
+
+def name_folder(figure: Figure, picture: Picture, results: Sequence[Result]) -> str:
+    """The name of a picture's folder and files: the picture's and what was changed, so
+    that each study has its own. A digest of its runs stands for what the changes' text
+    does not tell, or is too long for."""
+    if not figure.changes:
+        return picture.name
+    text = "__".join(f"{name}={value}" for name, value in figure.changes.items())
+    name = re.sub(r"[^\w.,=+-]+", "-", text, flags=re.ASCII)
+    if name != text or len(name) > MAX_CHANGES or "config" in figure.changes:
+        runs = sorted(json.dumps(result_fields(result.config)) for result in results)
+        digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
+        name = f"{name[:MAX_CHANGES]}__{digest}"
+    return f"{picture.name}__{name}"
+
+
+def describe_title(picture: Picture, results: Sequence[Result]) -> str:
+    """A picture's title, with the data sets, or games, that it is of."""
+    configs = [result.config for result in results]
+    names = [getattr(c, "dataset", "") or getattr(c, "game", "") for c in configs]
+    # Of a file, without its folder.
+    shown = {Path(name).name if Path(name).exists() else name for name in names if name}
+    if not shown or all(_letters(name) in _letters(picture.title) for name in shown):
+        return picture.title
+    text = join(sorted(shown)) if len(shown) <= 3 else f"{len(shown)} data sets"
+    return f"{picture.title} on {text}"
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]", "", text.lower())
+
+
+def explain(
+    picture: Picture, points: Sequence[Point], comparisons: Sequence[Comparison]
+) -> list[str]:
+    """What a picture's marks mean, and what is to be known before it is believed."""
+    known = [point.y for point in points if point.y is not None]
+    counts = sorted({estimate.num_seeds for estimate in known})
+    said: list[str] = []
+    if counts:
+        several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        of = "one seed" if counts == [1] else f"means over {several} seeds"
+        said.append(f"by {of}" if picture.y == "best_rho" else of)
+    if any(estimate.error for estimate in known):
+        said.append("band: ± one standard error")
+    if picture.x == "rho":
+        said.append("ring: the best rho")
+    elif picture.y != "best_rho":
+        most = max((len(c.by_rule) for c in comparisons), default=0)
+        said += [f"SAM at its best of {most} rho"] if most > 1 else []
+    text = "; ".join(said)
+    marks = [f"{text[0].upper()}{text[1:]}."] if text else []
+    return [*marks, *caution(comparisons)]
 
 
 def _check_number(picture: Picture, results: Sequence[Result]) -> None:
@@ -154,6 +215,8 @@ def find_points(
             for name, value in c.fields.items()
             if name in varied and name not in x_fields
         }
+        if c.is_apart and picture.x != "num_params":
+            options["num_params"] = f"{c.num_params:,} parameters"
         label = ", ".join(options.values())
         if picture.x == "rho":
             points += _find_rho_points(c, number, label or "SAM")
@@ -249,27 +312,26 @@ def summarize(
         for name, value in plain_values(results[0].config).items()
         if name not in varied
     }
+    points = find_points(picture, results, comparisons)
     correlation = None
     if picture.y == "gain" and picture.x == "num_params":
-        others = [
-            tuple(v for n, v in c.fields.items() if n not in X_FIELDS["num_params"])
-            for c in comparisons
-        ]
-        if len(set(others)) == 1:
-            correlation = correlate_gains(comparisons, picture.value)
+        correlation = correlate_gains(comparisons, picture.value)
     done = [result for result in results if result.failure is None]
+    monitor = results[0].config.target.load().monitor
     return {
         "name": picture.name,
-        "title": picture.title,
+        "title": describe_title(picture, results),
         "changes": describe_changes(figure),
         "workload": results[0].config.workload,
-        "monitor": results[0].config.target.load().monitor,
+        "monitor": monitor,
         "drawn_at": datetime.now().astimezone().isoformat(timespec="seconds"),
         "runs": len(results),
         "finished": len(done),
         "failures": sorted({r.failure for r in results if r.failure}),
         "training_seconds": sum(result.seconds for result in done),
         "correlation": correlation and correlation._asdict(),
+        "notes": explain(picture, points, comparisons),
+        "conclusion": conclude(comparisons, monitor, picture.value),
         "varied": varied,
         "config": common,
         "backend": keras.backend.backend(),
@@ -318,8 +380,7 @@ def _write_csv(
 def _draw(
     picture: Picture,
     points: list[Point],
-    monitor: str,
-    subtitle: str,
+    summary: Mapping[str, Any],
     paths: Sequence[Path],
 ) -> None:
     import matplotlib
@@ -339,7 +400,7 @@ def _draw(
             rhos = sorted({point.x for point in points})
             axes.set_xticks(rhos, [cell(rho) for rho in rhos])
         axes.set_xlabel(X_LABELS.get(picture.x, _spell(picture.x)))
-        axes.set_ylabel(_label_y(picture.y, monitor))
+        axes.set_ylabel(_label_y(picture.y, summary["monitor"]))
         lines = list(dict.fromkeys(point.line for point in points))
         for i, line in enumerate(lines):
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
@@ -367,8 +428,19 @@ def _draw(
         elif num_labels > 1:
             axes.legend()
         # A smaller study is not to be taken for the paper's.
-        canvas.suptitle(picture.title, fontsize=7, wrap=True)
-        axes.set_title(subtitle, fontsize=5, wrap=True)
+        canvas.suptitle(summary["title"], fontsize=7, wrap=True)
+        axes.set_title(summary["changes"], fontsize=5, wrap=True)
+        # A part of the axes, which the layout keeps free of the legend.
+        axes.annotate(
+            textwrap.fill(" ".join(summary["notes"]), 80),
+            xy=(0.5, 0),
+            xycoords=axes.xaxis.label,
+            xytext=(0, -4),
+            textcoords="offset points",
+            fontsize=5,
+            ha="center",
+            va="top",
+        )
         for path in paths:
             no_date = {"Date": None} if path.suffix == ".svg" else None
             canvas.savefig(path, metadata=no_date)

@@ -1,0 +1,198 @@
+"""What a study's comparisons say, in sentences: whether SAM helps, and where."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from samkeras.experiment.options.values import as_text
+from samkeras.experiment.studies.comparison import (
+    RULE_FIELDS,
+    Comparison,
+    Estimate,
+    correlate_gains,
+    estimate,
+    find_sign,
+    find_varied,
+    named,
+)
+from samkeras.experiment.studies.figure import Value
+
+MAX_PLACES = 6  # more are counted
+VERBS = {1: "helps", 0: "makes no clear difference", -1: "hurts"}
+
+
+def conclude(
+    comparisons: Sequence[Comparison], monitor: str, value: Value = "best"
+) -> list[str]:
+    """Whether SAM helps, where, by how much and how sure that is.
+
+    Args:
+        comparisons: of all runs.
+        monitor: the metric that gains are in.
+        value: of the best epoch or of the final one.
+    """
+    metric = f"{value} {monitor}"
+    decimals = decimals_of(comparisons)
+    sentences: list[str] = []
+    for method in dict.fromkeys(c.fields.get("method") for c in comparisons):
+        own = [c for c in comparisons if c.fields.get("method") == method]
+        subject = "SAM" if method is None else f"SAM (method {method})"
+        sentences += _conclude(own, subject, metric, value, decimals)
+    gains = [gain for c in comparisons if (gain := estimate(c.gains(value)))]
+    if any(gain.error is not None for gain in gains):
+        sentences.append(
+            "A gain is clear if its 95 % interval (Student's t, over the seeds) leaves "
+            "out 0; ± is one standard error."
+        )
+    chosen = [c for c in comparisons if c.gains(value) and len(c.by_rule) > 1]
+    if chosen:
+        most = max(chosen, key=lambda c: len(c.by_rule))
+        tried = zip(*most.by_rule, strict=True)
+        names = [n for n, v in zip(RULE_FIELDS, tried, strict=True) if len({*v}) > 1]
+        sentences.append(
+            f"SAM is taken at its best {join(names)} of {len(most.by_rule)}, chosen in "
+            f"{monitor} itself, which favours it."
+        )
+    return sentences
+
+
+def _conclude(
+    comparisons: Sequence[Comparison],
+    subject: str,
+    metric: str,
+    value: Value,
+    decimals: int,
+) -> list[str]:
+    """What is said of one method."""
+    varied = find_varied(comparisons)
+    by_sign: dict[int | None, list[tuple[str, Estimate]]] = {}
+    for c in comparisons:
+        if gain := estimate(c.gains(value)):
+            place = name_place(c, varied)
+            by_sign.setdefault(find_sign(gain), []).append((place, gain))
+    said = [
+        f"{verb} {_list_gains(by_sign[sign], decimals)}"
+        for sign, verb in VERBS.items()
+        if sign in by_sign
+    ]
+    sentences: list[str] = []
+    if said:
+        sentences.append(f"In {metric}, {subject} {join(said)}.")
+    if None in by_sign:
+        sentences.append(
+            f"{subject}'s gain in {metric} {_list_gains(by_sign[None], decimals)} is "
+            "of one seed, and may be chance: --seed 0,1,2 trains three."
+        )
+    correlation = correlate_gains(comparisons, value)
+    if correlation is not None:
+        said = (
+            "The rank correlation of the gain with the number of parameters is "
+            f"{correlation.value:.2f}"
+        )
+        if {*by_sign} != {None}:  # the bootstrap needs seeds to draw from
+            interval = f"{correlation.low:.2f} to {correlation.high:.2f}"
+            said += f" (95 % bootstrap interval {interval})"
+        sentences.append(f"{said}.")
+    return sentences
+
+
+def caution(comparisons: Sequence[Comparison]) -> list[str]:
+    """What is to be known before gains are believed: a best value at the edge of its
+    grid, and runs that are compared apart."""
+    varied = find_varied(comparisons)
+    edges: dict[tuple[str, str, str], list[str]] = {}
+    for c in comparisons:
+        for name, which in c.edges.items():
+            text = as_text(named(c.rule or ())[name])
+            edges.setdefault((name, text, which), []).append(name_place(c, varied))
+    sentences = [
+        f"The best {name} is {text}{_at(places, len(comparisons))}, the {which} that "
+        "was tried: a "
+        f"{'larger' if which == 'largest' else 'smaller'} one may do better."
+        for (name, text, which), places in edges.items()
+    ]
+    sizes = sorted({c.num_params for c in comparisons if c.is_apart})
+    if sizes:
+        sentences.append(
+            "Runs of the same options have models of different sizes "
+            f"({join([f'{size:,}' for size in sizes])} parameters), and are compared "
+            "apart: some are of other code. A workload's version, raised after a "
+            "change of what it imports, trains all of them again."
+        )
+    return sentences
+
+
+def name_place(comparison: Comparison, varied: Iterable[str]) -> str:
+    """Where a comparison is among others, as "width_mult 4, label_noise 0.5"."""
+    pairs = [f"{name} {as_text(comparison.fields[name])}" for name in varied]
+    if comparison.is_apart:
+        pairs.append(f"{comparison.num_params:,} parameters")
+    return ", ".join(pairs)
+
+
+def _list_gains(gains: Sequence[tuple[str, Estimate]], decimals: int) -> str:
+    """The places of gains, each with its gain, or how many they are."""
+    if len(gains) > MAX_PLACES:
+        means = [gain.mean for _, gain in gains]
+        low, high = (f"{mean:+z.{decimals}f}" for mean in (min(means), max(means)))
+        return f"at {len(gains)} places ({low} to {high})"
+    places = _shorten([place for place, _ in gains])
+    texts = [
+        f"{place} ({_describe(gain, decimals)})".strip()
+        for place, (_, gain) in zip(places, gains, strict=True)
+    ]
+    return f"at {join(texts)}" if gains[0][0] else join(texts)
+
+
+def _describe(gain: Estimate, decimals: int) -> str:
+    shown = with_error(gain, decimals, "+")
+    return shown if gain.error is None else f"{shown}, {gain.num_seeds} seeds"
+
+
+def _at(places: Sequence[str], num_all: int) -> str:
+    if len(places) == num_all > 1:
+        return " everywhere"
+    if len(places) > MAX_PLACES:
+        return f" at {len(places)} places"
+    return f" at {join(_shorten(places))}" if places[0] else ""
+
+
+def _shorten(places: Sequence[str]) -> list[str]:
+    """Places that differ in one field name it once: "width_mult 1", "4"."""
+    names = {place.partition(" ")[0] for place in places}
+    if len(names) > 1 or any("," in place for place in places):
+        return [*places]
+    return [places[0], *(place.partition(" ")[2] for place in places[1:])]
+
+
+def join(texts: Sequence[str]) -> str:
+    """Texts as a sentence lists them; those with commas of their own by semicolons."""
+    if len(texts) < 2:
+        return "".join(texts)
+    has_commas = any(", " in text.partition(" (")[0] for text in texts)
+    return (
+        f"{'; '.join(texts[:-1])}; and {texts[-1]}"
+        if has_commas
+        else (f"{', '.join(texts[:-1])} and {texts[-1]}")
+    )
+
+
+def with_error(found: Estimate | None, decimals: int, sign: str = "") -> str:
+    """A mean and its standard error, which one seed has not; nothing of none."""
+    if found is None:
+        return ""
+    shown = f"{found.mean:{sign}z.{decimals}f}"
+    return shown if found.error is None else f"{shown} ± {found.error:.{decimals}f}"
+
+
+def decimals_of(comparisons: Iterable[Comparison]) -> int:
+    """How many decimals the numbers of comparisons are shown with."""
+    runs = [runs for c in comparisons for runs in (c.base, *c.by_rule.values())]
+    return count_decimals(result.best for of in runs for result in of.values())
+
+
+def count_decimals(numbers: Iterable[float]) -> int:
+    """How many decimals show numbers of a kind: four for those around 1, as many digits
+    for smaller and larger ones."""
+    largest = max((abs(n) for n in numbers if math.isfinite(n)), default=0.0)
+    exponent = math.floor(math.log10(largest)) if largest else 0
+    return max(0, 4 - exponent) if exponent >= 0 else min(12, 3 - exponent)
