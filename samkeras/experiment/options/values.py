@@ -1,5 +1,8 @@
 """How values are written."""
 
+import math
+from collections.abc import Iterable
+
 
 def plain_text(value: object) -> str:
     """A value as Python writes it, but for true and false: as runs record it, and as
@@ -17,3 +20,11 @@ def as_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(as_text, value))}]"
     return plain_text(value)
+
+
+def count_decimals(numbers: Iterable[float]) -> int:
+    """How many decimals show numbers of a kind: four for those around 1, as many digits
+    for smaller and larger ones."""
+    largest = max((abs(n) for n in numbers if math.isfinite(n)), default=0.0)
+    exponent = math.floor(math.log10(largest)) if largest else 0
+    return max(0, 4 - exponent) if exponent >= 0 else min(12, 3 - exponent)

@@ -1,9 +1,8 @@
 """What a study's comparisons say, in sentences: whether SAM helps, and where."""
 
-import math
 from collections.abc import Iterable, Sequence
 
-from samkeras.experiment.options.values import as_text
+from samkeras.experiment.options.values import as_text, count_decimals
 from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
     Comparison,
@@ -188,11 +187,3 @@ def decimals_of(comparisons: Iterable[Comparison]) -> int:
     """How many decimals the numbers of comparisons are shown with."""
     runs = [runs for c in comparisons for runs in (c.base, *c.by_rule.values())]
     return count_decimals(result.best for of in runs for result in of.values())
-
-
-def count_decimals(numbers: Iterable[float]) -> int:
-    """How many decimals show numbers of a kind: four for those around 1, as many digits
-    for smaller and larger ones."""
-    largest = max((abs(n) for n in numbers if math.isfinite(n)), default=0.0)
-    exponent = math.floor(math.log10(largest)) if largest else 0
-    return max(0, 4 - exponent) if exponent >= 0 else min(12, 3 - exponent)

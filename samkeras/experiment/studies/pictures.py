@@ -306,6 +306,7 @@ def summarize(
     comparisons: Sequence[Comparison],
 ) -> dict[str, Any]:
     """What a report says of a picture beside its numbers."""
+    monitor = results[0].config.target.load().monitor
     varied = varied_fields(result.config for result in results)
     common = {
         name: value
@@ -313,11 +314,12 @@ def summarize(
         if name not in varied
     }
     points = find_points(picture, results, comparisons)
-    correlation = None
+    correlation, conclusion = None, []
+    if picture.y == "gain":
+        conclusion = conclude(comparisons, monitor, picture.value)
     if picture.y == "gain" and picture.x == "num_params":
         correlation = correlate_gains(comparisons, picture.value)
     done = [result for result in results if result.failure is None]
-    monitor = results[0].config.target.load().monitor
     return {
         "name": picture.name,
         "title": describe_title(picture, results),
@@ -331,7 +333,7 @@ def summarize(
         "training_seconds": sum(result.seconds for result in done),
         "correlation": correlation and correlation._asdict(),
         "notes": explain(picture, points, comparisons),
-        "conclusion": conclude(comparisons, monitor, picture.value),
+        "conclusion": conclusion,
         "varied": varied,
         "config": common,
         "backend": keras.backend.backend(),

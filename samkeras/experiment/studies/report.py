@@ -5,7 +5,7 @@ import base64
 import csv
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,10 +14,12 @@ from typing import Any
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.parsing import SESSION_FIELDS
 from samkeras.experiment.options.targets import numbers_as_such
-from samkeras.experiment.options.values import as_text
+from samkeras.experiment.options.values import as_text, count_decimals
 from samkeras.files import replace_file
 
 EXAMPLE = "python run.py configs/figures/figure1_synthetic.yaml --preset small"
+Value = int | float | str
+Columns = dict[str, list[Value]]
 # What the page takes from a summary.json.
 SUMMARY = {
     "title": str,
@@ -107,14 +109,50 @@ def _read_figure(folder: Path) -> dict[str, Any]:
     with _naming(picture):
         data = base64.b64encode(picture.read_bytes()).decode()
     points = _read_csv(folder / f"{folder.name}.csv")
+    # An error has as many decimals as its mean, which is two columns before it.
+    names = [*points]
+    alike = (names[2:4],) if "standard_error" in names[3:4] else ()
+    # Not what is empty, such as the standard errors of one seed.
+    points = {k: v for k, v in points.items() if {*v} - {"", "False"}}
+    runs = _read_csv(folder / "runs.csv")
+    exact = {
+        *summary["varied"],
+        "rho",
+        "best_rho",
+    }  # options, which are as they were given
     return {
+        # Summaries of earlier versions have none of these.
+        "notes": [],
+        "conclusion": [],
         **summary,
         "name": folder.name,
         "config": config,
         "picture": f"data:image/svg+xml;base64,{data}",
-        # Not what is empty, such as the standard errors of one seed.
-        "points": {k: v for k, v in points.items() if {*v} - {"", "False"}},
-        "all_runs": _read_csv(folder / "runs.csv"),
+        "points": _shown(points, exact, alike),
+        "all_runs": _shown(runs, exact, (["best", "final"],)),
+    }
+
+
+def _shown(
+    columns: Columns, exact: Collection[str], alike: Iterable[Sequence[str]]
+) -> dict[str, list[tuple[Value, str]]]:
+    """The columns of a table, each value with the text that is shown of it: numbers
+    that were measured rounded, as many decimals for all that are alike."""
+    decimals: dict[str, int] = {}
+    for names in (*([name] for name in columns), *alike):
+        values = [v for n in names for v in columns.get(n, ()) if isinstance(v, float)]
+        decimals.update(dict.fromkeys(names, count_decimals(values)))
+
+    def show(name: str, value: Value) -> str:
+        if isinstance(value, int):
+            return f"{value:,}"
+        if isinstance(value, str):
+            return value
+        return as_text(value) if name in exact else f"{value:,.{decimals[name]}f}"
+
+    return {
+        name: [(value, show(name, value)) for value in values]
+        for name, values in columns.items()
     }
 
 
@@ -130,7 +168,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _read_csv(path: Path) -> dict[str, list[int | float | str]]:
+def _read_csv(path: Path) -> Columns:
     """The columns of a table, numbers as such."""
     with _naming(path), open(path, newline="") as file:
         header, *rows = csv.reader(file, strict=True)
@@ -141,7 +179,7 @@ def _read_csv(path: Path) -> dict[str, list[int | float | str]]:
         }
 
 
-def _parse_cell(text: str) -> int | float | str:
+def _parse_cell(text: str) -> Value:
     for kind in (int, float):
         try:
             return kind(text)
@@ -171,9 +209,7 @@ def _render(figures: list[dict[str, Any]], count: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        duration=_duration, moment=_moment, option=as_text, rounded=_rounded
-    )
+    environment.filters.update(duration=_duration, moment=_moment, option=as_text)
     template = environment.get_template("report.html.j2")
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     return template.render(figures=figures, count=count, now=now, zip=zip)
@@ -185,9 +221,3 @@ def _duration(seconds: float) -> str:
 
 def _moment(iso: str) -> str:
     return iso[:16].replace("T", " ")
-
-
-def _rounded(number: float) -> str:
-    if isinstance(number, int):
-        return f"{number:,}"
-    return f"{number:.5g}" if abs(number) < 1e5 else f"{number:,.0f}"

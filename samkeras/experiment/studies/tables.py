@@ -8,7 +8,7 @@ import keras
 from rich.console import Console
 
 from samkeras.experiment.options.config import result_fields, varied_fields
-from samkeras.experiment.options.values import as_text
+from samkeras.experiment.options.values import as_text, count_decimals
 from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
@@ -24,7 +24,6 @@ from samkeras.experiment.studies.comparison import (
 from samkeras.experiment.studies.conclusion import (
     caution,
     conclude,
-    count_decimals,
     decimals_of,
     join,
     with_error,
