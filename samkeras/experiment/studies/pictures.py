@@ -115,13 +115,12 @@ def draw_picture(
         InputError: no finished run has the number that it shows.
     """
     _check_number(picture, results)
-    name = name_folder(figure, picture, results)
-    folder = run_dir / "figures" / name
+    folder = run_dir / "figures" / name_folder(figure, picture, results)
     folder.mkdir(parents=True, exist_ok=True)
     workload = results[0].config.target.load()
     comparisons = compare(results, workload.mode)
     points = find_points(picture, results, comparisons)
-    names = [f"{name}.{kind}" for kind in ("png", "svg", "csv")]
+    names = [f"{picture.name}.{kind}" for kind in ("png", "svg", "csv")]
     names += ["runs.csv", "summary.json"]
     # In place together: what is interrupted leaves the files that were there.
     with tempfile.TemporaryDirectory(dir=folder) as new:
@@ -135,9 +134,9 @@ def draw_picture(
 
 
 def name_folder(figure: Figure, picture: Picture, results: Sequence[Result]) -> str:
-    """The name of a picture's folder and files: the picture's and what was changed, so
-    that each study has its own. A digest of its runs stands for what the changes' text
-    does not tell, or is too long for."""
+    """The name of a picture's folder: the picture's and what was changed, so that each
+    study has its own. A digest of its runs stands for what the changes' text does not
+    tell, or is too long for."""
     if not figure.changes:
         return picture.name
     text = "__".join(f"{name}={value}" for name, value in figure.changes.items())

@@ -22,6 +22,7 @@ Value = int | float | str
 Columns = dict[str, list[Value]]
 # What the page takes from a summary.json.
 SUMMARY = {
+    "name": str,
     "title": str,
     "changes": str,
     "workload": str,
@@ -105,10 +106,10 @@ def _read_figure(folder: Path) -> dict[str, Any]:
         for name, value in summary["config"].items()
         if name not in (*SESSION_FIELDS, "data_dir") and value is not None
     }
-    picture = folder / f"{folder.name}.svg"
+    picture = folder / f"{summary['name']}.svg"
     with _naming(picture):
         data = base64.b64encode(picture.read_bytes()).decode()
-    points = _read_csv(folder / f"{folder.name}.csv")
+    points = _read_csv(folder / f"{summary['name']}.csv")
     # An error has as many decimals as its mean, which is two columns before it.
     names = [*points]
     alike = (names[2:4],) if "standard_error" in names[3:4] else ()

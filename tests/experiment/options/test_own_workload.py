@@ -13,6 +13,7 @@ import pytest
 
 import run as command
 from samkeras.errors import InputError
+from samkeras.experiment.options import fingerprint
 from samkeras.experiment.options.parsing import Study, parse_command
 from samkeras.experiment.options.targets import ROOT, Target, resolve_target
 from samkeras.experiment.runs.data import describe_data, read_data
@@ -83,6 +84,51 @@ def test_its_runs_are_recorded_in_its_experiment(folder, records, tmp_path):
     line = [str(folder / "two_moons.py"), "--epochs", "1", "--width_mult", "0.25"]
     assert command.main([*line, "--run_dir", str(tmp_path / "runs")]) == 0
     assert [*records] == ["moons/two_moons"]
+
+
+@pytest.fixture
+def run_again(folder, records, tmp_path, capsys):
+    """A function: options -> what a command prints that trains and compares it, as in
+    a process of its own."""
+
+    def call(*options: str) -> str:
+        for name in [n for n in sys.modules if n.startswith(("two_moons_", "beside"))]:
+            del sys.modules[name]
+        fingerprint._digest_module.cache_clear()
+        line = [str(folder / "two_moons.py"), "--epochs=1", "--batch_size=500"]
+        line += ["--run_dir", str(tmp_path / "runs"), *options]
+        assert command.main(line) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+def rewrite(path, *replaced: tuple[str, str]) -> None:
+    text = path.read_text()
+    for old, new in replaced:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def test_an_edited_workload_trains_again(folder, run_again, monkeypatch):
+    """A comment makes no other run, another model does; one that a module beside it
+    makes, of which no fingerprint tells, is compared apart."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path, beside = folder / "two_moons.py", folder / "beside.py"
+    beside.write_text("HIDDEN = [32]\n")
+    rewrite(path, ("import keras\n", "import beside\nimport keras\n"))
+    rewrite(path, ("[32]", "beside.HIDDEN"))
+    assert " 162 " in run_again()
+    rewrite(path, ("import beside\n", "import beside  # its numbers\n"))
+    rewrite(beside, ("[32]", "[640]"))
+    mixed = run_again("--seed=0,1")
+    assert "1 of 2 runs already finished" in mixed
+    assert "models of different sizes (162 and 3,202 parameters)" in mixed
+    rewrite(path, ("beside.HIDDEN", "[640]"))
+    anew = run_again()
+    assert "already finished" not in anew
+    assert " 3,202 " in anew
 
 
 def test_its_runs_go_to_other_processes(target):
@@ -257,7 +303,7 @@ def test_a_picture_may_be_over_its_own_option(folder, records, tmp_path):
         "--seed=0",
     ]
     assert command.main([*line, "--run_dir", str(tmp_path / "runs")]) == 0
-    drawn = tmp_path / "runs" / "figures" / "noise"
+    (drawn,) = (tmp_path / "runs" / "figures").iterdir()
     with open(drawn / "noise.csv", newline="") as file:
         points = [(p["line"], p["spread"]) for p in csv.DictReader(file)]
     assert points == [("SAM - base", "0.1"), ("SAM - base", "0.3")]
@@ -291,7 +337,7 @@ def test_its_study_is_drawn_from_anywhere_by_two_workers(folder, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    drawn = away / "runs" / "figures" / "noise"
+    (drawn,) = (away / "runs" / "figures").iterdir()
     summary = json.loads((drawn / "summary.json").read_text())
     assert (summary["finished"], summary["runs"]) == (4, 4)
     assert (drawn / "noise.png").stat().st_size > 0

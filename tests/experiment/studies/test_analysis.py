@@ -13,7 +13,9 @@ from samkeras.experiment.studies.comparison import (
     compare,
     correlate_gains,
     estimate,
+    find_sign,
 )
+from samkeras.experiment.studies.conclusion import caution, conclude
 from tests.helpers import make_config
 
 pytestmark = pytest.mark.one_backend
@@ -274,6 +276,171 @@ def test_pruned_models_are_compared_at_their_sparsity():
         ("none", None, 0.0, [160 - 2.5]),
     ]
     assert set(comparisons[2].base) == {0, 1}
+
+
+def make_edited():
+    """Two seeds of a model of 407,050 parameters and one of 814,090, as from before and
+    after an edit of what the workload imports; one more run of that failed."""
+    results = []
+    for seed, num_params in enumerate((407_050, 407_050, 814_090)):
+        options = {"num_params": num_params, "seed": seed}
+        results.append(make_result(0.25, sam=False, **options))
+        results.append(make_result(0.5 + seed / 4, sam=True, rho=0.1, **options))
+    failed = make_result(None, sam=True, rho=0.1, num_params=814_090, seed=3)
+    return [*results, failed]
+
+
+def test_models_of_other_sizes_are_compared_apart():
+    """No mean is of both; what failed counts with the models of its size, or else with
+    the last; a correlation with the size would be one with the edit."""
+    results = make_edited()
+    before, after = compare(results, "max")
+    assert [(c.num_params, c.is_apart) for c in (before, after)] == [
+        (407_050, True),
+        (814_090, True),
+    ]
+    assert (before.gains(), after.gains()) == ([0.25, 0.5], [0.75])
+    assert (before.unfinished, after.unfinished) == ([], [results[-1]])
+    odd = make_result(None, sam=True, rho=0.1, num_params=1, seed=4)
+    assert compare([*results, odd], "max")[1].unfinished == [results[-1], odd]
+    (text,) = caution([before, after])
+    assert "models of different sizes (407,050 and 814,090 parameters)" in text
+    assert "compared apart" in text
+    wider = make_base(0.5, width_mult=4.0, num_params=9_999_999)
+    wider += make_sam(0.1, 0.75, width_mult=4.0, num_params=9_999_999)
+    assert correlate_gains(compare([*results, *wider], "max")) is None
+
+
+def test_models_of_one_size_are_one_comparison():
+    """Also where a failed run has another size, or none that is known."""
+    failed = make_result(None, sam=True, rho=0.1, num_params=0, seed=1)
+    (comparison,) = compare([*make_base(0.5), *make_sam(0.1, 0.75), failed], "max")
+    assert (comparison.num_params, comparison.is_apart) == (1, False)
+    assert comparison.unfinished == [failed]
+    assert caution([comparison]) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "edges"),
+    [
+        ([{"rho": 0.1}, {"rho": 0.2, "best": 1}], {"rho": "largest"}),
+        ([{"rho": 0.1, "best": 1}, {"rho": 0.2}], {"rho": "smallest"}),
+        ([{"rho": 0.1}, {"rho": 0.2, "best": 1}, {"rho": 0.4}], {}),
+        # One that failed was tried, too.
+        ([{"rho": 0.1}, {"rho": 0.2, "best": 1}, {"rho": 0.4, "best": None}], {}),
+        # One value is no grid, and beyond these there is nothing.
+        ([{"rho": 0.2}], {}),
+        ([{"rho": 0.0, "best": 1}, {"rho": 0.2}], {}),
+        ([{"ascent_steps": 1, "best": 1}, {"ascent_steps": 2}], {}),
+        ([{"m_sharpness": 1, "best": 1}, {"m_sharpness": 2}], {}),
+        ([{"p": "inf", "best": 1}, {"p": 2.0}], {}),
+        ([{"m_sharpness": None, "best": 1}, {"m_sharpness": 2}], {}),
+        # Other values than rho have edges, too.
+        ([{"p": "inf"}, {"p": 2.0, "best": 1}], {"p": "smallest"}),
+        (
+            [{"ascent_steps": 1}, {"ascent_steps": 2, "best": 1}],
+            {"ascent_steps": "largest"},
+        ),
+        (
+            [{"m_sharpness": None}, {"m_sharpness": 2, "best": 1}],
+            {"m_sharpness": "smallest"},
+        ),
+    ],
+)
+def test_a_best_value_at_the_edge_of_its_grid_is_known(rules, edges):
+    (comparison,) = compare(
+        [make_result(**{"best": 0.5, "sam": True, **rule}) for rule in rules], "max"
+    )
+    assert comparison.edges == edges
+    assert len(caution([comparison])) == len(edges)
+
+
+def test_an_edge_is_said_where_it_is():
+    """Once for all models of which it is the edge."""
+    results = []
+    for width, best in ((1.0, 0.1), (2.0, 0.2), (4.0, 0.4), (8.0, 0.4)):
+        for rho in (0.1, 0.2, 0.4):
+            results += make_sam(rho, float(rho == best), width_mult=width)
+    assert caution(compare(results, "max")) == [
+        "The best rho is 0.1 at width_mult 1, the smallest that was tried: a smaller "
+        "one may do better.",
+        "The best rho is 0.4 at width_mult 4 and 8, the largest that was tried: a "
+        "larger one may do better.",
+    ]
+    (text,) = caution(compare(results[-6:], "max"))
+    assert text.startswith("The best rho is 0.4 everywhere, the largest")
+
+
+@pytest.mark.parametrize(
+    ("gains", "sign"),
+    [
+        # Student's quantile is 12.706 for two seeds, 4.303 for three.
+        ([1.0, 1.17], 1),  # 1.085, of error 0.085: 12.76 of them
+        ([1.0, 1.18], 0),
+        ([-1.0, -1.17], -1),
+        ([1.0, 1.6, 2.2], 1),  # 1.6, of error 0.346: 4.6
+        ([1.0, 1.7, 2.4], 0),
+        ([0.5, 0.5], 1),
+        ([0.0, 0.0], 0),
+        ([0.5], None),
+    ],
+)
+def test_a_gain_is_clear_by_hand(gains, sign):
+    assert find_sign(estimate(gains)) == sign
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_the_conclusion_says_where_sam_helps(mode, few_draws):
+    """An improvement is a gain > 0, whichever way the metric goes."""
+    sign = 1 if mode == "max" else -1
+    results = []
+    for width, gains in (
+        (1.0, (-0.02, -0.021)),
+        (4.0, (0.01, -0.01)),
+        (2.0, (0.04,) * 2),
+    ):
+        options = {"width_mult": width, "num_params": round(100 * width)}
+        results += make_base(0.5, 0.5, **options)
+        results += make_sam(0.1, *(0.5 + sign * gain for gain in gains), **options)
+    assert conclude(compare(results, mode), "val_accuracy") == [
+        "In best val_accuracy, SAM helps at width_mult 2 (+0.0400 ± 0.0000, 2 seeds), "
+        "makes no clear difference at width_mult 4 (+0.0000 ± 0.0100, 2 seeds) and "
+        "hurts at width_mult 1 (-0.0205 ± 0.0005, 2 seeds).",
+        "The rank correlation of the gain with the number of parameters is 0.50 (95 % "
+        "bootstrap interval 0.50 to 0.50).",
+        "A gain is clear if its 95 % interval (Student's t, over the seeds) leaves out "
+        "0; ± is one standard error.",
+    ]
+
+
+def test_the_conclusion_of_one_seed_says_so():
+    """And at which rho SAM is taken; without a gain there is nothing to conclude."""
+    results = [*make_base(0.5), *make_sam(0.1, 0.625), *make_sam(0.2, 0.75)]
+    assert conclude(compare(results, "max"), "val_accuracy") == [
+        "SAM's gain in best val_accuracy (+0.2500) is of one seed, and may be chance: "
+        "--seed 0,1,2 trains three.",
+        "SAM is taken at its best rho of 2, chosen in val_accuracy itself, which "
+        "favours it.",
+    ]
+    assert conclude(compare(results[1:], "max"), "val_accuracy") == []
+
+
+def test_the_conclusion_is_of_each_method():
+    results = [
+        *make_base(0.5, 0.5),
+        *make_sam(0.1, 0.75, 0.75),
+        *make_sam(0.1, 0.25, 0.25, method="asam"),
+    ]
+    found = conclude(compare(results, "max"), "val_accuracy")
+    assert found[:2] == [
+        "In best val_accuracy, SAM (method sam) helps (+0.2500 ± 0.0000, 2 seeds).",
+        "In best val_accuracy, SAM (method asam) hurts (-0.2500 ± 0.0000, 2 seeds).",
+    ]
+
+
+def test_many_places_are_counted():
+    found = conclude(make_sizes([[i / 8] * 2 for i in range(1, 9)]), "val_accuracy")
+    assert "SAM helps at 8 places (+0.1250 to +1.0000)." in found[0]
 
 
 def test_correlation_by_hand(few_draws):

@@ -27,7 +27,13 @@ from samkeras.experiment.studies import pictures as drawing
 from samkeras.experiment.studies.comparison import compare
 from samkeras.experiment.studies.figure import Figure, Picture, read_figure
 from samkeras.experiment.studies.figure import parse_figure as parse_file
-from samkeras.experiment.studies.pictures import draw_picture, find_points, summarize
+from samkeras.experiment.studies.pictures import (
+    describe_title,
+    draw_picture,
+    find_points,
+    name_folder,
+    summarize,
+)
 from tests.helpers import make_config
 
 pytestmark = pytest.mark.one_backend
@@ -873,6 +879,101 @@ def test_the_picture_circles_the_best_rho(tmp_path, axes):
     assert lines[0].get_marker() != lines[1].get_marker()
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "made"),
+        ({"preset": "small", "seed": "0,1"}, "made__preset=small__seed=0,1"),
+        ({"dataset": "glue/sst2"}, "made__dataset=glue-sst2__........"),
+        ({"config": "mine.yaml"}, "made__config=mine.yaml__........"),
+        ({"rho": "0.1," * 50}, "made__rho=(0.1,)+.{,4}__........"),
+    ],
+)
+def test_what_was_changed_is_in_the_folders_name(changes, name):
+    """In full where that can be and is short; else with a digest of the runs."""
+    results = [make_result(0.5, sam=sam) for sam in (True, False)]
+    changed = make_figure(changes=changes)
+    found = name_folder(changed, make_picture(), results)
+    assert re.fullmatch(name, found)
+    assert len(found) < 110
+    assert name_folder(changed, make_picture(), results[::-1]) == found
+    other = name_folder(changed, make_picture(), [*results, make_result(0.5, seed=1)])
+    assert (other == found) != name.endswith("........")
+
+
+@pytest.mark.parametrize(
+    ("datasets", "title"),
+    [
+        (["mnist"], "A made-up figure on mnist"),
+        (["mnist", "glue/sst2"], "A made-up figure on glue/sst2 and mnist"),
+        (["HERE/own.npz"], "A made-up figure on own.npz"),
+        (["a", "b", "c", "d"], "A made-up figure on 4 data sets"),
+        # Whose title has it already, and who has none.
+        (["made"], "A made-up figure"),
+        ([""], "A made-up figure"),
+    ],
+)
+def test_a_title_names_the_data_that_was_used(datasets, title, tmp_path):
+    (tmp_path / "own.npz").touch()
+    names = [name.replace("HERE", str(tmp_path)) for name in datasets]
+    results = [make_result(0.5, dataset=name) for name in names]
+    assert describe_title(make_picture(), results) == title
+
+
+def test_a_title_names_the_game():
+    config = make_config("atari_ppo")
+    result = Result(config, 1, 1, failure="not trained yet")
+    assert describe_title(make_picture(), [result]) == "A made-up figure on breakout"
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "explained"),
+    [
+        ("gain", "num_params", "Means over 1 to 2 seeds; band: ± one standard error."),
+        ("metric", "rho", "Means over 1 to 2 seeds; band: ± one standard error; ring:"),
+        ("best_rho", "num_params", "By means over 1 to 2 seeds."),
+    ],
+)
+def test_a_picture_explains_its_marks(y, x, explained, tmp_path, axes):
+    """In the picture and in the summary."""
+    paths = draw_alone(make_picture(y, x), make_gains(), tmp_path)
+    notes = json.loads(paths[4].read_text())["notes"]
+    assert notes[0].startswith(explained)
+    (text,) = axes[0].texts
+    assert text.get_text().replace("\n", " ") == " ".join(notes)
+
+
+def test_a_best_rho_at_the_edge_is_said_with_the_picture(tmp_path, axes):
+    """And of how many it is, and that one seed has no band."""
+    results = [make_result(0.5, sam=False)]
+    results += [make_result(rho, sam=True, rho=rho) for rho in (0.1, 0.2)]
+    paths = draw_alone(make_picture(), results, tmp_path)
+    summary = json.loads(paths[4].read_text())
+    assert summary["notes"] == [
+        "One seed; SAM at its best of 2 rho.",
+        "The best rho is 0.2, the largest that was tried: a larger one may do better.",
+    ]
+    assert "the largest that was tried" in " ".join(axes[0].texts[0].get_text().split())
+    assert summary["conclusion"][0].startswith("SAM's gain in best val_accuracy (-0.3")
+
+
+def test_models_of_other_sizes_are_points_of_their_own():
+    """Runs of one option, before and after its workload was changed: on lines that are
+    named by their sizes, but for a picture over them."""
+    results = [
+        make_result(0.5, sam=sam, seed=s) for sam in (True, False) for s in (0, 1)
+    ]
+    results[1] = dataclasses.replace(results[1], num_params=5)
+    results[3] = dataclasses.replace(results[3], num_params=5)
+    points = points_of(make_picture(x="width_mult"), results)
+    assert [(p.line, p.y.num_seeds) for p in points] == [
+        ("1,000 parameters", 1),
+        ("5 parameters", 1),
+    ]
+    points = points_of(make_picture(), results)
+    assert [(p.line, p.x) for p in points] == [("SAM - base", 5), ("SAM - base", 1000)]
+
+
 def test_drawing_again_gives_the_same_files(tmp_path):
     """To the byte: no date and no random names."""
     first = draw_alone(make_picture(), make_gains(), tmp_path / "first")
@@ -913,6 +1014,10 @@ def test_a_command_trains_and_draws(draw, recorded, tmp_path, monkeypatch):
     assert (code, again) == (0, rows)
     assert made <= {path.name for path in folder.iterdir()}
     assert recorded() == runs
+    # What was drawn stays where other options are given.
+    assert draw("--width_mult", "0.1") == (0, rows, "")
+    changed = folder.with_name("tiny__width_mult=0.1")
+    assert read_csv(changed / "tiny.csv") == rows[:1]
 
 
 def test_one_command_draws_all_pictures_of_a_grid(
@@ -1030,7 +1135,7 @@ def test_every_small_study_runs_to_its_picture(name, studies, capsys):
     out, err = capsys.readouterr()
     assert code == 0, out + err
     for drawn in read_figure(FIGURES / f"{name}.yaml").pictures:
-        folder = studies / "runs" / "figures" / drawn.name
+        folder = studies / "runs" / "figures" / f"{drawn.name}__preset=small"
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["finished"] == summary["runs"] > 0
         points = read_csv(folder / f"{drawn.name}.csv")

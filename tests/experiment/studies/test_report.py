@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.parse
 
 import pytest
 
@@ -58,7 +59,9 @@ def draw(tmp_path):
     def write(name="figure4_mnist", **fields):
         folder = tmp_path / "figures" / name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps({**SUMMARY, **fields}))
+        (folder / "summary.json").write_text(
+            json.dumps({**SUMMARY, "name": name, **fields})
+        )
         svg = "<svg xmlns='http://www.w3.org/2000/svg'/>"
         (folder / f"{name}.svg").write_text(svg)
         (folder / f"{name}.csv").write_text(POINTS)
@@ -106,16 +109,19 @@ def test_a_changed_study_is_named_as_such(draw, report):
 
 
 def test_every_number_is_in_the_page(draw, report):
-    """The cells of both CSV files, exactly, and short enough to be read; a column
-    without anything to say is left out."""
+    """The cells of both CSV files, exactly, and short enough to be read: errors with
+    the decimals of their means, options as they were given; a column without anything
+    to say is left out."""
     draw()
     page, _ = report()
     values = re.findall(r'<data value="([^"]*)">([^<]*)</data>', page)
     for pair in [
         ("61035", "61,035"),
-        ("-0.012345678", "-0.012346"),
-        ("0.0456789", "0.045679"),
-        ("0.98765", "0.98765"),
+        ("-0.012345678", "-0.01235"),
+        ("0.0456789", "0.04568"),
+        ("0.0023", "0.00230"),
+        ("0.98765", "0.9877"),
+        ("0.5", "0.5"),
         ("123456.78", "123,457"),
     ]:
         assert pair in values
@@ -152,6 +158,29 @@ def test_an_unknown_correlation_is_not_mentioned(draw, report, correlation):
     """Of too few sizes there is none, and of equal gains it is not a number."""
     draw(correlation=correlation)
     assert "correlation" not in report()[0]
+
+
+def test_notes_and_the_conclusion_are_in_the_page(draw, report):
+    """What marks mean, and whether SAM helps, which says the correlation too."""
+    draw(
+        notes=["Band: ± one standard error."], conclusion=["SAM helps.", "It is 0.90."]
+    )
+    words = text_of(report()[0])
+    assert "Band: ± one standard error." in words
+    assert "SAM helps. It is 0.90." in words
+    assert "Spearman" not in words
+
+
+def test_a_changed_figure_is_beside_the_unchanged_one(draw, report):
+    """In a folder of its own, whose files have the picture's name."""
+    draw()
+    draw().rename(draw().with_name("figure4_mnist__seed=0,1"))
+    draw()
+    page, _ = report()
+    names = ["figure4_mnist", "figure4_mnist__seed=0,1"]
+    assert re.findall(r'<section id="([^"]*)"', page) == names
+    links = re.findall(r'href="#([^"]*)"', page)
+    assert [urllib.parse.unquote(link) for link in links] == names
 
 
 def test_failures_are_shown_as_text(draw, report):
@@ -217,7 +246,7 @@ def test_bad_options_are_refused_in_one_line(capsys, options, words):
     [
         ("summary.json", '{"name": "fig', "Unterminated string"),
         ("summary.json", "[]", "it holds no fields"),
-        ("summary.json", '{"title": "", "changes": ""}', "its workload is missing"),
+        ("summary.json", '{"name": "", "title": ""}', "its changes is missing"),
         ("figure4_mnist.csv", "a,b\n1\n", "its rows differ in length"),
         ("figure4_mnist.svg", None, "No such file"),
     ],
