@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import re
 import tempfile
@@ -139,12 +140,15 @@ def name_folder(figure: Figure, picture: Picture, results: Sequence[Result]) -> 
     tell, or is too long for."""
     if not figure.changes:
         return picture.name
-    text = "__".join(f"{name}={value}" for name, value in figure.changes.items())
-    name = re.sub(r"[^\w.,=+-]+", "-", text, flags=re.ASCII)
-    if name != text or len(name) > MAX_CHANGES or "config" in figure.changes:
+    changes = [f"{name}={value}" for name, value in figure.changes.items()]
+    parts = [re.sub(r"[^\w.,=+-]+", "-", text, flags=re.ASCII) for text in changes]
+    ends = itertools.accumulate(len(part) + 2 for part in parts)
+    kept = [part for part, end in zip(parts, ends, strict=True) if end <= MAX_CHANGES]
+    if kept != changes or "config" in figure.changes:
         runs = sorted(json.dumps(result_fields(result.config)) for result in results)
         digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
-        name = f"{name[:MAX_CHANGES]}__{digest}"
+        kept = [*(kept or [parts[0][:MAX_CHANGES]]), digest]
+    name = "__".join(kept)
     return f"{picture.name}__{name}"
 
 

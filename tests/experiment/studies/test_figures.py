@@ -886,7 +886,8 @@ def test_the_picture_circles_the_best_rho(tmp_path, axes):
         ({"preset": "small", "seed": "0,1"}, "made__preset=small__seed=0,1"),
         ({"dataset": "glue/sst2"}, "made__dataset=glue-sst2__........"),
         ({"config": "mine.yaml"}, "made__config=mine.yaml__........"),
-        ({"rho": "0.1," * 50}, "made__rho=(0.1,)+.{,4}__........"),
+        ({"rho": "0.1," * 50}, "made__rho=(0.1,)+__........"),
+        ({"sam": "true", "rho": "0.1," * 50}, "made__sam=true__........"),
     ],
 )
 def test_what_was_changed_is_in_the_folders_name(changes, name):
