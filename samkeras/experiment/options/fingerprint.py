@@ -84,7 +84,7 @@ class Marks(NamedTuple):
     now: str
     """what it is recorded under"""
     old: str
-    """what version 0.1 recorded it under"""
+    """what version 0.1 recorded it under, where its workload is one of workloads/"""
 
 
 def find_marks(
@@ -116,10 +116,11 @@ def find_marks(
         about["content"] = content
     apart = [{name: value} for name, value in about.items()]
     module = _digest_module(config.target.path)
-    return Marks(
-        _hash([backend, ours, {**about, "module": module}]),
-        _hash([backend, _recorded(config, values), *apart]),
-    )
+    now = _hash([backend, ours, {**about, "module": module}])
+    # 0.1 knew nothing of modules: one of the user's own may be another since.
+    is_known = config.target.is_house
+    old = _hash([backend, _recorded(config, values), *apart]) if is_known else now
+    return Marks(now, old)
 
 
 def _recorded(config: Config, values: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def print_table(results: list[Result], num_runs: int, verbose: int) -> None:
     has_rows = len(results) <= MAX_LISTED and (is_folded or not has_gains)
     if verbose == 2 or has_rows:
         _print_columns(console, *_list_runs(results, workload.monitor))
-    if has_gains or is_folded or not has_rows:
+    if comparisons and (has_gains or is_folded or not has_rows):
         _print_means(console, comparisons, workload.monitor, verbose)
     for sentence in describe(results, num_runs, comparisons, workload.monitor):
         console.print(sentence)
@@ -130,8 +130,9 @@ def _list_runs(
     for result in results:
         values = result_fields(result.config)
         values.update(dict.fromkeys(result.config.unused))
-        values["parameters"] = f"{result.num_params:,}"
-        values["non-zero"] = f"{result.num_nonzero:,}"
+        sizes = {"parameters": result.num_params, "non-zero": result.num_nonzero}
+        # A model that cannot be built has none.
+        values.update({name: f"{size:,}" for name, size in sizes.items() if size})
         values.update(dict.fromkeys(reported, FAILED))
         if result.failure is None:
             numbers = (f"{getattr(result, v):.{decimals}f}" for v in VALUES)

@@ -357,6 +357,8 @@ def test_another_module_is_another_run_and_another_comment_is_not(tmp_path):
         target = resolve_target(str(path))
         (config,) = parse_command(target, []).configs
         marks.append(find_mark(config, version=1))
+        # What did not know of modules knows none of these runs.
+        assert find_mark(config, "old", version=1) == marks[-1]
     assert marks[0] == marks[1] == marks[2] != marks[3]
 
 
