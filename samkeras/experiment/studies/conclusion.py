@@ -83,14 +83,14 @@ def _conclude(
         )
     correlation = correlate_gains(comparisons, value)
     if correlation is not None:
-        said = (
-            "The rank correlation of the gain with the number of parameters is "
-            f"{correlation.value:.2f}"
-        )
+        interval = ""
         if {*by_sign} != {None}:  # the bootstrap needs seeds to draw from
-            interval = f"{correlation.low:.2f} to {correlation.high:.2f}"
-            said += f" (95 % bootstrap interval {interval})"
-        sentences.append(f"{said}.")
+            ends = f"{correlation.low:.2f} to {correlation.high:.2f}"
+            interval = f" (95 % bootstrap interval {ends})"
+        sentences.append(
+            "The rank correlation of the gain with the number of parameters is "
+            f"{correlation.value:.2f}{interval}."
+        )
     return sentences
 
 
@@ -109,11 +109,11 @@ def caution(comparisons: Sequence[Comparison]) -> list[str]:
         f"{'larger' if which == 'largest' else 'smaller'} one may do better."
         for (name, text, which), places in edges.items()
     ]
-    sizes = sorted({c.num_params for c in comparisons if c.is_apart})
-    if sizes:
+    apart = sorted((c for c in comparisons if c.is_apart), key=lambda c: c.num_params)
+    if apart:
+        sizes = list(dict.fromkeys(map(name_size, apart)))
         sentences.append(
-            "Runs of the same options have models of different sizes "
-            f"({join([f'{size:,}' for size in sizes])} parameters), and are compared "
+            f"Runs of the same options have models of {join(sizes)}, and are compared "
             "apart: some are of other code. A workload's version, raised after a "
             "change of what it imports, trains all of them again."
         )
@@ -124,8 +124,15 @@ def name_place(comparison: Comparison, varied: Iterable[str]) -> str:
     """Where a comparison is among others, as "width_mult 4, label_noise 0.5"."""
     pairs = [f"{name} {as_text(comparison.fields[name])}" for name in varied]
     if comparison.is_apart:
-        pairs.append(f"{comparison.num_params:,} parameters")
+        pairs.append(name_size(comparison))
     return ", ".join(pairs)
+
+
+def name_size(comparison: Comparison) -> str:
+    """The size of a comparison's models."""
+    dense, kept = comparison.num_params, comparison.num_nonzero
+    pruned = "" if kept == dense else f" of which {kept:,} are not zero"
+    return f"{dense:,} parameters{pruned}"
 
 
 def _list_gains(gains: Sequence[tuple[str, Estimate]], decimals: int) -> str:
@@ -167,12 +174,9 @@ def join(texts: Sequence[str]) -> str:
     """Texts as a sentence lists them; those with commas of their own by semicolons."""
     if len(texts) < 2:
         return "".join(texts)
-    has_commas = any(", " in text.partition(" (")[0] for text in texts)
-    return (
-        f"{'; '.join(texts[:-1])}; and {texts[-1]}"
-        if has_commas
-        else (f"{', '.join(texts[:-1])} and {texts[-1]}")
-    )
+    if any(", " in text.partition(" (")[0] for text in texts):
+        return f"{'; '.join(texts[:-1])}; and {texts[-1]}"
+    return f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def with_error(found: Estimate | None, decimals: int, sign: str = "") -> str:

@@ -33,7 +33,12 @@ from samkeras.experiment.studies.comparison import (
     rho_of,
     rule_of,
 )
-from samkeras.experiment.studies.conclusion import caution, conclude, join
+from samkeras.experiment.studies.conclusion import (
+    caution,
+    conclude,
+    join,
+    name_size,
+)
 from samkeras.experiment.studies.figure import VALUES, Figure, Picture, Y
 from samkeras.experiment.studies.tables import cell
 from samkeras.workload import Workload
@@ -219,7 +224,7 @@ def find_points(
             if name in varied and name not in x_fields
         }
         if c.is_apart and picture.x != "num_params":
-            options["num_params"] = f"{c.num_params:,} parameters"
+            options["num_params"] = name_size(c)
         label = ", ".join(options.values())
         if picture.x == "rho":
             points += _find_rho_points(c, number, label or "SAM")

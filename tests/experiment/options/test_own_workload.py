@@ -124,7 +124,7 @@ def test_an_edited_workload_trains_again(folder, run_again, monkeypatch):
     rewrite(beside, ("[32]", "[640]"))
     mixed = run_again("--seed=0,1")
     assert "1 of 2 runs already finished" in mixed
-    assert "models of different sizes (162 and 3,202 parameters)" in mixed
+    assert "models of 162 parameters and 3,202 parameters" in mixed
     rewrite(path, ("beside.HIDDEN", "[640]"))
     anew = run_again()
     assert "already finished" not in anew

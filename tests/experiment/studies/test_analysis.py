@@ -304,11 +304,20 @@ def test_models_of_other_sizes_are_compared_apart():
     odd = make_result(None, sam=True, rho=0.1, num_params=1, seed=4)
     assert compare([*results, odd], "max")[1].unfinished == [results[-1], odd]
     (text,) = caution([before, after])
-    assert "models of different sizes (407,050 and 814,090 parameters)" in text
+    assert "models of 407,050 parameters and 814,090 parameters," in text
     assert "compared apart" in text
     wider = make_base(0.5, width_mult=4.0, num_params=9_999_999)
     wider += make_sam(0.1, 0.75, width_mult=4.0, num_params=9_999_999)
     assert correlate_gains(compare([*results, *wider], "max")) is None
+
+
+def test_models_that_are_pruned_otherwise_are_compared_apart():
+    results = make_base(0.5, num_params=100, num_nonzero=50)
+    results += make_base(0.5, num_params=100, num_nonzero=40)
+    comparisons = compare(results, "max")
+    assert [c.num_nonzero for c in comparisons] == [50, 40]
+    (text,) = caution(comparisons)
+    assert "100 parameters of which 50 are not zero and 100 parameters of which" in text
 
 
 def test_models_of_one_size_are_one_comparison():

@@ -142,7 +142,7 @@ def test_models_of_other_sizes_have_rows_of_their_own(frame):
     (first,) = (line for line in lines if "407,050" in line and "no SAM" in line)
     assert " 2 " in first
     assert after.split()[0] == "0.1"
-    assert any("Runs of the same options have models of diff" in line for line in lines)
+    assert any("options have models of 407,050 parameters" in line for line in lines)
 
 
 def test_a_gain_of_a_loss_is_what_it_falls_by(frame):
