@@ -155,9 +155,11 @@ def _print_means(
     spare = ["time", "gain in\nfinal", f"final\n{monitor}"]
     if not any(c.is_apart for c in comparisons):
         spare += ["parameters", "non-zero"]
-    note = ""
+    note = (
+        "A gain > 0 is an improvement." if any(c.gains() for c in comparisons) else ""
+    )
     if any(len(c.by_rule) > 1 for c in comparisons):
-        note = "* SAM at its best"
+        note += " * SAM at its best"
         note += "." if is_whole else "; --verbose 2 shows the others."
     _print_columns(console, columns, heads, spare, note)
 
@@ -250,9 +252,9 @@ def _print_columns(
         console.print(row, soft_wrap=True)
     left_out = [" ".join(name.split()) for name in columns if name not in kept]
     if left_out:
-        note = f"{note} A wider terminal shows {join(left_out)}.".strip()
+        note += f" A wider terminal shows {join(left_out)}."
     if note:
-        console.print(note)
+        console.print(note.strip())
     console.print()
 
 

@@ -964,8 +964,8 @@ def test_models_of_other_sizes_are_points_of_their_own():
     results = [
         make_result(0.5, sam=sam, seed=s) for sam in (True, False) for s in (0, 1)
     ]
-    results[1] = dataclasses.replace(results[1], num_params=5)
-    results[3] = dataclasses.replace(results[3], num_params=5)
+    results[1] = dataclasses.replace(results[1], num_params=5, num_nonzero=5)
+    results[3] = dataclasses.replace(results[3], num_params=5, num_nonzero=5)
     points = points_of(make_picture(x="width_mult"), results)
     assert [(p.line, p.y.num_seeds) for p in points] == [
         ("1,000 parameters", 1),
