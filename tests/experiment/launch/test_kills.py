@@ -166,10 +166,9 @@ def test_ctrl_c_again_and_again_is_told_in_a_line(tmp_path, workers, pause):
 
 
 def rows(out: str) -> list[list[str]]:
-    """The cells of the results' rows and of the gains', without the times."""
-    lines = [line for line in out.splitlines() if line.startswith("│")]
-    cells = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines]
-    return [[c for c in row if not re.fullmatch(r"[\d.]+ s", c)] for row in cells]
+    """The cells of the results' rows and of the means', without the times."""
+    found = re.findall(r"^ *(.+?) +[\d.]+ s$", out, re.MULTILINE)
+    return [re.split(r"  +", row) for row in found]
 
 
 def test_a_grid_that_is_killed_ends_as_an_undisturbed_one(tmp_path):
@@ -191,7 +190,7 @@ def test_a_grid_that_is_killed_ends_as_an_undisturbed_one(tmp_path):
     done = {
         run.info.run_id for run in recorded_runs(parts) if run.info.status == "FINISHED"
     }
-    assert len(expected) == 12 + 2
+    assert len(expected) == 12 + 4  # at two widths, without SAM and with it
     assert rows(finish(start(parts, GRID))) == expected
     runs = recorded_runs(parts)
     assert len(runs) == 12
