@@ -1,7 +1,10 @@
 """What keras keeps to itself and has no public name for."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import keras
 from keras.src.backend.common.global_state import get_global_attribute
 
 
@@ -14,3 +17,18 @@ def find_place(optimizer: Any, variable: Any) -> int:
     """A weight's place among those of an optimizer, whose step has it as keras or the
     backend holds it."""
     return optimizer._get_variable_index(variable)
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """A scope whose new variables have shapes and never values: no memory, no time."""
+
+    def waiting() -> list[keras.Variable]:
+        return get_global_attribute("uninitialized_variables") or []
+
+    count = len(waiting())
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        del waiting()[count:]  # else keras would make their values in its next scope

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError
-from samkeras.experiment.launch.workers import ATTEMPTS, Job, give_up, train_alone
+from samkeras.experiment.launch.workers import (
+    ATTEMPTS,
+    Job,
+    complete,
+    give_up,
+    train_alone,
+)
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import CODE, Target, is_checkout
 from samkeras.experiment.runs.data import Memory
+from samkeras.experiment.runs.failure import Failure
 from samkeras.experiment.runs.progress import ProgressDisplay
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
@@ -140,10 +147,10 @@ def train_on_ray(
             for reference in done:
                 job = tasks.pop(reference)
                 try:
-                    yield job, ray.get(reference)
+                    yield job, complete(job, tracker, ray.get(reference))
                 except RayError as error:
                     reason = " ".join(str(error).split())[:300]
-                    yield job, give_up(job, tracker, reason)
+                    yield job, give_up(job, tracker, Failure(reason))
     finally:
         _cancel(tasks)
 
@@ -185,7 +192,7 @@ def _train(
     parent_id: str | None,
     folder: Path,
     relay: Any,
-) -> Result:
+) -> Result | Failure:
     """A Ray task: trains a run on the node that it is on.
 
     Args:

@@ -16,6 +16,7 @@ from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.data import Memory, read_data
+from samkeras.experiment.runs.failure import Failure, explain, record_failure
 from samkeras.experiment.runs.interrupt import (
     end_at_once,
     hidden_from_children,
@@ -102,7 +103,7 @@ def train_in_workers(
                 match event:
                     case "result":
                         worker.job = None
-                        yield job, values[0]
+                        yield job, complete(job, tracker, values[0])
                     case "stopped":
                         raise KeyboardInterrupt
                     case "died" if attempts[job.number] < ATTEMPTS:
@@ -111,20 +112,27 @@ def train_in_workers(
                         waiting.append(job)
                     case "died":
                         worker.start()
-                        yield job, give_up(job, tracker, values[0])
+                        yield job, give_up(job, tracker, Failure(values[0]))
                     case _:
                         progress.take(job.number, event, *values)
     finally:
         _stop(workers)
 
 
-def give_up(job: Job, tracker: Tracker, failure: str) -> Result:
+def complete(job: Job, tracker: Tracker, outcome: Result | Failure) -> Result:
+    """The result of a run that another process has trained, or could not."""
+    if isinstance(outcome, Result):
+        return outcome
+    return give_up(job, tracker, outcome)
+
+
+def give_up(job: Job, tracker: Tracker, failure: Failure) -> Result:
     """Records a run as failed that could not do so itself."""
-    with contextlib.suppress(InputError):  # something still trains it
+    with contextlib.suppress(InputError, OSError):  # such as: something still trains it
         logger, _ = start_record(
             job.run, job.session, job.splits, tracker, job.parent_id
         )
-        logger.end("FAILED", failure)
+        record_failure(logger, failure)
     return without_metrics(job.run, job.splits.info, failure)
 
 
@@ -225,8 +233,9 @@ def train_alone(
     parent_id: str | None,
     memory: Memory,
     tell: Callable[..., None],
-) -> Result:
-    """Trains and records a run that belongs to a grid of another process.
+) -> Result | Failure:
+    """Trains and records a run that belongs to a grid of another process, or says why
+    it could not begin.
 
     Args:
         run: what it is.
@@ -237,13 +246,16 @@ def train_alone(
         tell: takes the run's progress, see RunProgress.
     """
     backend.cache_programs()
-    # A process that died, or its node, may not have let go of the run yet.
     experiment = session.experiment or run.config.target.experiment
-    tracker = MLflowTracker(session.tracking_uri, experiment, patience=PATIENCE_SEC)
+    try:
+        splits = read_data(run.config, memory)  # which a node may not have
+        # A process that died, or its node, may not have let go of the run yet.
+        tracker = MLflowTracker(session.tracking_uri, experiment, patience=PATIENCE_SEC)
+    except Exception as error:
+        return explain(error, run.config)
     try:
         if parent is not None and parent_id is not None:
             tracker.know(parent, parent_id)
-        splits = read_data(run.config, memory)
         with backend.split_batches(run.task.devices()):
             return train(run, session, splits, tracker, parent_id, RunProgress(tell))
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from samkeras.errors import InputError, nearest
+from samkeras.errors import InputError, find_own_line, nearest
 from samkeras.experiment.options.strict_yaml import read_yaml
 
 if TYPE_CHECKING:  # it imports keras, which takes seconds and --help needs not
@@ -108,7 +108,9 @@ class Target:
             raise
         except (Exception, SystemExit) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"cannot import {self.path}: {reason[:300]}") from error
+            raise InputError(
+                f"cannot import {self.path}: {reason[:300]} ({find_own_line(error)})"
+            ) from error
 
     @cached_property
     def values(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import keras
 
 import samkeras
+from samkeras.backend.insides import shapes_alone
 from samkeras.data.atari import Game
 from samkeras.data.examples import Examples
 from samkeras.data.splits import DataInfo
@@ -90,8 +91,7 @@ _sizes: Recall[ModelSize] = Recall()
 
 def _measure_size(config: Config, info: DataInfo) -> ModelSize:
     run = Run(config)
-    # In a stateless scope variables have shapes but no values: no memory, no time.
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_alone():
         model = _build(run, info)
         num_params = count_params(model.trainable_variables)
         if not config.is_pruned:
@@ -165,18 +165,28 @@ def prune_model(
     sparsity: float,
     examples: Examples | Game,
 ) -> None:
-    """Prunes a run's model; snip scores one training batch, as the authors do."""
+    """Prunes a run's model; snip scores one training batch, as the authors do.
+
+    Raises:
+        InputError: an option would have to be another.
+    """
     # Every process scores the whole batch, so that all prune the same weights.
     config = run.config
     batch = run.task.pruning_batch(config, examples, model)
-    samkeras.prune_at_init(
-        model,
-        config.pruner,
-        sparsity,
-        batch,
-        seed=derive_seed(config.seed, "pruning"),
-        allow_empty_layers=config.allow_empty_layers,
-    )
+    try:
+        samkeras.prune_at_init(
+            model,
+            config.pruner,
+            sparsity,
+            batch,
+            seed=derive_seed(config.seed, "pruning"),
+            allow_empty_layers=config.allow_empty_layers,
+        )
+    except ValueError as error:
+        message = name_options(str(error))
+        if message == str(error):
+            raise
+        raise InputError(message) from None
 
 
 def _choose_jit_compile(model: SAMModel) -> bool | str:

@@ -10,6 +10,7 @@ from samkeras.data.batches import Batches
 from samkeras.experiment.runs import checkpoint
 from samkeras.experiment.runs.checkpoint import Arrays, CheckpointError, Checkpoints
 from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.result import unknown_monitor
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.schedule import learning_rate_at
 from samkeras.experiment.tracking.record import Record
@@ -104,6 +105,7 @@ class Member:
 
         Raises:
             NotFiniteError: a number is not finite.
+            InputError: the metric to report is none of the scores.
         """
         epoch, steps = place.epoch, batches.total
         logs = {**(place.logs or {}), **scores}
@@ -117,13 +119,15 @@ class Member:
         log_step = self._run.task.log_step(self._config, epoch, steps)
         self._logger.log_metrics(metrics, step=log_step)
         self._check_finite(epoch, logs)
-        self.final, self._finite_logs = logs[self.monitor], logs
+        if self.monitor not in scores:
+            raise unknown_monitor(self._config, scores)
+        self.final, self._finite_logs = scores[self.monitor], logs
         if self._is_best(self.final):
             self.best, self.best_epoch = self.final, epoch
             # Copies, because the backend reuses the memory of the weights.
             self.best_weights = [np.array(w) for w in model.get_weights()]
         self._progress.reach((epoch + 1) * steps * self._run.passes)
-        shown = {name: logs[name] for name in ("loss", self.monitor)}
+        shown = {self.monitor: self.final, "best": self.best, "loss": logs["loss"]}
         self._progress.end_epoch(epoch, self._config.total_epochs, shown)
         self.save(model, batches, Place(epoch + 1))
 
@@ -173,6 +177,8 @@ class Member:
             count = len(model.weights)
             self.best_weights = [arrays[f"best/{i}"] for i in range(count)]
         place = Place(*(values[name] for name in Place._fields))
+        steps = place.epoch * batches.total + place.step
+        self._progress.resume(steps * self._run.passes)
         self._progress.say(
             f"going on after {place.epoch} epochs and {place.step} steps"
         )

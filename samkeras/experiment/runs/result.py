@@ -1,8 +1,9 @@
 """What came out of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.groups import Config
 from samkeras.statistics import GRADIENT_METRICS
 from samkeras.workload import Workload
@@ -22,6 +23,7 @@ class Result:
         numbers: the last value of each number that the run recorded, such as
             best_val_accuracy, val_loss or grad_cosine, and its seconds.
         failure: why there are none; None: it is finished.
+        traceback: where in the code it failed, where the failure does not say all.
     """
 
     config: Config
@@ -29,6 +31,7 @@ class Result:
     num_nonzero: int
     numbers: Mapping[str, float] = field(default_factory=dict)
     failure: str | None = None
+    traceback: str | None = None
 
     @property
     def best(self) -> float:
@@ -67,3 +70,14 @@ def list_numbers(workload: Workload) -> tuple[list[str], bool]:
     names = [*reported, "best_epoch", *validated, *logged, *GRADIENT_METRICS]
     names += ["learning_rate", "examples_per_second", "compiled_programs", "seconds"]
     return [*names, *SIZES], workload.monitor in validated
+
+
+def unknown_monitor(config: Config, names: Iterable[str]) -> InputError:
+    """The error that validations give numbers of these names, none of which is the
+    metric that a run's workload has reported."""
+    target = config.target
+    monitor, known = target.load().monitor, sorted(names)
+    return InputError(
+        f"monitor of {target} must be one of {', '.join(known)}. Received: {monitor}"
+        f"{nearest(monitor, known)}"
+    )

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from samkeras.experiment.options.config import (
     to_yaml,
     with_new_names,
 )
-from samkeras.experiment.options.groups import Config, LabelNoise
+from samkeras.experiment.options.groups import LabelNoise
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.runs import data
@@ -29,10 +28,15 @@ from samkeras.experiment.runs.build import (
     build_model,
     compile_model,
     measure_size,
-    name_options,
     prune_model,
 )
 from samkeras.experiment.runs.checkpoint import Checkpoints, has_checkpoint
+from samkeras.experiment.runs.failure import (
+    Failure,
+    date_back,
+    explain,
+    record_failure,
+)
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.loop import Loop
 from samkeras.experiment.runs.member import Member
@@ -60,18 +64,10 @@ def train(
         parent: id of the record of the run that this one is nested in, if it is.
     """
     started, config = time.monotonic(), run.config
-    size = measure_size(run, splits.info)
-    result = Result(config, size.num_params, size.num_nonzero)
-    try:
-        model = build_model(run, splits.info)
-    except InputError:
-        raise
-    except Exception as error:
-        return dataclasses.replace(result, failure=_explain(error, config))
     try:
         logger, mark = start_record(run, session, splits, tracker, parent)
     except (InputError, OSError) as error:
-        return dataclasses.replace(result, failure=str(error))
+        return without_metrics(run, splits.info, Failure(str(error)))
     folder = logger.folder
     checkpoints = Checkpoints(folder, mark, progress.say)
     try:
@@ -79,24 +75,31 @@ def train(
             checkpoints.clear()
         if parent is None:
             _mention_other_config(run, folder, progress)
-        _record_setup(logger, run, session, size, model, splits)
+        _record_options(logger, run, session, splits)
+        size = measure_size(run, splits.info)
+        model = build_model(run, splits.info)
+        _record_model(logger, size, model)
         _train(run, model, size, splits, logger, checkpoints, progress)
         logger.end("FINISHED")
     except KeyboardInterrupt:
         try:
             checkpoints.wait()
         finally:  # interrupted once more
-            _end(logger, "KILLED", "interrupted")
+            with contextlib.suppress(OSError):  # such as a full disk
+                logger.end("KILLED", "interrupted")
         raise
     except Exception as error:
         checkpoints.wait()
-        failure = _explain(error, config)
-        _end(logger, "FAILED", failure)
-        return dataclasses.replace(result, failure=failure)
+        failure = explain(error, config)
+        record_failure(logger, failure)
+        return without_metrics(run, splits.info, failure)
     with contextlib.suppress(OSError):  # they are of no use any more
         checkpoints.clear()
-    return dataclasses.replace(
-        result, numbers={**logger.metrics, "seconds": time.monotonic() - started}
+    return Result(
+        config,
+        size.num_params,
+        size.num_nonzero,
+        numbers={**logger.metrics, "seconds": time.monotonic() - started},
     )
 
 
@@ -127,11 +130,6 @@ def _train(
     _record_end(logger, model, member, validation)
 
 
-def _end(logger: Record, status: str, reason: str) -> None:
-    with contextlib.suppress(OSError):  # such as the full disk that is the reason
-        logger.end(status, reason)
-
-
 def start_record(
     run: Run,
     session: Session,
@@ -147,13 +145,18 @@ def start_record(
     folder, mark = run.find_folder(session.run_dir, run.find_marks(splits))
     tags = {"workload": run.config.workload, "fingerprint": mark}
     logger = tracker.start(run.name, tags, parent, folder, fresh=session.rerun)
+    date_back(logger, is_new=session.rerun)
     return logger, mark
 
 
-def without_metrics(run: Run, info: DataInfo, failure: str) -> Result:
-    """The result of a run that failed outside of `train`, or is missing."""
-    size = measure_size(run, info)
-    return Result(run.config, size.num_params, size.num_nonzero, failure=failure)
+def without_metrics(run: Run, info: DataInfo, failure: Failure) -> Result:
+    """The result of a run that failed, or is missing; of no size if none can be
+    built."""
+    try:
+        size = measure_size(run, info)
+    except Exception:
+        size = ModelSize(0, 0, 0.0)
+    return Result(run.config, size.num_params, size.num_nonzero, {}, *failure)
 
 
 def _mention_other_config(run: Run, folder: Path, progress: RunProgress) -> None:
@@ -177,33 +180,7 @@ def _mention_other_config(run: Run, folder: Path, progress: RunProgress) -> None
         )
 
 
-def _explain(error: Exception, config: Config) -> str:
-    """What went wrong, in one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    # TensorFlow wraps what a data set raises in what it says itself.
-    corrupt = re.search(r"CorruptImageError: (.*? is not a readable image)", text)
-    if corrupt:
-        return corrupt[1]
-    # JAX and TensorFlow name it so, each in exceptions of its own.
-    names = "RESOURCE_EXHAUSTED|ResourceExhausted|Out of memory|OOM when allocating"
-    if isinstance(error, MemoryError) or re.search(names, text):
-        return (
-            f"out of memory: lower --batch_size (now {config.batch_size}) or "
-            f"--width_mult (now {config.width_mult:g}) ({text[:200]})"
-        )
-    if isinstance(error, ValueError):
-        text = name_options(text)
-    return text[:500]
-
-
-def _record_setup(
-    logger: Record,
-    run: Run,
-    session: Session,
-    size: ModelSize,
-    model: SAMModel,
-    splits: Splits,
-) -> None:
+def _record_options(logger: Record, run: Run, session: Session, splits: Splits) -> None:
     config, folder = run.config, logger.folder
     devices = run.task.devices()
     content = splits.content._asdict() if splits.content else {}
@@ -214,8 +191,6 @@ def _record_setup(
             **result_fields(config),
             **{f"data_{name}": value for name, value in content.items()},
             "workload_version": run.workload.version,
-            "num_params": size.num_params,
-            "num_nonzero_params": size.num_nonzero,
             "keras_backend": keras.backend.backend(),
             "device": devices[0].split(":")[0],
             "num_devices": len(devices),
@@ -223,12 +198,19 @@ def _record_setup(
         }
     )
     (folder / "config.yaml").write_text(to_yaml(config))
-    with open(folder / "model_summary.txt", "w") as file:
-        model.summary(print_fn=lambda line: print(line, file=file))
     for name, text in splits.files.items():
         (folder / name).write_text(text)
-    for name in ("config.yaml", "model_summary.txt", *splits.files):
+    for name in ("config.yaml", *splits.files):
         logger.log_file(folder / name)
+
+
+def _record_model(logger: Record, size: ModelSize, model: SAMModel) -> None:
+    sizes = {"num_params": size.num_params, "num_nonzero_params": size.num_nonzero}
+    logger.log_params(sizes)
+    path = logger.folder / "model_summary.txt"
+    with open(path, "w") as file:
+        model.summary(print_fn=lambda line: print(line, file=file))
+    logger.log_file(path)
 
 
 def _record_noise(logger: Record, record: dict[str, Any], share: float) -> None:

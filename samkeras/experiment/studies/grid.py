@@ -12,24 +12,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from samkeras.backend import backend
-from samkeras.errors import InputError
+from samkeras.errors import InputError, find_own_line
 from samkeras.experiment.launch import ray as cluster
 from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.fingerprint import Marks
-from samkeras.experiment.options.groups import Linearized
+from samkeras.experiment.options.groups import Dropout, Linearized
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import home, is_checkout
 from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.data import Memory, describe_data, read_data
+from samkeras.experiment.runs.failure import (
+    TRACEBACK,
+    Failure,
+    describe,
+    format_traceback,
+)
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.runs.progress import ProgressDisplay
 from samkeras.experiment.runs.recall import Recall
-from samkeras.experiment.runs.result import Result
+from samkeras.experiment.runs.result import Result, list_numbers, unknown_monitor
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.train import without_metrics
 from samkeras.experiment.studies import pictures, tables
 from samkeras.experiment.studies.figure import Figure
+from samkeras.experiment.tasks.supervised import Supervised
 from samkeras.experiment.tracking.record import (
     FolderGoneError,
     MemoryTracker,
@@ -48,8 +55,10 @@ def run_grid(session: Session, runs: list[Run], figure: Figure | None = None) ->
     Raises:
         InputError: something is wrong that can be known before training.
     """
-    if figure is not None:
-        pictures.check_numbers(figure, runs[0].workload)
+    with _explained("read what it measures", session, runs[0]):
+        _check_monitor(runs[0])
+        if figure is not None:
+            pictures.check_numbers(figure, runs[0].workload)
     if backend.find_process()[0] > 0:
         return _follow(session, runs)
     return _run_grid(session, runs, figure, MLflowTracker)
@@ -74,14 +83,17 @@ def _run_grid(
 ) -> int:
     target, workload = runs[0].config.target, runs[0].workload
     described: Memory = Recall()
-    splits = [describe_data(run.config, described) for run in runs]
+    with _explained("load its data", session, runs[0]):
+        splits = [describe_data(run.config, described) for run in runs]
     if session.dry_run:
-        tables.print_dry_run(runs, splits)
+        with _explained("build its model", session, runs[0]):
+            tables.print_dry_run(runs, splits)
         return 0
     _check(session, runs, splits)
     # A data set that cannot be had is bad input, and known before anything is logged.
     memory: Memory = Recall()
-    splits = [read_data(run.config, memory) for run in runs]
+    with _explained("load its data", session, runs[0]):
+        splits = [read_data(run.config, memory) for run in runs]
     if session.ray is not None:
         cluster.connect(session, target)
     tracker = make_tracker(
@@ -129,6 +141,49 @@ def _run_grid(
     return 1 if failed else 0
 
 
+@contextlib.contextmanager
+def _explained(what: str, session: Session, run: Run) -> Iterator[None]:
+    """Makes bad input of any error of a workload's own code.
+
+    Args:
+        what: that code does.
+        session: how much is to be printed of it.
+        run: one of the workload.
+
+    Raises:
+        InputError: there was one.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if session.verbose == 2:
+            print(format_traceback(error), file=sys.stderr)
+        raise InputError(
+            f"{run.config.target} cannot {what}: {describe(error)} "
+            f"({find_own_line(error)})"
+            f"{'' if session.verbose == 2 else '; --verbose 2 prints the traceback'}"
+        ) from None
+
+
+def _check_monitor(run: Run) -> None:
+    """Checks that a run's validations will give the metric that is reported, as far as
+    that is known before: what a score or a game gives, the first one tells.
+
+    Raises:
+        InputError: they will not.
+    """
+    workload = run.workload
+    if workload.score is not None or not isinstance(workload.task, Supervised):
+        return
+    names = [name for name in list_numbers(workload)[0] if name.startswith("val_")]
+    # A model of several outputs has names such as val_tags_accuracy.
+    kinds = tuple(name.removeprefix("val_") for name in names)
+    if not (workload.monitor.startswith("val_") and workload.monitor.endswith(kinds)):
+        raise unknown_monitor(run.config, names)
+
+
 def _check(session: Session, runs: list[Run], splits: list[Splits]) -> None:
     """Checks what can be known before the data is read.
 
@@ -137,8 +192,9 @@ def _check(session: Session, runs: list[Run], splits: list[Splits]) -> None:
     """
     for run, loaded in zip(runs, splits, strict=True):
         config = run.config
-        if config.match_width is not None or Linearized.of(config).alpha is not None:
-            measure_size(run, loaded.info)  # which says what cannot be built
+        options = (config.match_width, Linearized.of(config).alpha)
+        if any(o is not None for o in (*options, Dropout.of(config).dropout)):
+            _check_model(run, loaded)
     workload = runs[0].workload
     num_processes = backend.find_process()[1]
     if num_processes > 1 and (session.workers > 1 or session.ray is not None):
@@ -154,6 +210,20 @@ def _check(session: Session, runs: list[Run], splits: list[Splits]) -> None:
             f"Received: {num_processes} processes"
         )
     _check_writable(Path(session.run_dir))
+
+
+def _check_model(run: Run, splits: Splits) -> None:
+    """Builds a run's model without its weights.
+
+    Raises:
+        InputError: its options do not allow it.
+    """
+    try:
+        measure_size(run, splits.info)
+    except InputError:
+        raise
+    except Exception:
+        pass  # A fault in its code: the run says so, and the others train.
 
 
 def _train_all(
@@ -178,13 +248,26 @@ def _train_all(
             for job, result in _train(jobs, session, tracker, progress):
                 results[job.number] = result
                 if result.failure:
-                    progress.say(f"FAILED {result.failure}")
+                    _say_failure(job, result, progress)
                     if backend.find_process()[1] > 1:
                         break  # The other processes may still be in this run.
-                progress.end_run(job.number, _describe_best(results, runs[0].workload))
+                progress.end_run(job.number, _find_best(results, runs[0].workload))
         except KeyboardInterrupt:
             return True
     return False
+
+
+def _say_failure(job: Job, result: Result, progress: ProgressDisplay) -> None:
+    """Says why a run failed, and where its traceback is, if there is one: printed where
+    each epoch is."""
+    place = ""
+    if result.traceback is not None:
+        marks = job.run.find_marks(job.splits)
+        folder, _ = job.run.find_folder(job.session.run_dir, marks)
+        place = f"; traceback: {folder / TRACEBACK}"
+    progress.fail_run(job.number, f"{result.failure}{place}")
+    if result.traceback is not None and job.session.verbose == 2:
+        progress.say(result.traceback)
 
 
 def _train(
@@ -200,12 +283,11 @@ def _train(
     return train_here(jobs, tracker, progress)
 
 
-def _describe_best(results: dict[int, Result], workload: Workload) -> str:
+def _find_best(results: dict[int, Result], workload: Workload) -> float | None:
     values = [result.best for result in results.values() if result.failure is None]
     if not values:
-        return ""
-    best = max(values) if workload.mode == "max" else min(values)
-    return f"best {workload.monitor} {best:.4g}"
+        return None
+    return max(values) if workload.mode == "max" else min(values)
 
 
 def _complete(
@@ -215,7 +297,7 @@ def _complete(
     return [
         results[i]
         if i in results
-        else without_metrics(run, loaded.info, "not trained yet")
+        else without_metrics(run, loaded.info, Failure("not trained yet"))
         for i, (run, loaded) in enumerate(zip(runs, splits, strict=True))
     ]
 
@@ -253,7 +335,13 @@ def _count_work(run: Run, splits: Splits) -> float:
     per_epoch = run.task.steps_per_epoch(run.config, splits)
     if per_epoch is None:
         raise ValueError("a run's data are read before it trains")
-    return run.passes * run.config.total_epochs * per_epoch
+    try:
+        passes = run.passes
+    except InputError:
+        raise
+    except Exception:
+        passes = 1.0  # A fault in a method of its own: the run says so.
+    return passes * run.config.total_epochs * per_epoch
 
 
 def _check_writable(folder: Path) -> None:

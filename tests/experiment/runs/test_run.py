@@ -4,11 +4,12 @@ import dataclasses
 import hashlib
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import keras
 import numpy as np
@@ -17,17 +18,23 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 import run as command
+import samkeras
 from samkeras.data.batches import EpochBatches
 from samkeras.data.images import load_images
 from samkeras.experiment.launch import workers
+from samkeras.experiment.launch.workers import Job
+from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import ROOT
 from samkeras.experiment.runs import build, data
 from samkeras.experiment.runs.member import Member, Place
+from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.tasks.supervised import ExampleValidation
+from samkeras.experiment.tracking.record import MemoryTracker
 from tests import helpers
 from tests.dying import die_with_a_run
 from tests.helpers import arrays_of, parse_runs
+from workloads import synthetic_mlp
 
 pytestmark = pytest.mark.one_backend
 
@@ -288,13 +295,174 @@ def test_of_equal_epochs_the_first_is_best(mode, values):
 
 
 def test_a_model_that_cannot_fit_is_not_built(train, recorded):
-    """Nor recorded; a system may promise the memory and kill the process later."""
+    """Nor when the next run is: a system may promise the memory and kill the process
+    later."""
     code, out, _ = train(*SMALL, "--width_mult", "1e9,0.1", "--verbose", "1")
     assert code == 1
     assert "out of memory: lower --batch_size" in out
     assert "GiB" in out
-    child, _ = recorded()
-    assert child.params["width_mult"] == "0.1"
+    assert "traceback" not in out
+    statuses = {run.params["width_mult"]: run.status for run in recorded()[:-1]}
+    assert statuses == {"1000000000.0": "FAILED", "0.1": "FINISHED"}
+
+
+class BuggyLoss(keras.losses.MeanSquaredError):
+    def call(self, y_true, y_pred):
+        raise NameError("name 'smoothing' is not defined")
+
+
+def build_buggy_layer(config, info):
+    class Buggy(keras.layers.Layer):
+        def call(self, x):
+            return x + len(config.momentum)
+
+    inputs = keras.Input(info.input_shape)
+    return samkeras.SAMModel(inputs, keras.layers.Dense(1)(Buggy()(inputs)))
+
+
+@pytest.fixture
+def change(monkeypatch):
+    """A function: changes of the workload synthetic_mlp."""
+
+    def change(**changes):
+        workload = dataclasses.replace(synthetic_mlp.workload, **changes)
+        monkeypatch.setattr(synthetic_mlp, "workload", workload)
+
+    return change
+
+
+@pytest.mark.each_backend
+def test_a_bug_is_told_with_its_line(train, recorded, change, monkeypatch):
+    """In the loss of one run and in a layer of another: the terminal has the line and
+    with --verbose 2 the whole traceback, the run's folder and its record have it too;
+    the others train. When the bug is mended the traceback is said to be an old one."""
+    right, grid = synthetic_mlp.workload, [*SMALL, "--width_mult", "0.1,0.2"]
+    grid += ["--seed", "0,1", "--verbose", "2"]
+    with monkeypatch.context() as context:
+
+        def build(config, info):
+            is_buggy = config.width_mult == 0.2
+            return (build_buggy_layer if is_buggy else right.build)(config, info)
+
+        def choose_loss(config):
+            return BuggyLoss() if config.seed == 1 else keras.losses.MeanSquaredError()
+
+        buggy = dataclasses.replace(right, build=build, loss=choose_loss)
+        context.setattr(synthetic_mlp, "workload", buggy)
+        code, out, err = train(*grid)
+    assert code == 1
+    *children, parent = recorded()
+    assert parent.status == "FAILED"
+    of_run = {(c.params["width_mult"], c.params["seed"]): c for c in children}
+    assert of_run["0.1", "0"].status == "FINISHED"
+    in_loss = of_run["0.1", "1"].tags["failure"]
+    assert re.fullmatch(
+        r"NameError: name 'smoothing' is not defined \(test_run\.py:\d+, in call\)",
+        in_loss,
+    )
+    for seed in "01":
+        in_layer = of_run["0.2", seed].tags["failure"]
+        assert re.fullmatch(
+            r"TypeError: object of type 'float' has no len\(\) "
+            r"\(test_run\.py:\d+, in call\)",
+            in_layer,
+        )
+    failed = [run for run in children if run.status == "FAILED"]
+    assert len(failed) == out.count("Traceback (most recent call last)") == 3
+    assert not err
+    for run in failed:
+        text = (run.folder / "traceback.txt").read_text()
+        assert text in out
+        assert "\x1b" not in text
+        assert "traceback.txt" in run.files
+        shown = f"FAILED {run.tags['failure']}; traceback: {run.folder}/traceback.txt"
+        assert shown in out
+    assert train(*grid)[0] == 0
+    assert {run.status for run in recorded()} == {"FINISHED"}
+    for run in failed:
+        new = (run.folder / "traceback.txt").read_text()
+        assert new.startswith("An earlier attempt at this run failed")
+        assert "Traceback (most recent call last)" in new
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        (
+            {"load": lambda config: {}["pixels"]},
+            [],
+            r"cannot load its data: KeyError: 'pixels' \(test_run\.py:\d+\); --verb",
+        ),
+        (
+            {"build": build_buggy_layer},
+            ["--dry_run"],
+            r"cannot build its model: TypeError: .* \(test_run\.py:\d+, in call\)",
+        ),
+        (
+            {"monitor": "val_lss"},
+            [],
+            "monitor of workloads/synthetic_mlp must be one of val_loss. "
+            "Received: val_lss; did you mean val_loss?",
+        ),
+        (
+            {"monitor": "accuracy", "metrics": ["accuracy"]},
+            [],
+            r"val_accuracy, val_loss. Received: accuracy; did you mean val_accuracy\?",
+        ),
+    ],
+)
+def test_a_bug_before_training_is_one_line(
+    train, recorded, change, changes, options, words
+):
+    """With --verbose 2 the traceback stands before it."""
+    change(**changes)
+    code, _, err = train(*SMALL, *options)
+    assert code == 2
+    assert re.search(words, err)
+    assert err.count("\n") == 1
+    assert recorded() == []
+    code, _, err = train(*SMALL, *options, "--verbose", "2")
+    assert code == 2
+    is_bug = "monitor" not in changes
+    assert err.startswith("Traceback (most recent call last)" if is_bug else "run.py: ")
+
+
+def test_a_monitor_that_no_score_has_is_told_after_the_first_epoch(
+    train, recorded, change
+):
+    """When the names are known."""
+    change(monitor="val_r_squard", score=lambda *_: {"r_squared": 0.5})
+    code, out, _ = train(*SMALL, "--width_mult", "0.1")
+    assert code == 1
+    assert "val_loss, val_r_squared. Received: val_r_squard; did you mean val" in out
+    (run,) = recorded()
+    assert list(run.curves["val_loss"]) == [0]
+    assert "traceback.txt" not in run.files
+
+
+def test_a_failure_travels_from_other_processes(train, recorded, change, tmp_path):
+    """With its traceback; one before the run has begun is recorded where the grid is,
+    such as of data that a node has not."""
+    (config,) = parse_runs("synthetic_mlp", [*SMALL, "--width_mult", "0.1"])
+    session = Session(run_dir=str(tmp_path / "runs"))
+    splits, tracker = data.describe_data(config), MemoryTracker()
+
+    def train_there():
+        with patch.object(workers, "MLflowTracker", lambda *_, **__: tracker):
+            run, tell = Run(config), Mock()
+            done = workers.train_alone(run, session, None, None, Recall(), tell)
+        job = Job(0, Run(config), session, splits, None)
+        return workers.complete(job, tracker, pickle.loads(pickle.dumps(done)))
+
+    change(loss=BuggyLoss())
+    result = train_there()
+    assert "name 'smoothing' is not defined (test_run.py:" in result.failure
+    assert "NameError: name 'smoothing'" in result.traceback
+    change(load=lambda config: {}["pixels"])
+    assert train_there().failure.startswith("KeyError: 'pixels' (test_run.py:")
+    (run,) = tracker.records
+    assert run.status == "FAILED"
+    assert "KeyError: 'pixels'" in (run.folder / "traceback.txt").read_text()
 
 
 def test_an_interrupted_run_is_marked(train, recorded, monkeypatch):

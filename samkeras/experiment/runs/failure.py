@@ -1,0 +1,100 @@
+"""Why a run failed, for those who mend it."""
+
+import contextlib
+import re
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+from samkeras.errors import InputError, find_own_line
+from samkeras.experiment.options.groups import Config
+from samkeras.experiment.runs.build import name_options
+from samkeras.experiment.runs.member import NotFiniteError
+from samkeras.experiment.tracking.record import FolderGoneError, Record
+from samkeras.files import replace_file
+
+TRACEBACK = "traceback.txt"
+EARLIER = "An earlier attempt at this run failed; it has been taken up again since.\n\n"
+# Keras says in bold what was raised in a layer, among much else.
+_RAISED_IN_LAYER = re.compile(
+    r"\x1b\[1m(?:.*Error encountered:\s)?(.*)\x1b\[0m", re.DOTALL
+)
+_STYLE = re.compile(r"\x1b\[\d*m")
+
+
+class Failure(NamedTuple):
+    """Why a run failed.
+
+    Attributes:
+        reason: in one line.
+        traceback: where in the code; None where the reason says all.
+    """
+
+    reason: str
+    traceback: str | None = None
+
+
+def explain(error: Exception, config: Config) -> Failure:
+    """What went wrong in a run of a config."""
+    if isinstance(error, InputError):
+        return Failure(_as_line(_raised(error)))
+    text = describe(error)
+    # TensorFlow wraps what a data set raises in what it says itself.
+    corrupt = re.search(r"CorruptImageError: (.*? is not a readable image)", text)
+    if corrupt:
+        return Failure(corrupt[1])
+    # JAX and TensorFlow name it so, each in exceptions of its own.
+    names = "RESOURCE_EXHAUSTED|ResourceExhausted|Out of memory|OOM when allocating"
+    if isinstance(error, MemoryError) or re.search(names, text):
+        return Failure(
+            f"out of memory: lower --batch_size (now {config.batch_size}) or "
+            f"--width_mult (now {config.width_mult:g}) ({text[:200]})"
+        )
+    if isinstance(error, NotFiniteError | FolderGoneError):
+        return Failure(text)
+    return Failure(f"{text} ({find_own_line(error)})", format_traceback(error))
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line."""
+    message = _raised(error)
+    if isinstance(error, ValueError):
+        message = name_options(message)
+    return _as_line(f"{type(error).__name__}: {message}")
+
+
+def _raised(error: BaseException) -> str:
+    raised = _RAISED_IN_LAYER.search(str(error))
+    return raised[1] if raised else str(error)
+
+
+def _as_line(text: str) -> str:
+    return " ".join(text.split())[:500]
+
+
+def format_traceback(error: BaseException) -> str:
+    return _STYLE.sub("", "".join(traceback.format_exception(error)))
+
+
+def record_failure(logger: Record, failure: Failure) -> None:
+    """Ends a run's record as failed; its folder and record hold the traceback."""
+    # The reason may be a full disk.
+    with contextlib.suppress(OSError, FolderGoneError):
+        if failure.traceback is not None:
+            path = logger.folder / TRACEBACK
+            replace_file(path, failure.traceback.encode())
+            logger.log_file(path)
+    with contextlib.suppress(OSError):
+        logger.end("FAILED", failure.reason)
+
+
+def date_back(logger: Record, is_new: bool) -> None:
+    """Says in the traceback that an earlier attempt left in a run's folder that it is
+    of that one, also in the run's record, unless the record is a new one."""
+    path: Path = logger.folder / TRACEBACK
+    with contextlib.suppress(OSError):  # such as: there is none
+        text = path.read_text()
+        if not text.startswith(EARLIER):
+            replace_file(path, (EARLIER + text).encode())
+            if not is_new:
+                logger.log_file(path)
