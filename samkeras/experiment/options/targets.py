@@ -108,8 +108,11 @@ class Target:
             raise
         except (Exception, SystemExit) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
+            # A syntax error names its own line.
+            is_named = isinstance(error, SyntaxError)
+            place = "" if is_named else f" ({find_own_line(error)})"
             raise InputError(
-                f"cannot import {self.path}: {reason[:300]} ({find_own_line(error)})"
+                f"cannot import {self.path}: {reason[:300]}{place}"
             ) from error
 
     @cached_property

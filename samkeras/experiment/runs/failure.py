@@ -38,7 +38,7 @@ def explain(error: Exception, config: Config) -> Failure:
     """What went wrong in a run of a config."""
     if isinstance(error, InputError):
         return Failure(_as_line(_raised(error)))
-    text = describe(error)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     # TensorFlow wraps what a data set raises in what it says itself.
     corrupt = re.search(r"CorruptImageError: (.*? is not a readable image)", text)
     if corrupt:
@@ -48,11 +48,12 @@ def explain(error: Exception, config: Config) -> Failure:
     if isinstance(error, MemoryError) or re.search(names, text):
         return Failure(
             f"out of memory: lower --batch_size (now {config.batch_size}) or "
-            f"--width_mult (now {config.width_mult:g}) ({text[:200]})"
+            f"--width_mult (now {config.width_mult:g}) ({describe(error)[:200]})"
         )
     if isinstance(error, NotFiniteError | FolderGoneError):
-        return Failure(text)
-    return Failure(f"{text} ({find_own_line(error)})", format_traceback(error))
+        return Failure(describe(error))
+    text = f"{describe(error)} ({find_own_line(error)})"
+    return Failure(text, format_traceback(error))
 
 
 def describe(error: BaseException) -> str:

@@ -38,7 +38,8 @@ class RunProgress:
         self._tell("reach", work)
 
     def end_epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        """Says what came out of an epoch, the most important first."""
+        """Says what came out of an epoch: the reported metric, the best of it, and what
+        matters less."""
         self._tell("end_epoch", epoch, epochs, metrics)
 
     def say(self, line: str) -> None:
@@ -122,7 +123,7 @@ class ProgressDisplay:
 
     def say(self, line: str) -> None:
         if self._verbose > 0:
-            self.console.print(line, soft_wrap=True, markup=False)
+            self.console.print(line, soft_wrap=True, markup=False, emoji=False)
 
     def _end_epoch(
         self, run: int, epoch: int, epochs: int, metrics: dict[str, float]

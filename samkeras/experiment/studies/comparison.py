@@ -148,6 +148,8 @@ def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
     names = dict.fromkeys(("width_mult", *varied))
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
+        if not result.num_params:
+            continue  # Its model cannot be built: there is nothing to compare.
         fields = result_fields(result.config)
         own = fields["method"]
         # Each method is compared with all runs of the base optimizer.

@@ -369,7 +369,7 @@ def _write_runs(picture: Picture, results: Sequence[Result], path: Path) -> None
     rows = [
         (
             *(result_fields(result.config)[name] for name in varied),
-            *(getattr(result, name) for name in SIZES),
+            *(getattr(result, name) or None for name in SIZES),
             *(result.number(name) for name in numbers.values()),
             result.failure,
         )

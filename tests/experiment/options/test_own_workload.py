@@ -165,8 +165,8 @@ def test_a_module_of_a_package_is_a_target(folder, monkeypatch):
     ("text", "words"),
     [
         ("x = 1", ["has no `workload = Workload(...)`"]),
-        ("import no_such_package", ["cannot import", "no_such_package"]),
-        ("x = (", ["cannot import", "SyntaxError"]),
+        ("import no_such_package", ["cannot import", "package' (two_moons.py:1)"]),
+        ("x = (", ["cannot import", "SyntaxError", "(two_moons.py, line 1)\n"]),
     ],
 )
 def test_a_file_that_is_no_workload_is_refused_in_one_line(folder, capsys, text, words):

@@ -192,6 +192,11 @@ def test_failed_runs_are_never_dropped():
     assert (nothing.rho, nothing.unfinished) == (None, failed_sam)
 
 
+def test_a_model_that_cannot_be_built_is_not_compared():
+    """It has no size that a picture could show it at."""
+    assert compare([make_result(num_params=0)], "max") == []
+
+
 def test_comparisons_are_of_equal_models_and_data():
     """Every other option that varies sets runs apart; those that do not are not named,
     the width always is."""
