@@ -1,7 +1,7 @@
 """What keras keeps to itself and has no public name for."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ def find_place(optimizer: Any, variable: Any) -> int:
 
 
 @contextlib.contextmanager
-def shapes_alone() -> Iterator[None]:
+def shapes_alone() -> Generator[None]:
     """A scope whose new variables have shapes and never values: no memory, no time."""
 
     def waiting() -> list[keras.Variable]:
