@@ -229,7 +229,7 @@ def _fit(pieces: list[str], label: str, width: int | None, num_lines: int) -> li
 
 
 def _number(value: float) -> str:
-    """A number of four digits, none of them left out: its width stays the same."""
+    """A number of four digits, none of them left out, so that its width stays."""
     return f"{value:#.4g}".removesuffix(".")
 
 
