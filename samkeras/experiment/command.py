@@ -5,38 +5,46 @@ import signal
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 from samkeras.errors import InputError
-from samkeras.experiment.options.parsing import parse_command
-from samkeras.experiment.options.targets import (
-    Target,
-    describe_targets,
-    resolve_target,
-)
 from samkeras.experiment.runs.interrupt import INTERRUPTED, end_at_once
 from samkeras.quiet import silence_native_stderr
 
+# Nothing here imports packages that Python does not bring before `main` does: it says
+# which are missing.
+
 BACKENDS = ("jax", "tensorflow")
 PIPE_CLOSED = 128 + signal.SIGPIPE  # the exit code
+HOME = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: list[str]) -> int:
     """Runs a command line. Returns the exit code: 0, 1, 2 or 130."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print_targets()
-        return 0
     try:
-        return _run(resolve_target(arguments[0]), arguments[1:])
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print_targets()
+            return 0
+        return _run(arguments[0], arguments[1:])
     except InputError as error:
-        print(f"run.py: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        cause = error.__cause__  # of a workload that cannot be imported
+        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        said = _say_how_to_install("keras") if missing == "keras" else str(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "samkeras":
+            raise
+        said = _say_how_to_install(error.name)
     except KeyboardInterrupt:  # while nothing trains, or a second time
         print("run.py: interrupted", file=sys.stderr)
         return INTERRUPTED
+    print(f"run.py: {_one_line(said)}", file=sys.stderr)
+    return 2
 
 
-def _run(target: Target | Path | Literal["report"], options: list[str]) -> int:
+def _run(name: str, options: list[str]) -> int:
+    from samkeras.experiment.options.parsing import parse_command
+    from samkeras.experiment.options.targets import Target, resolve_target
+
+    target = resolve_target(name)
     if isinstance(target, str):
         from samkeras.experiment.studies.report import write_report
 
@@ -63,7 +71,36 @@ def _run(target: Target | Path | Literal["report"], options: list[str]) -> int:
             backend.use_cpu_only()
         keras.distribution.list_devices()  # starts the backend
 
+    if backend.find_process()[0] == 0 and session.verbose and not session.dry_run:
+        say_where(session.run_dir)
     return run_grid(session, list(map(Run, configs)), figure)
+
+
+def say_where(run_dir: str) -> None:
+    """Says where runs are that nobody has said the place of, if that is not below the
+    folder that one stands in."""
+    from samkeras.experiment.options.targets import RUN_DIR, default_run_dir
+
+    if run_dir != default_run_dir() or run_dir == RUN_DIR:
+        return
+    line = f"The runs are kept in {run_dir}; --run_dir names another folder"
+    if any(Path(RUN_DIR).glob("*/journal_*.jsonl")):
+        line += f", and --run_dir {RUN_DIR} goes on with those of {RUN_DIR}/ here"
+    print(f"{line}.")
+
+
+def _say_how_to_install(package: str) -> str:
+    """A line for those whose Python lacks a package: most have forgotten their virtual
+    environment."""
+    line = f"{package} is not installed for {sys.executable}; first run "
+    environment = HOME / ".venv"
+    if not (HOME / "requirements.txt").is_file():
+        return f"{line}pip install 'samkeras[experiment,jax]'"
+    if not environment.is_dir():
+        return f"{line}`make demo` in {HOME}, and `source .venv/bin/activate`"
+    if Path(sys.prefix).resolve() == environment.resolve():
+        return f"{line}pip install -r {HOME / 'requirements.txt'}"
+    return f"{line}`source {environment / 'bin' / 'activate'}`"
 
 
 def _one_line(text: str) -> str:
@@ -73,13 +110,16 @@ def _one_line(text: str) -> str:
 
 
 def print_targets() -> None:
+    from samkeras.experiment.options.targets import describe_targets
+
     print("python run.py TARGET [--option value[,value...]] ...\n\nTargets:")
     targets = describe_targets()
     width = max(map(len, targets))
     for target, description in targets.items():
         print(f"  {target:{width}}  {description}")
     print(
-        "\nA workload of your own is the path of its .py file, or package.module.\n"
+        "\nThe name alone will do, as in python run.py mnist_mlp or figure1_mnist.\n"
+        "A workload of your own is the path of its .py file, or package.module.\n"
         "python run.py TARGET --help shows a target's options and defaults."
     )
 

@@ -1,7 +1,7 @@
 """The options of runs, in groups, of which each workload has some."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -39,6 +39,7 @@ class Options:
 
     Attributes:
         target: the workload's.
+        heading: what its options stand under in help, one of HEADINGS there.
 
     Example:
         >>> @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Options:
     """
 
     target: ClassVar[Target]
+    heading: ClassVar[str] = "own"
 
     workload: str = ""
     """name of the workload, set by the target"""
@@ -67,9 +69,10 @@ class Options:
         raise NotImplementedError
 
     @property
-    def unused(self) -> tuple[str, ...]:
-        """Fields without effect on the result, given the others."""
-        return ()
+    def unused(self) -> dict[str, str]:
+        """Fields without effect on the result, given the others: each with the options
+        that would give it one, as the command line has them."""
+        return {}
 
     @property
     def neutral(self) -> dict[str, Any]:
@@ -82,14 +85,6 @@ class Options:
 
         Raises:
             InputError: they contradict each other.
-        """
-
-    @classmethod
-    def check_given(cls, given: Mapping[str, str], configs: Iterable[Any]) -> None:
-        """Checks that the options of a command mean something to one of its runs.
-
-        Raises:
-            InputError: one does not.
         """
 
     def __getattr__(self, name: str) -> Any:
@@ -105,6 +100,8 @@ class Options:
 @dataclass(frozen=True, kw_only=True)
 class Method(Options):
     """SAM and its relatives."""
+
+    heading: ClassVar[str] = "SAM"
 
     sam: bool = False
     """train with sharpness-aware minimization"""
@@ -126,11 +123,15 @@ class Method(Options):
     """with method fsam: decay of the gradients' running mean"""
 
     @property
-    def unused(self) -> tuple[str, ...]:
-        if not self.sam:
-            return (*super().unused, *OPTIONS)
-        names = [name for name in OPTIONS if not takes(self.method, name)]
-        return (*super().unused, *names)
+    def unused(self) -> dict[str, str]:
+        unused = super().unused
+        for name, methods in OPTIONS.items():
+            needs = [] if self.sam else ["--sam true"]
+            if not takes(self.method, name):
+                needs.append(f"--method {' or '.join(methods)}")
+            if needs:
+                unused[name] = " ".join(needs)
+        return unused
 
     @property
     def neutral(self) -> dict[str, Any]:
@@ -143,20 +144,12 @@ class Method(Options):
                 f"--p must be 2 or inf with --method asam. Received: {self.p:g}"
             )
 
-    @classmethod
-    def check_given(cls, given: Mapping[str, str], configs: Iterable[Any]) -> None:
-        super().check_given(given, configs)
-        used = {config.method for config in configs if config.sam}
-        for name, methods in OPTIONS.items():
-            if name in given and not any(takes(method, name) for method in used):
-                shown = f"--method {given[name]}" if name == "method" else f"--{name}"
-                needed = f"--method {' or '.join(methods)}" if used else "--sam"
-                raise InputError(f"{shown} needs {needed}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning(Options):
     """Sparsity from the start."""
+
+    heading: ClassVar[str] = "model"
 
     pruner: Literal["none", "snip", "random", "magnitude"] = "none"
     """how to choose the weights that stay zero from the start"""
@@ -172,6 +165,14 @@ class Pruning(Options):
         """Whether any weight is pruned."""
         is_dense = self.match_width == self.width_mult or self.sparsity == 0
         return self.pruner != "none" and not is_dense
+
+    @property
+    def unused(self) -> dict[str, str]:
+        if self.pruner != "none":
+            return super().unused
+        names = ("sparsity", "match_width", "allow_empty_layers")
+        needed = "--pruner snip, random or magnitude"
+        return super().unused | dict.fromkeys(names, needed)
 
     @property
     def neutral(self) -> dict[str, Any]:
@@ -196,21 +197,12 @@ class Pruning(Options):
                 f"Received: {self.match_width:g}"
             )
 
-    @classmethod
-    def check_given(cls, given: Mapping[str, str], configs: Iterable[Any]) -> None:
-        super().check_given(given, configs)
-        if any(config.pruner != "none" for config in configs):
-            return
-        for name in ("sparsity", "match_width"):
-            if any(getattr(config, name) is not None for config in configs):
-                raise InputError(
-                    f"--{name} needs --pruner, one of snip, random, magnitude"
-                )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Options):
     """The base optimizer and its learning rate."""
+
+    heading: ClassVar[str] = "training"
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """base optimizer"""
@@ -238,21 +230,28 @@ class Optimizer(Options):
     """coupled L2 with sgd and adam, decoupled with adamw"""
 
     @property
-    def unused(self) -> tuple[str, ...]:
-        is_sgd = self.optimizer == "sgd"
-        names = ["beta_1", "beta_2", "epsilon"] if is_sgd else ["momentum"]
+    def unused(self) -> dict[str, str]:
+        unused = super().unused
+        if self.optimizer == "sgd":
+            names = ("beta_1", "beta_2", "epsilon")
+            unused |= dict.fromkeys(names, "--optimizer adam or adamw")
+        else:
+            unused["momentum"] = "--optimizer sgd"
         if self.lr_schedule not in ("cosine", "rsqrt"):
-            names.append("warmup_steps")
+            unused["warmup_steps"] = "--lr_schedule cosine or rsqrt"
         if self.lr_schedule != "step":
-            names.append("lr_milestones")
-        if self.lr_schedule != "step" or not self.lr_milestones:
-            names.append("lr_decay")
-        return (*super().unused, *names)
+            names = ("lr_milestones", "lr_decay")
+            unused |= dict.fromkeys(names, "--lr_schedule step")
+        elif not self.lr_milestones:
+            unused["lr_decay"] = "--lr_milestones [X,X]"
+        return unused
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Options):
     """What a step is taken on, and how."""
+
+    heading: ClassVar[str] = "training"
 
     batch_size: PositiveInt = 128
     """examples per step"""
@@ -271,6 +270,8 @@ class Config(Training, Optimizer, Pruning, Method):
 class Dataset(Options):
     """Which examples there are."""
 
+    heading: ClassVar[str] = "data"
+
     dataset: str = ""
     """data set: a TFDS name, an .npz file or the workload's sample"""
     data_dir: str | None = dataclasses.field(default=None, metadata=PLACE)
@@ -280,6 +281,8 @@ class Dataset(Options):
 @dataclass(frozen=True, kw_only=True)
 class Amounts(Options):
     """How many examples are used, and what for."""
+
+    heading: ClassVar[str] = "data"
 
     train_examples: PositiveInt | None = None
     """train on the first N examples"""
@@ -292,6 +295,8 @@ class Amounts(Options):
 @dataclass(frozen=True, kw_only=True)
 class Epochs(Options):
     """How long to train, in passes over the examples or in steps."""
+
+    heading: ClassVar[str] = "training"
 
     epochs: PositiveInt = 1
     """passes over the training set"""
@@ -317,9 +322,13 @@ class Epochs(Options):
         return self.steps and min(self.steps, self.eval_every)
 
     @property
-    def unused(self) -> tuple[str, ...]:
+    def unused(self) -> dict[str, str]:
         # One of them says how long to train.
-        return (*super().unused, "epochs" if self.steps else "eval_every")
+        if self.steps:
+            needed = {"epochs": "--steps null: give one of the two, not both"}
+        else:
+            needed = {"eval_every": "--steps N"}
+        return super().unused | needed
 
     def check(self) -> None:
         super().check()
@@ -335,16 +344,12 @@ class Epochs(Options):
                 f"Received: {self.steps}"
             )
 
-    @classmethod
-    def check_given(cls, given: Mapping[str, str], configs: Iterable[Any]) -> None:
-        super().check_given(given, configs)
-        if "epochs" in given and any(config.steps for config in configs):
-            raise InputError("give one of --epochs and --steps, not both")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelNoise(Options):
     """Labels that are wrong."""
+
+    heading: ClassVar[str] = "data"
 
     label_noise: ClosedUnitInterval = 0.0
     """fraction of training labels replaced by another class"""
@@ -354,6 +359,8 @@ class LabelNoise(Options):
 class Depth(Options):
     """The model's depth."""
 
+    heading: ClassVar[str] = "model"
+
     depth: SmallInt | None = None
     """hidden layers, or blocks a stage (default: the standard model's)"""
 
@@ -361,6 +368,8 @@ class Depth(Options):
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Options):
     """Dropout, in the models that have it."""
+
+    heading: ClassVar[str] = "model"
 
     dropout: Fraction | None = None
     """rate of dropout"""
@@ -370,6 +379,8 @@ class Dropout(Options):
 class MaxLength(Options):
     """Sentences of a limited length."""
 
+    heading: ClassVar[str] = "data"
+
     max_length: PositiveInt | None = None
     """cut sentences to N words"""
 
@@ -377,6 +388,8 @@ class MaxLength(Options):
 @dataclass(frozen=True, kw_only=True)
 class Treebank(Options):
     """What a tagger learns of a treebank."""
+
+    heading: ClassVar[str] = "data"
 
     tags: Literal["xpos", "upos"] = "xpos"
     """tags of the treebank's language, or those that all treebanks share"""
@@ -388,6 +401,8 @@ class Treebank(Options):
 class ImageSize(Options):
     """Images of one size."""
 
+    heading: ClassVar[str] = "data"
+
     image_size: PositiveInt | None = None
     """height and width that images are brought to"""
 
@@ -395,6 +410,8 @@ class ImageSize(Options):
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(Options):
     """Images that differ from epoch to epoch."""
+
+    heading: ClassVar[str] = "data"
 
     augment: bool = False
     """train on random crops of the images, mirrored or not"""
@@ -404,6 +421,8 @@ class Augmentation(Options):
 class Linearized(Options):
     """The linear regime."""
 
+    heading: ClassVar[str] = "model"
+
     alpha: PositiveFloat | None = None
     """train the centred model scaled by alpha with a squared loss: linear if large"""
 
@@ -411,6 +430,8 @@ class Linearized(Options):
 @dataclass(frozen=True, kw_only=True)
 class PPOOptions(Training):
     """A game, and how to learn it by proximal policy optimization (PPO)."""
+
+    heading: ClassVar[str] = "training"
 
     game: str = "breakout"
     """Atari game, such as breakout or space_invaders"""

@@ -1,14 +1,10 @@
 """The runs that a command line asks for, checked."""
 
-import argparse
-import ast
 import dataclasses
-import inspect
 import itertools
 import json
 import math
 import os
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,16 +21,17 @@ from samkeras.experiment.options.config import (
     plain_values,
     result_fields,
 )
-from samkeras.experiment.options.fields import (
-    allowed_values,
-    parse_option,
-    split_list,
-)
+from samkeras.experiment.options.fields import parse_option, split_list
 from samkeras.experiment.options.groups import Config
+from samkeras.experiment.options.help import as_list, format_help
 from samkeras.experiment.options.methods import CLASSES, DEFAULTS
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_documents
-from samkeras.experiment.options.targets import Target, describe_target
+from samkeras.experiment.options.targets import (
+    Target,
+    default_run_dir,
+    describe_target,
+)
 from samkeras.experiment.options.values import as_text
 
 SESSION_FIELDS = tuple(field.name for field in dataclasses.fields(Session))
@@ -93,7 +90,7 @@ def parse_command(
     _know_methods(target, hints, (given, target.values, *variants, *saved))
     defaults = parse_fields(target.values, target.defaults, target, hints)
     if "help" in given:
-        print(_build_parser(target, hints, defaults, study).format_help(), end="")
+        _print_help(target, hints, defaults, study)
         raise SystemExit(0)
     bases = [parse_fields(values, path, target, hints) for values in saved]
     print_config = given.pop("print_config", None) is not None
@@ -104,15 +101,48 @@ def parse_command(
         ]
         for name, text in given.items()
     }
+    if "epochs" in choices:
+        # Else the steps of a study or of the workload's defaults would count.
+        choices.setdefault("steps", [None])
     asked = [_read_choices(study, v, target, hints) | choices for v in variants]
     command = _find_runs(target, defaults, bases, asked)
     for config in command.configs:
         config.check()
-    compose(target).check_given(given, command.configs)
+    _check_effects(given, "", command)
+    if study is not None and not given.keys() - SESSION_FIELDS:
+        # Else what is given may be what leaves the file's own without effect.
+        _check_effects(_find_dimensions(study), f"{study.path}: ", command)
     if print_config:
         _print_configs(command)
         raise SystemExit(0)
+    if "run_dir" not in given and command.session.run_dir == Session.run_dir:
+        session = dataclasses.replace(command.session, run_dir=default_run_dir())
+        return command._replace(session=session)
     return command
+
+
+def _find_dimensions(study: Study) -> list[str]:
+    """The options of which a study has several values."""
+    values = itertools.chain(*(variant.items() for variant in study.variants))
+    return [name for name, of in values if isinstance(of, list) and len(of) > 1]
+
+
+def _check_effects(names: Iterable[str], where: str, command: Command) -> None:
+    """Checks that what is asked for means something to one of the runs.
+
+    Raises:
+        InputError: an option does not.
+    """
+    for name in names:
+        is_sessions = name in SESSION_FIELDS
+        needs = [
+            each.unused.get(name)
+            for each in ([command.session] if is_sessions else command.configs)
+        ]
+        missing = [needed for needed in needs if needed is not None]
+        if len(missing) == len(needs):
+            # The run that comes nearest to it.
+            raise InputError(f"{where}--{name} needs {min(missing, key=len)}")
 
 
 def _find_runs(
@@ -125,8 +155,7 @@ def _find_runs(
     configs: dict[str, Config] = {}
     sessions: list[Session] = []
     for asked, base in itertools.product(choices, bases):
-        if "epochs" in asked:
-            # Else the steps of the workload's defaults would count.
+        if "epochs" in asked:  # of a study
             asked.setdefault("steps", [None])
         shared = {**defaults, **base, **{n: v[0] for n, v in asked.items()}}
         sessions.append(Session(**_expanded(_only(shared, SESSION_FIELDS))))
@@ -169,7 +198,7 @@ def _know_methods(
     """Adds the workload's own methods to the hints, where one of the sources asks for
     another than the known ones: its module takes seconds to import."""
     values = [source["method"] for source in sources if "method" in source]
-    asked = ",".join(map(_listed, values)).split(",")
+    asked = ",".join(map(as_list, values)).split(",")
     if not {*asked} <= {"", *CLASSES}:
         hints["method"] = Literal[*CLASSES, *find_methods(target)]
 
@@ -239,66 +268,16 @@ def _split_option(name: str, text: str, hints: dict[str, Any]) -> list[str]:
     return [text] if is_one else split_list(text)
 
 
-def _build_parser(
+def _print_help(
     target: Target, hints: dict[str, Any], defaults: Options, study: Study | None
-) -> argparse.ArgumentParser:
-    """The parser that prints a workload's options, with its defaults or a study's."""
-    name, title, preset = str(target), describe_target(target), ""
+) -> None:
+    """Prints a workload's options, with its defaults or a study's."""
+    name, title = str(target), describe_target(target)
     if study is not None:
         name, title = f"configs/figures/{study.path.name}", study.title
-        preset = "[--preset small] "
         defaults = {**defaults, **study.variants[0]}
-    parser = argparse.ArgumentParser(
-        prog=f"run.py {name}",
-        usage=f"python run.py {name} {preset}[--option value[,value...]] ...",
-        description=title,
-        epilog="Any option takes a comma-separated list: the runs are the product.",
-    )
-    parser.add_argument("--config", metavar="FILE", help="read saved configs first")
-    parser.add_argument(
-        "--print_config", action="store_true", help="print the config and stop"
-    )
-    if study is not None:
-        parser.add_argument(
-            "--preset", metavar="small", help="the same study on a sample, in minutes"
-        )
     kind = compose(target)
-    texts = {**_descriptions(kind), **_descriptions(Session)}
-    for option, hint in hints.items():
-        of = Session if option in SESSION_FIELDS else kind
-        default = defaults.get(option, getattr(of, option))
-        shown = "" if default is None else f" (default: {_listed(default)})"
-        parser.add_argument(
-            f"--{option}",
-            metavar=allowed_values(hint)[1],
-            help=f"{texts.get(option, '')}{shown}".replace("%", "%%"),
-        )
-    return parser
-
-
-def _listed(value: object) -> str:
-    """An option's value, or list of values, as the command line has it."""
-    return ",".join(map(as_text, value if isinstance(value, list) else [value]))
-
-
-def _descriptions(kind: type) -> dict[str, str]:
-    """The string under each field of a class of options."""
-    descriptions = {}
-    for base in reversed(kind.__mro__[:-1]):
-        try:
-            source = textwrap.dedent(inspect.getsource(base))
-        except (OSError, TypeError):
-            continue  # a class that is composed, or was typed in
-        for statement in ast.parse(source).body:
-            body = statement.body if isinstance(statement, ast.ClassDef) else []
-            for field, text in itertools.pairwise(body):
-                match field, text:
-                    case (
-                        ast.AnnAssign(target=ast.Name(id=name)),
-                        ast.Expr(value=ast.Constant(value=str(found))),
-                    ):
-                        descriptions[name] = found
-    return descriptions
+    print(format_help(name, title, kind, hints, defaults, study is not None), end="")
 
 
 def pair_options(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from samkeras.experiment.options.fields import NonNegativeFloat, PositiveInt
+from samkeras.experiment.options.targets import RUN_DIR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +15,8 @@ class Session:
     """MLflow experiment (default: the workload's name; of a file, folder/name)"""
     tracking_uri: str | None = None
     """MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlflow/mlflow.db)"""
-    run_dir: str = "runs"
-    """directory of the runs' files"""
+    run_dir: str = RUN_DIR
+    """directory of the runs' files, beside the folder mlflow unless it is given"""
     workers: PositiveInt = 1
     """processes that train runs at the same time, and share the cores and GPUs"""
     ray: str | None = None
@@ -32,3 +33,11 @@ class Session:
     """say what would run, and stop"""
     verbose: Literal[0, 1, 2] = 1
     """0: the table alone; 1: progress; 2: a line an epoch"""
+
+    @property
+    def unused(self) -> dict[str, str]:
+        """Options without effect, given the others, as of Options."""
+        if self.ray is None:
+            names = ("cpus_per_run", "gpus_per_run", "tpus_per_run")
+            return dict.fromkeys(names, "--ray HOST:PORT or auto")
+        return {"workers": "--ray null: give one of the two, not both"}

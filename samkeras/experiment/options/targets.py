@@ -31,6 +31,7 @@ def is_checkout(folder: Path) -> bool:
 ROOT = CODE if is_checkout(CODE) else CODE / "samkeras"
 FIGURES = ROOT / "configs" / "figures"
 REPORT: Final = "report"
+RUN_DIR: Final = "runs"  # in `home`
 # In a figure's file. Parsing them all would take longer than all else that --help does.
 _TITLE = re.compile(r"^title: *(.*)$", re.MULTILINE)
 _NAME = re.compile(r"""^[^#\n]*\bname: *['"]?([\w.-]+)""", re.MULTILINE)
@@ -44,6 +45,11 @@ def home(code: Path = CODE) -> Path:
         code: the folder that the package samkeras is in.
     """
     return code if is_checkout(code) else Path.cwd()
+
+
+def default_run_dir() -> str:
+    """Where the runs of those who say nothing are, wherever they stand: in `home`."""
+    return RUN_DIR if home() == Path.cwd() else str(home() / RUN_DIR)
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,7 @@ def resolve_target(target: str) -> Target | Path | Literal["report"]:
     folder, name = Path(target).parent, Path(target).name
     is_figure = target.endswith((".yaml", ".yml")) or folder.name == "figures"
     stem = name.removesuffix(".yml").removesuffix(".yaml").removesuffix(".py")
-    if is_figure:
+    if is_figure or (target == stem and stem in _list_figures()):
         return _resolve_figure(target, folder, stem)
     in_place = str(folder) == "." or str(folder).endswith("workloads")
     path = Path(os.path.expanduser(target)).absolute()

@@ -50,7 +50,7 @@ class Member:
     Attributes:
         monitor: the metric that is reported.
         best: the best of it, None before the first epoch's end.
-        best_epoch: its epoch.
+        best_epoch: its epoch, counted from 0.
         best_weights: its weights, none before.
         final: the metric's last value.
     """

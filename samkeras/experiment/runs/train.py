@@ -226,9 +226,11 @@ def _record_end(
     """Records what came out, and the last and best weights, which the model has
     then."""
     folder = logger.folder
+    best_epoch = member.best_epoch
     metrics = {
         f"best_{member.monitor}": member.best,
-        "best_epoch": member.best_epoch,
+        # As the progress counts epochs.
+        "best_epoch": None if best_epoch is None else best_epoch + 1,
         f"final_{member.monitor}": member.final,
         "compiled_programs": model.count_programs(),
     }

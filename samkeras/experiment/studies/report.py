@@ -13,7 +13,7 @@ from typing import Any
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.parsing import SESSION_FIELDS
-from samkeras.experiment.options.targets import numbers_as_such
+from samkeras.experiment.options.targets import default_run_dir, numbers_as_such
 from samkeras.experiment.options.values import as_text, count_decimals
 from samkeras.files import replace_file
 
@@ -84,7 +84,7 @@ def _parse(arguments: list[str]) -> Path:
     parser.add_argument(
         "--run_dir",
         metavar="DIR",
-        default="runs",
+        default=default_run_dir(),
         help="directory of the runs' files (default: %(default)s)",
     )
     try:

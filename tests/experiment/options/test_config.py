@@ -1,7 +1,9 @@
 """The command line: what it accepts, what it refuses and how it says so."""
 
 import dataclasses
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import yaml
 
 import run as command
 from samkeras.errors import InputError
+from samkeras.experiment.command import say_where
 from samkeras.experiment.options import targets
 from samkeras.experiment.options.config import option_types, to_yaml
 from samkeras.experiment.options.groups import GROUPS, Config, Options
@@ -127,8 +130,8 @@ def test_epochs_take_the_place_of_the_default_steps():
     )
     assert (by_steps.steps, by_steps.total_epochs) == (100_000, 100)
     assert (by_epochs.steps, by_epochs.total_epochs) == (None, 3)
-    runs = parse_runs("ogbg_gcn", ["--epochs", "3", "--eval_every", "10,20"])
-    assert len(runs) == 1
+    runs = parse_runs("ogbg_gcn", ["--epochs=3", "--steps=null,20", "--eval_every=10"])
+    assert [(run.epochs, run.steps) for run in runs] == [(3, None), (3, 20)]
 
 
 def test_a_flag_needs_no_value():
@@ -153,21 +156,12 @@ def test_a_flag_needs_no_value():
         (["--width_mult", "1,,2"], ["--width_mult", "number"]),
         (["--sam", "maybe"], ["--sam", "true or false", "maybe"]),
         (["--label_noise", "1.5"], ["--label_noise", "from 0 to 1", "1.5"]),
-        (["--epochs", "2", "--steps", "100"], ["--epochs", "--steps", "not both"]),
         (["--steps", "1500"], ["--steps", "--eval_every 1000", "1500"]),
         (["--epochs", "1.5"], ["--epochs", "integer", "1.5"]),
         (["--train_examples", "0"], ["--train_examples", "integer", "0"]),
         (["--method", "smm"], ["--method", "did you mean sam"]),
         (["--method", "asm,fsam"], ["--method", "did you mean asam"]),
         (["--perturbation", "sam"], ["--perturbation is called --method now"]),
-        (["--method", "asam"], ["--method asam needs --sam"]),
-        (["--rho", "0.1"], ["--rho needs --sam"]),
-        (["--sam", "false", "--m_sharpness", "8"], ["--m_sharpness needs --sam"]),
-        (["--sam", "--eta", "0.1"], ["--eta needs --method asam"]),
-        (
-            ["--sam", "--method", "random,fsam", "--p", "2"],
-            ["--p needs --method sam or asam"],
-        ),
         (["--sam", "--p", "1"], ["--p", "> 1", "or inf", "Received: 1"]),
         (["--sam", "--p", "Inf"], ["--p", "or inf", "Received: Inf"]),
         (["--sam", "--ascent_steps", "101"], ["--ascent_steps", "<= 100", "101"]),
@@ -177,8 +171,6 @@ def test_a_flag_needs_no_value():
         ),
         (["--lr_milestones", "[0.5,2]"], ["--lr_milestones", "between 0 and 1"]),
         (["--pruner", "snip", "--sparsity", "1"], ["--sparsity", "< 1", "1"]),
-        (["--sparsity", "0.5"], ["--sparsity", "needs --pruner", "snip"]),
-        (["--match_width", "0.5"], ["--match_width", "needs --pruner"]),
         (["--pruner", "snip"], ["--pruner snip", "--sparsity S"]),
         (["--pruner", "snp"], ["--pruner", "did you mean snip"]),
         (
@@ -228,6 +220,52 @@ def test_bad_options_are_refused_in_one_line(arguments, words):
     message = str(error.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+SNIP = "--pruner snip --sparsity 0,0.5"
+
+
+@pytest.mark.parametrize(
+    ("options", "needed", "meant"),
+    [
+        ("--method asam", "--sam true", "--sam"),
+        ("--rho 0.1,0.2", "--sam true", "--sam true,false"),
+        ("--m_sharpness 8 --sam false", "--sam true", None),
+        ("--eta 0.1", "--sam true --method asam", "--sam --method sam,asam"),
+        ("--eta 0.1 --sam", "--method asam", None),
+        ("--p 2 --sam true,false --method fsam", "--method sam or asam", None),
+        ("--sparsity 0.5", "--pruner snip, random or magnitude", "--pruner none,snip"),
+        ("--match_width 0.5", "--pruner snip, random or magnitude", None),
+        ("--allow_empty_layers", "--pruner snip, random or magnitude", SNIP),
+        ("--beta_1 0.8", "--optimizer adam or adamw", "--optimizer sgd,adamw"),
+        ("--momentum 0.9 --optimizer adamw", "--optimizer sgd", None),
+        ("--warmup_steps 5", "--lr_schedule cosine or rsqrt", "--lr_schedule rsqrt"),
+        ("--lr_milestones [0.5] --lr_schedule linear", "--lr_schedule step", None),
+        ("--lr_decay 0.5 --lr_milestones []", "--lr_milestones [X,X]", None),
+        ("--lr_decay 0.5 --lr_schedule cosine", "--lr_schedule step", None),
+        ("--eval_every 10", "--steps N", "--steps 100,null"),
+        ("--epochs 2 --steps 2000", "--steps null: give one of the two", None),
+        ("--gpus_per_run 1", "--ray HOST:PORT or auto", "--ray auto"),
+        ("--workers 2 --ray auto", "--ray null: give one of the two", None),
+    ],
+)
+def test_options_without_effect_on_any_run_are_refused(options, needed, meant):
+    """In a line that says what they need; with that on some of the runs, they are fine,
+    and so they are in a file, whose values are defaults."""
+    name = options.split()[0]
+    with pytest.raises(InputError) as error:
+        parse_runs("mnist_mlp", options.split())
+    assert str(error.value).startswith(f"{name} needs {needed}")
+    if meant is not None:
+        assert parse_runs("mnist_mlp", [*options.split(), *meant.split()])
+
+
+def test_values_of_files_may_be_without_effect(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("rho: 0.1\nsparsity: 0.5\nbeta_1: 0.5\ncpus_per_run: 2.0")
+    options = ["--config", str(path)]
+    assert find_mark(parse_one(*options)) == find_mark(parse_one())
+    assert parse_one(*options, "--sam").rho == 0.1
 
 
 @pytest.mark.parametrize(
@@ -397,18 +435,19 @@ def test_options_that_a_workload_has_not_are_not_shown(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("workload", "options"),
     [
-        ("mnist_mlp", "--beta_1=0.5 --beta_2=0.5 --epsilon=1 --warmup_steps=7"),
-        ("ogbg_gcn", "--momentum=0.5 --lr_decay=0.5"),
-        ("cifar10_vit", "--lr_decay=0.5 --lr_milestones=[0.5]"),
-        ("atari_ppo", "--momentum=0.5 --warmup_steps=7"),
+        ("mnist_mlp", "beta_1: 0.5\nbeta_2: 0.5\nepsilon: 1.0\nwarmup_steps: 7"),
+        ("mnist_mlp", "sparsity: 0.5\nallow_empty_layers: true\neval_every: 7"),
+        ("ogbg_gcn", "momentum: 0.5\nlr_decay: 0.5"),
+        ("cifar10_vit", "lr_decay: 0.5\nlr_milestones: [0.5]"),
+        ("atari_ppo", "momentum: 0.5\nwarmup_steps: 7"),
     ],
 )
-def test_options_without_effect_make_no_other_run(workload, options):
+def test_options_without_effect_make_no_other_run(workload, options, tmp_path):
     """Those of another optimizer or of another schedule of the learning rate."""
-    run, base = (
-        parse_one(*options.split(), workload=workload),
-        parse_one(workload=workload),
-    )
+    path = tmp_path / "own.yaml"
+    path.write_text(options)
+    run = parse_one("--config", str(path), workload=workload)
+    base = parse_one(workload=workload)
     assert find_mark(run) == find_mark(base)
     assert find_mark(run, "old") == find_mark(base, "old")
 
@@ -456,6 +495,12 @@ def test_targets_resolve(target):
     assert resolve_target(target) == find_target("mnist_mlp")
 
 
+@pytest.mark.parametrize("target", ["figure1_mnist", "figures/figure1_mnist"])
+def test_figures_resolve(target):
+    """By their names alone, as workloads do."""
+    assert resolve_target(target) == targets.FIGURES / "figure1_mnist.yaml"
+
+
 @pytest.mark.parametrize(
     ("target", "nearest"),
     [
@@ -464,7 +509,7 @@ def test_targets_resolve(target):
         ("workloads/mnist_mlp.yaml", "mnist_mlp.py"),
         ("mnist_mlp.yaml", "mnist_mlp"),
         ("workloads.mnst_mlp", "workloads.mnist_mlp"),
-        ("figure1_mnist", "figure1_mnist.yaml"),
+        ("figure1_mnst", "figure1_mnist.yaml"),
         ("configs/figures/figure4_mnst.yaml", "figure4_mnist.yaml"),
         ("reprot", "report"),
         ("examples/two_moons/two_moon.py", "two_moons.py"),
@@ -508,6 +553,33 @@ def test_a_damaged_file_hides_no_target(tmp_path, monkeypatch):
     assert found["workloads/broken"] == found["workloads/bare"] == ""
 
 
+@pytest.mark.parametrize(
+    ("workload", "first"),
+    [
+        ("mnist_mlp", ["dataset", "epochs"]),
+        ("ud_pos_transformer", ["dataset", "steps"]),
+        ("atari_ppo", ["game", "frames"]),
+    ],
+)
+def test_help_begins_with_what_is_set_first(workload, first, capsys):
+    """Ten options, then the others under their headings, each once."""
+    with pytest.raises(SystemExit):
+        parse_runs(workload, ["--help"])
+    _, *parts = re.split(r"\n\n([\w ]+):\n", capsys.readouterr().out)
+    page = {
+        heading: re.findall(r"^  --(\w+)", text, re.MULTILINE)
+        for heading, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    on_top = ["width_mult", "sam", "rho", "method", *first, "learning_rate"]
+    assert page["set first"] == [*on_top, "batch_size", "seed", "workers"]
+    assert {"p", "eta"} <= {*page["SAM"]}
+    assert "sparsity" in page["model"]
+    assert page["tracking"] == ["experiment", "tracking_uri", "run_dir"]
+    shown = list(itertools.chain(*page.values()))
+    known = [*option_types(find_target(workload)), "config", "print_config"]
+    assert sorted(shown) == sorted(known)
+
+
 def test_help_imports_nothing_heavy():
     """Listing targets and printing help load neither keras nor a backend."""
     script = (
@@ -541,3 +613,48 @@ def test_a_closed_pipe_ends_a_command_in_silence(options):
     )
     os.close(theirs)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_pipe_that_is_read_in_part_ends_a_command_in_silence():
+    """Of more than it holds, so that the rest has nowhere to go."""
+    lists = "--seed 0,1,2,3,4,5,6,7,8,9 --width_mult 1,2,3,4,5,6,7,8,9"
+    line = f"{sys.executable} run.py mnist_mlp --print_config {lists} | head -n 1"
+    options = {"shell": True, "cwd": ROOT, "capture_output": True}
+    done = subprocess.run(line, **options)
+    assert (done.stdout, done.stderr) == (b"---\n", b"")
+
+
+@pytest.mark.parametrize("missing", ["yaml", "keras"])
+def test_a_forgotten_environment_is_said_in_one_line(missing):
+    """Where Python is the system's, which lacks the packages."""
+    script = f"import sys; sys.modules[{missing!r}] = None; import run; "
+    script += "sys.exit(run.main(['mnist_mlp', '--dry_run']))"
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    start = f"run.py: {missing} is not installed for {sys.executable}; first run "
+    assert done.stderr.startswith(start)
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
+
+
+def test_runs_are_in_one_place_wherever_one_stands(tmp_path, monkeypatch, capsys):
+    """In the project's folder, which is said where one is not there; a folder that is
+    given is one's own."""
+    default, given = (["--seed", "1"], ["--run_dir", "runs"])
+
+    def find_place(options: list[str]) -> str:
+        return parse_command(find_target("mnist_mlp"), options).session.run_dir
+
+    monkeypatch.chdir(ROOT)
+    assert [find_place(options) for options in (default, given)] == ["runs", "runs"]
+    monkeypatch.chdir(tmp_path)
+    places = [find_place(options) for options in (default, given)]
+    assert places == [str(ROOT / "runs"), "runs"]
+    for place in places:
+        say_where(place)
+    expected = f"The runs are kept in {ROOT}/runs; --run_dir names another folder"
+    assert capsys.readouterr().out == f"{expected}.\n"
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "journal_0.jsonl").touch()
+    say_where(places[0])
+    expected += ", and --run_dir runs goes on with those of runs/ here"
+    assert capsys.readouterr().out == f"{expected}.\n"

@@ -328,7 +328,7 @@ def test_its_study_is_drawn_from_anywhere_by_two_workers(folder, tmp_path):
     away.mkdir()
     line = [sys.executable, "-m", "samkeras", str(folder / "noise.yaml"), "--workers=2"]
     line += ["--epochs=1", "--width_mult=0.25", "--spread=0.1,0.3", "--seed=0"]
-    line += ["--tracking_uri", f"sqlite:///{away}/mlflow.db"]
+    line += ["--tracking_uri", f"sqlite:///{away}/mlflow.db", "--run_dir", "runs"]
     done = subprocess.run(
         line,
         cwd=away,

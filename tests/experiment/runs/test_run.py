@@ -121,7 +121,7 @@ def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
         assert [point.step for point in curve] == [0, 1]
         values = [point.value for point in curve]
         assert data.metrics["best_val_loss"] == min(values)
-        assert data.metrics["best_epoch"] == np.argmin(values)
+        assert data.metrics["best_epoch"] == np.argmin(values) + 1
         assert data.metrics["final_val_loss"] == values[-1]
         assert {"loss", "learning_rate", "examples_per_second"} <= set(data.metrics)
         gradients = {"grad_norm", "sam_grad_norm", "grad_cosine"}
