@@ -19,12 +19,16 @@ _HOME = {
     "Workload": "samkeras.workload",
 }
 
+# Of experiments, which need more packages than the library; so `*` leaves it out.
+_ABOVE = {"load_run": "samkeras.experiment.runs.saved"}
+
 # Each is found by __getattr__.
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, because importing keras takes seconds and the command line answers at once.
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    home = _HOME.get(name) or _ABOVE.get(name)
+    if home is not None:
+        return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

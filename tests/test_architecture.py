@@ -13,6 +13,8 @@ from pathlib import Path
 import keras
 import pytest
 
+import samkeras
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "samkeras").rglob("*.py"))
 # The library, bottom up: a part imports those of its own line and the lines above.
@@ -176,6 +178,26 @@ def test_one_file_knows_mlflow():
         if any(module.split(".")[0] == "mlflow" for module in find_imports(path))
     ]
     assert know == ["samkeras.experiment.tracking.mlflow_store"]
+
+
+@pytest.mark.one_backend
+def test_the_librarys_face_imports_nothing_at_once():
+    """What its names stand for is imported when they are asked for; one of them is of
+    experiments, which the library works without, and is none that `*` brings."""
+    tree = ast.parse((ROOT / "samkeras" / "__init__.py").read_text())
+    named = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in MODULES
+    }
+    assert {"samkeras.model", "samkeras.methods"} < named
+    above = {module for module in named if part_of(module) not in LEVEL}
+    assert above == {"samkeras.workload", "samkeras.experiment.runs.saved"}
+    script = "import sys, samkeras; print(*(m for m in sys.modules if 'samkeras' in m))"
+    run = [sys.executable, "-c", script]
+    loaded = subprocess.run(run, cwd=ROOT, capture_output=True, text=True).stdout
+    assert loaded.split() == ["samkeras"]
+    assert "load_run" not in samkeras.__all__
 
 
 def find_private_names(path: Path) -> tuple[set[str], set[str]]:

@@ -84,6 +84,11 @@ class Target:
         return self.path.parent == ROOT / "workloads"
 
     @property
+    def address(self) -> str:
+        """What `resolve_target` finds it by, from any folder."""
+        return str(self) if self.is_house else self.module or str(self.path)
+
+    @property
     def experiment(self) -> str:
         """The name of the experiment that its runs are recorded in: of a file that is
         part of no package with its folder's, as others may have its own."""

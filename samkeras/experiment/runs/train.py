@@ -184,6 +184,7 @@ def _record_options(logger: Record, run: Run, session: Session, splits: Splits) 
     config, folder = run.config, logger.folder
     devices = run.task.devices()
     content = splits.content._asdict() if splits.content else {}
+    logger.set_tag("target", config.target.address)  # for load_run
     logger.log_params(
         {
             **dataclasses.asdict(session),

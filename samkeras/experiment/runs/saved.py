@@ -1,0 +1,281 @@
+"""A finished run, for code of one's own: what its folder holds, and what it makes."""
+
+import os
+import random
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from samkeras.errors import InputError, nearest
+from samkeras.experiment.options.compose import compose
+from samkeras.experiment.options.config import option_types, parse_fields
+from samkeras.experiment.options.groups import Config, LabelNoise
+from samkeras.experiment.options.session import Session
+from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.experiment.options.targets import (
+    Target,
+    list_workloads,
+    resolve_target,
+)
+from samkeras.experiment.tracking.journal import Journal, find_journals
+
+if TYPE_CHECKING:  # they import keras, whose backend the run decides
+    from samkeras.data.splits import Splits
+    from samkeras.experiment.runs.run import Run
+    from samkeras.model import SAMModel
+
+Which = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A finished run.
+
+    Attributes:
+        folder: its folder.
+        config: its options.
+        numbers: the last value of each number that it recorded, such as
+            best_val_accuracy, val_loss or grad_cosine, its seconds, num_params and
+            num_nonzero.
+        params: what else it recorded, as text, such as keras_version.
+        fingerprint: what it was told apart by.
+    """
+
+    folder: Path
+    config: Config
+    numbers: Mapping[str, float]
+    params: Mapping[str, str]
+    fingerprint: str
+
+    @cached_property
+    def data(self) -> "Splits[Any]":
+        """Its data, read when the examples are first asked for: `data.train`, with its
+        label noise, and `data.validation`.
+
+        A warning says where the workload has been edited since.
+
+        Raises:
+            InputError: the data are no longer there, or are others.
+        """
+        from samkeras.experiment.runs.data import add_noise
+
+        config, run = self.config, self._run
+        splits = run.task.load(config)
+        known = self.params.get("data_digest")
+        if known is not None and (not splits.content or splits.content.digest != known):
+            raise InputError(
+                f"--dataset {self.params.get('dataset')} is not the file that "
+                f"{self.folder} was trained on"
+            )
+        if self.fingerprint not in run.find_marks(splits):
+            warnings.warn(
+                f"{config.target} has been edited since {self.folder} was trained: "
+                "its model and data may be others now",
+                stacklevel=3,
+            )
+        if not LabelNoise.of(config).label_noise:
+            return splits
+        return replace(
+            splits, read=lambda: (add_noise(config, splits)[0], splits.validation)
+        )
+
+    def model(self, which: Which = "best") -> "SAMModel":
+        """Its model, with its masks, compiled as it was trained; optimizer and method
+        are as they were at the end.
+
+        Args:
+            which: "best" (default), the weights of the best epoch, or "last", those of
+                the last one.
+
+        Raises:
+            InputError: the weights are no longer there, or are of another model than
+                the workload builds now.
+        """
+        import keras
+
+        from samkeras.experiment.runs.build import (
+            build_model,
+            compile_model,
+            count_params,
+        )
+
+        if which not in get_args(Which):
+            raise InputError(f"which must be best or last. Received: {which}")
+        path = self.folder / f"{which}.weights.h5"
+        if not path.is_file():
+            raise InputError(f"{path} is not there: the run's weights were removed")
+        run, splits = self._run, self.data
+        # Training sets both for its process, which is the user's here.
+        policy, state = keras.config.dtype_policy(), random.getstate()
+        try:
+            model = build_model(run, splits.info)
+        finally:
+            keras.config.set_dtype_policy(policy)
+            random.setstate(state)
+        num_params = count_params(model.trainable_variables)
+        if num_params != self.numbers["num_params"]:
+            raise self._misfit(
+                f"have {self.numbers['num_params']:,} parameters, and it builds a "
+                f"model of {num_params:,}"
+            )
+        num_steps = run.task.steps_per_epoch(self.config, splits)
+        if num_steps is None:  # until they are on disk
+            _ = splits.train
+            num_steps = run.task.steps_per_epoch(self.config, splits)
+        compile_model(run, model, num_steps or 1)
+        model.optimizer.build(model.trainable_variables)
+        try:
+            model.load_weights(path)
+        except OSError as error:
+            raise InputError(f"{path} is damaged: {_in_short(error)}") from None
+        except (ValueError, KeyError) as error:
+            raise self._misfit(f"do not fit its model ({_in_short(error)})") from None
+        return model
+
+    @cached_property
+    def _run(self) -> "Run":
+        from samkeras.experiment.runs.run import Run
+
+        return Run(self.config)
+
+    def _misfit(self, what: str) -> InputError:
+        return InputError(
+            f"{self.config.target} has been edited since {self.folder} was trained: "
+            f"the run's weights {what}"
+        )
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def load_run(
+    folder: str | os.PathLike[str], workload: str | os.PathLike[str] | None = None
+) -> SavedRun:
+    """A finished run of `run.py`, its config, data, model and numbers.
+
+    Keras takes the run's backend, if it is not imported yet.
+
+    Args:
+        folder: the run's, such as runs/NAME.
+        workload: what its target is, where it is no longer where it was: the path of
+            its .py file, or package.module. None (default): it still is.
+
+    Returns:
+        The run; data and model are made when they are asked for.
+
+    Raises:
+        InputError: there is no such run, it is not finished, or it cannot be loaded
+            here.
+
+    Example:
+        >>> run = samkeras.load_run("runs/mnist_mlp_w1_sam0.05_s0_1a2b3c4d")
+        >>> run.config.rho, run.numbers["best_val_accuracy"]
+        >>> model = run.model()  # of the best epoch; run.model("last")
+        >>> model.evaluate(run.data.validation.batches(run.config.batch_size))
+    """
+    path = Path(folder).expanduser()
+    journal = _find_journal(path)
+    tags, failure = dict(journal.head.get("tags", {})), ""
+    for record, _ in journal.read(0):
+        tags.update(record.get("tags", {}))
+    recorded = journal.read_run()
+    if recorded.status != "FINISHED":
+        if recorded.status == "FAILED":
+            failure = f" ({tags.get('failure', 'for no reason that is known')})"
+        raise InputError(
+            f"the run in {path} is not finished but {recorded.status}{failure}; the "
+            "command that began it goes on with it"
+        )
+    _choose_backend(path, recorded.params["keras_backend"])
+    target = _find_target(path, tags, journal, workload)
+    config = _read_config(path / "config.yaml", target)
+    seconds = ((recorded.ended or recorded.started) - recorded.started) / 1000
+    numbers = {
+        **recorded.metrics,
+        "seconds": seconds,
+        "num_params": int(recorded.params["num_params"]),
+        "num_nonzero": int(recorded.params["num_nonzero_params"]),
+    }
+    return SavedRun(path, config, numbers, recorded.params, tags["fingerprint"])
+
+
+def _find_journal(folder: Path) -> Journal:
+    """The newest journal of a run's folder."""
+    if not folder.is_dir():
+        beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        names = [each.name for each in beside if (each / "config.yaml").is_file()]
+        raise InputError(
+            f"there is no folder {folder.absolute()}{nearest(folder.name, names)}"
+        )
+    journals = [each for each in find_journals(folder) if each.path.parent == folder]
+    if journals and "grid" in journals[-1].head.get("tags", {}):
+        raise InputError(
+            f"{folder} holds the records of a grid; load one of its runs, a folder "
+            f"beside it"
+        )
+    if not journals or not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder} holds no run: a run's folder has a journal and a config.yaml"
+        )
+    return journals[-1]
+
+
+def _choose_backend(folder: Path, backend: str) -> None:
+    """Has keras take a run's backend, if it is not imported yet."""
+    if "keras" in sys.modules:
+        import keras
+
+        current = keras.backend.backend()
+    else:
+        current = os.environ.setdefault("KERAS_BACKEND", backend)
+    if current != backend:
+        raise InputError(
+            f"the run in {folder} was trained on {backend}, and keras is on {current} "
+            f"here: start Python with KERAS_BACKEND={backend}"
+        )
+
+
+def _find_target(
+    folder: Path,
+    tags: Mapping[str, str],
+    journal: Journal,
+    workload: str | os.PathLike[str] | None,
+) -> Target:
+    """What the run's workload is, by what it recorded or what is given."""
+    name = tags["workload"]
+    known = tags.get("target")
+    if known is None and name in list_workloads():
+        known = f"workloads/{name}"  # before there was that tag
+    given = known if workload is None else os.fspath(workload)
+    hint = "give it: load_run(folder, workload='its .py file')"
+    if given is None:
+        raise InputError(
+            f"the run in {folder} does not say where its workload {name} is, of the "
+            f"experiment {journal.head['experiment']}; {hint}"
+        )
+    try:
+        target = resolve_target(given)
+    except InputError as error:
+        if workload is not None:
+            raise
+        raise InputError(
+            f"the workload of the run in {folder} is no longer at {given} ({error}); "
+            f"{hint}"
+        ) from None
+    if not isinstance(target, Target) or target.name != name:
+        raise InputError(f"{given} is not the workload {name} of the run in {folder}")
+    return target
+
+
+def _read_config(path: Path, target: Target) -> Config:
+    """A run's options; those that are new since have their defaults, which are without
+    effect."""
+    options = parse_fields(read_yaml(path), path, target, option_types(target))
+    session = set(vars(Session()))
+    kept = {name: value for name, value in options.items() if name not in session}
+    return compose(target)(**kept)
