@@ -114,6 +114,18 @@ VALID = {
     "ray": ["null", "nowhere", "127.0.0.1"],
     "dataset": ["mnist_5k", "crowdflower", "morphgnt", "solubility", "teacher_student"],
 }
+# With which options they mean something.
+NEEDED = {
+    "sparsity": ("pruner", "snip,random"),
+    "match_width": ("pruner", "magnitude"),
+    "warmup_steps": ("lr_schedule", "cosine"),
+    "lr_milestones": ("lr_schedule", "step"),
+    "lr_decay": ("lr_milestones", "[0.5]"),
+    "beta_1": ("optimizer", "adam"),
+    "beta_2": ("optimizer", "adamw"),
+    "momentum": ("optimizer", "sgd"),
+    "eval_every": ("steps", "4"),
+}
 NAMES = ["cifar-10", "CIFAR10", "foo bar", "mnist:9.9.9", "glue", "glue/sts2", "x.npy"]
 
 
@@ -215,6 +227,9 @@ def make_line(rng: random.Random, files: dict[str, list[str]]) -> list[str]:
         options["--sam"] = rng.choice(["true", "true,false"])
     if of_sam and rng.random() < 0.9:
         options.setdefault("--method", rng.choice(OPTIONS[of_sam[-1]]))
+    for name, (needed, values) in NEEDED.items():
+        if f"--{name}" in options and needed in hints and rng.random() < 0.9:
+            options.setdefault(f"--{needed}", values)
     if rng.random() < 0.1:
         name = rng.choice(("pruner", "optimizer", "lr_schedule"))
         choices = typing.get_args(hints[name])

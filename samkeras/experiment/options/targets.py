@@ -112,6 +112,10 @@ class Target:
             InputError: it raises an error.
         """
         try:
+            if self.is_house and str(CODE) not in sys.path:
+                sys.path.append(
+                    str(CODE)
+                )  # of which pip install -e shows samkeras alone
             if self.module is not None:
                 return importlib.import_module(self.module)
             return _import_file(self.path)

@@ -78,8 +78,8 @@ def test_a_saved_run_gives_the_numbers_that_it_recorded(trained, monkeypatch):
     monkeypatch.chdir(trained.folder.parent)
     run = samkeras.load_run(trained.folder.name)  # a relative path
     numbers = run.numbers
-    for which, number in (("best", "best_val_accuracy"), ("last", "final_val_accuracy")):
-        model = run.model(which)
+    for which, kind in (("best", "best"), ("last", "final")):
+        model, number = run.model(which), f"{kind}_val_accuracy"
         batches = run.data.validation.batches(run.config.batch_size)
         got = model.evaluate(batches, verbose=0, return_dict=True)
         assert got["accuracy"] == numbers[number] == trained.metrics[number]
@@ -186,14 +186,14 @@ def test_a_workload_that_was_edited_is_said(copy, tmp_path):
 
 def test_what_is_gone_or_damaged_is_said(copy):
     write_journal(copy, data_digest="0", dataset="my.npz")
-    with pytest.raises(InputError, match="--dataset my.npz is not the file that"):
+    with pytest.raises(InputError, match=r"--dataset my\.npz is not the file that"):
         _ = load_run(copy.folder).data
     write_journal(copy)
-    with pytest.raises(InputError, match="which must be best or last. Received: first"):
+    with pytest.raises(InputError, match=r"best or last\. Received: first"):
         load_run(copy.folder).model("first")
     path = copy.folder / "best.weights.h5"
     path.write_bytes(path.read_bytes()[:5_000])
-    with pytest.raises(InputError, match="best.weights.h5 is damaged"):
+    with pytest.raises(InputError, match=r"best\.weights\.h5 is damaged"):
         load_run(copy.folder).model()
     path.unlink()
     with pytest.raises(InputError, match=r"best\.weights\.h5 is not there"):

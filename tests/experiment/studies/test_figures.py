@@ -282,6 +282,22 @@ def test_options_win_over_small_and_small_over_the_grid(write):
     assert [c.width_mult for c in runs] == [1, 1, 2, 2, 3, 3]
 
 
+def test_dimensions_without_effect_are_refused(write):
+    """What a study varies means something to one of its runs at least, unless it is an
+    option of the command line that leaves it none; single values are defaults."""
+    grid = {"sam": False, "rho": [0.1, 0.2], "sparsity": 0.5}
+    write("own", {**TINY, "grid": grid})
+    with pytest.raises(InputError, match=r"own\.yaml: --rho needs --sam true$"):
+        parse_figure("own", [])
+    with pytest.raises(InputError, match=r"--rho needs --sam true$"):
+        parse_figure("own", ["--workers=2"])
+    write("own", {**TINY, "grid": grid | {"sam": [True, False]}})
+    assert len(parse_figure("own", [])[1]) == 3
+    assert len(parse_figure("own", ["--sam=false"])[1]) == 1
+    with pytest.raises(InputError, match=r"^--rho needs --sam true$"):
+        parse_figure("own", ["--sam=false", "--rho=0.3"])
+
+
 def test_variants_are_united(write):
     """The runs of each variant, which wins over the grid, once where they are equal."""
     variants = [
