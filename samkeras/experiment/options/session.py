@@ -16,7 +16,7 @@ class Session:
     tracking_uri: str | None = None
     """MLflow store or server (default: $MLFLOW_TRACKING_URI, else mlflow/mlflow.db)"""
     run_dir: str = RUN_DIR
-    """directory of the runs' files, beside the folder mlflow unless it is given"""
+    """directory of the runs' files; the default one is in the project's folder"""
     workers: PositiveInt = 1
     """processes that train runs at the same time, and share the cores and GPUs"""
     ray: str | None = None

@@ -5,7 +5,7 @@ import random
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -48,7 +48,7 @@ class SavedRun:
     folder: Path
     config: Config
     numbers: Mapping[str, float]
-    params: Mapping[str, str]
+    params: Mapping[str, str] = field(repr=False)
     fingerprint: str
 
     @cached_property

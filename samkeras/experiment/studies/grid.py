@@ -325,7 +325,8 @@ def print_address(tracker: Tracker) -> None:
     """Says how to open the runs in MLflow's user interface."""
     start = ""
     if tracker.uri == default_uri() and is_checkout(home()):
-        start = "make ui, then open "
+        folder = "" if home() == Path.cwd() else f"-C {home()} "
+        start = f"make {folder}ui, then open "
     elif not tracker.uri.startswith("http"):
         start = f"mlflow ui --backend-store-uri {tracker.uri}, then open "
     print(f"Compare the runs: {start}{tracker.view_url}")
