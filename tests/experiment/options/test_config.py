@@ -495,6 +495,15 @@ def test_targets_resolve(target):
     assert resolve_target(target) == find_target("mnist_mlp")
 
 
+def test_workloads_are_found_where_only_samkeras_is_on_the_path(monkeypatch):
+    """As an editable installation has it."""
+    others = [path for path in sys.path if os.path.abspath(path) != str(ROOT)]
+    monkeypatch.setattr(sys, "path", others)
+    for name in ("workloads", "workloads.mnist_mlp"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert find_target("mnist_mlp").load().monitor == "val_accuracy"
+
+
 @pytest.mark.parametrize("target", ["figure1_mnist", "figures/figure1_mnist"])
 def test_figures_resolve(target):
     """By their names alone, as workloads do."""

@@ -128,6 +128,12 @@ def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
         assert (gradients <= set(data.metrics)) == (data.params["sam"] == "true")
         files = {file.path for file in client.list_artifacts(child.info.run_id)}
         assert files == FILES
+        # What is on disk is the same run.
+        mark = data.tags["fingerprint"][:8]
+        saved = samkeras.load_run(next((tmp_path / "runs").glob(f"*_{mark}")))
+        assert data.metrics.items() <= saved.numbers.items()
+        assert str(saved.config.sam).lower() == data.params["sam"]
+        assert data.tags["target"] == "workloads/synthetic_mlp"
     for text in ("1,021", "2,041", "A gain > 0 is an improvement"):
         assert text in out
 
