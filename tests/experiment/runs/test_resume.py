@@ -326,7 +326,7 @@ def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
     """Neither half of one, nor an open one, with which HDF5 would crash at the end."""
     model = helpers.compile_classifier(helpers.build_classifier())
     helpers.train(model, *helpers.random_examples(16))
-    best = Mock(monitor="m", best_weights=model.get_weights())
+    best = Mock(monitor="m", best_epoch=0, best_weights=model.get_weights())
     whole = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, whole[1]))
     try:
