@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.experimental.sparse import JAXSparse
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import jaxprs_in_params  # pyright: ignore[reportUnknownVariableType]
 from jax.sharding import PartitionSpec
 
 from samkeras.backend.interface import Item, Logs, Pairs, Tensor, Tree
