@@ -1,5 +1,7 @@
 """A run: what it trains, and what it is known by."""
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,11 +9,23 @@ from pathlib import Path
 import keras
 
 from samkeras.data.splits import Splits
+from samkeras.experiment.options.compose import compose
+from samkeras.experiment.options.config import (
+    option_types,
+    parse_fields,
+    result_fields,
+)
 from samkeras.experiment.options.fingerprint import Marks, find_marks
 from samkeras.experiment.options.groups import Config, check_groups
+from samkeras.experiment.options.targets import Target
+from samkeras.experiment.options.values import as_text
 from samkeras.experiment.runs.method import build_method
+from samkeras.experiment.tracking.source import find_source
 from samkeras.task import Task
 from samkeras.workload import Workload
+
+# What a run is called by, whatever it is.
+TITLE_FIELDS = ("width_mult", "sam", "seed")
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,26 @@ class Run:
             trained = f"{config.pruner}_{trained}"
         return f"{config.workload}_w{config.width_mult:g}_{trained}_s{config.seed}"
 
+    @property
+    def title(self) -> str:
+        """What sets it apart among its workload's runs: its width, whether it has SAM,
+        its seed, and all else that is not its workload's default."""
+        config, defaults = self.config, find_defaults(self.config.target)
+        values = result_fields(config)
+        known = (*TITLE_FIELDS, *config.neutral)
+        others = [
+            name
+            for name, value in values.items()
+            if name not in known and value != getattr(defaults, name)
+        ]
+        shown = (*TITLE_FIELDS, *others)
+        return " ".join(f"{name}={as_text(values[name])}" for name in shown)
+
+    @property
+    def source(self) -> dict[str, str]:
+        """The tags that say what code it is of."""
+        return find_source(str(self.config.target), self.config.target.path)
+
     def find_marks(self, splits: Splits) -> Marks:
         """Its fingerprints on this backend."""
         content = splits.content and splits.content.digest
@@ -71,3 +105,12 @@ class Run:
         now, old = (Path(run_dir) / f"{self.name}_{mark[:8]}" for mark in marks)
         is_old = old.exists() and not now.exists()
         return (old, marks.old) if is_old else (now, marks.now)
+
+
+@functools.cache
+def find_defaults(target: Target) -> Config:
+    """A workload's run if no option is given."""
+    kind = compose(target)
+    given = parse_fields(target.values, target.defaults, target, option_types(target))
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: given[name] for name in names if name in given})

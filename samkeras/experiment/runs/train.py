@@ -143,8 +143,8 @@ def start_record(
         InputError: another command is at this run.
     """
     folder, mark = run.find_folder(session.run_dir, run.find_marks(splits))
-    tags = {"workload": run.config.workload, "fingerprint": mark}
-    logger = tracker.start(run.name, tags, parent, folder, fresh=session.rerun)
+    tags = {"workload": run.config.workload, "fingerprint": mark, **run.source}
+    logger = tracker.start(run.title, tags, parent, folder, fresh=session.rerun)
     date_back(logger, is_new=session.rerun)
     return logger, mark
 

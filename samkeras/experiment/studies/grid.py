@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from samkeras.backend import backend
 from samkeras.errors import InputError, find_own_line
@@ -34,7 +35,7 @@ from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result, list_numbers, unknown_monitor
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.train import without_metrics
-from samkeras.experiment.studies import pictures, tables
+from samkeras.experiment.studies import answer, pictures, tables
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.tasks.supervised import Supervised
 from samkeras.experiment.tracking.record import (
@@ -81,7 +82,7 @@ def _run_grid(
     figure: Figure | None,
     make_tracker: Callable[[str | None, str], Tracker],
 ) -> int:
-    target, workload = runs[0].config.target, runs[0].workload
+    target = runs[0].config.target
     described: Memory = Recall()
     with _explained("load its data", session, runs[0]):
         splits = [describe_data(run.config, described) for run in runs]
@@ -100,19 +101,21 @@ def _run_grid(
         session.tracking_uri, session.experiment or target.experiment
     )
     tracker.deliver_pending(Path(session.run_dir))
-    tracker.save_view(target.name, workload.monitor, workload.mode)
     marks = [run.find_marks(each) for run, each in zip(runs, splits, strict=True)]
-    results = {} if session.rerun else _find_finished(tracker, runs, marks)
+    place = _find_place(session, marks, figure)
+    is_grid = len(runs) > 1 or figure is not None
+    group = place.folder.name if is_grid else None
+    tracker.save_view(answer.choose_view(runs, group))
+    results, ended = {}, None
+    if not session.rerun:
+        results, ended = _find_finished(tracker, runs, marks, place)
     results = backend.broadcast(results)
     signal.signal(signal.SIGTERM, raise_interrupt)
     remaining = [i for i in range(len(runs)) if i not in results]
-    # A grid that was killed in its last run is ended too.
-    folder = _grid_folder(session, marks, figure)
-    is_grid = len(remaining) > 1 or (remaining and folder.exists())
     parent = None
-    if is_grid or figure is not None:
+    if figure is not None or (is_grid and (remaining or ended is None)):
         try:
-            parent = _start_parent(tracker, session, runs, folder, figure)
+            parent = _start_parent(tracker, session, runs, place, figure)
         except OSError as error:
             raise InputError(f"--run_dir cannot be written: {error}") from None
     jobs = [Job(i, runs[i], session, splits[i], parent) for i in remaining]
@@ -120,11 +123,12 @@ def _run_grid(
     failed = any(result.failure for result in results.values())
     drawn: list[Path] = []
     try:
-        if figure is not None and parent is not None:
-            whole = _complete(runs, splits, results)
-            drawn = _draw(figure, whole, session, parent)
-            failed |= len(drawn) < len(figure.pictures)
         if parent is not None:
+            whole = _complete(runs, splits, results)
+            answer.record_answer(parent, whole, figure is not None)
+            if figure is not None:
+                drawn = _draw(figure, whole, session, parent)
+                failed |= len(drawn) < len(figure.pictures)
             parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
     except (OSError, FolderGoneError) as error:  # such as a full disk
         failed = True
@@ -134,7 +138,7 @@ def _run_grid(
     tracker.close()
     for path in drawn:
         print(f"The figure and its numbers: {path}")
-    print_address(tracker)
+    print_address(tracker, parent or ended)
     if interrupted:
         print("run.py: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
@@ -321,8 +325,9 @@ def _draw(
     return drawn
 
 
-def print_address(tracker: Tracker) -> None:
-    """Says how to open the runs in MLflow's user interface."""
+def print_address(tracker: Tracker, parent: Record | RecordedRun | None) -> None:
+    """Says how to open the runs, and what they say together, in MLflow's user
+    interface."""
     start = ""
     if tracker.uri == default_uri() and is_checkout(home()):
         folder = "" if home() == Path.cwd() else f"-C {home()} "
@@ -330,6 +335,10 @@ def print_address(tracker: Tracker) -> None:
     elif not tracker.uri.startswith("http"):
         start = f"mlflow ui --backend-store-uri {tracker.uri}, then open "
     print(f"Compare the runs: {start}{tracker.view_url}")
+    run_id = parent and parent.run_id
+    page = run_id and tracker.page_url(run_id)
+    if page:
+        print(f"What they say together: {page}")
 
 
 def _count_work(run: Run, splits: Splits) -> float:
@@ -359,17 +368,29 @@ def _check_writable(folder: Path) -> None:
         ) from None
 
 
+class _Place(NamedTuple):
+    """Where a study's runs are recorded together."""
+
+    folder: Path
+    mark: str
+    """what their parent is known by"""
+
+
 def _find_finished(
-    tracker: Tracker, runs: list[Run], marks: list[Marks]
-) -> dict[int, Result]:
-    """The results of the runs that MLflow holds as finished, by position."""
-    finished = {}
-    for i, (run, of_run) in enumerate(zip(runs, marks, strict=True)):
-        found = tracker.find_finished(of_run.now) or tracker.find_finished(of_run.old)
-        result = found and _read_result(run, found)
-        if result is not None:
+    tracker: Tracker, runs: list[Run], marks: list[Marks], place: _Place
+) -> tuple[dict[int, Result], RecordedRun | None]:
+    """The results of the runs that MLflow holds as finished, by position, and their
+    parent if that is finished. The view of a study gets them."""
+    *found, parent = tracker.find_finished([*marks, (place.mark,)])
+    finished, taken = {}, []
+    for i, (run, recorded) in enumerate(zip(runs, found, strict=True)):
+        result = recorded and _read_result(run, recorded)
+        if recorded is not None and result is not None:
             finished[i] = result
-    return finished
+            taken.append(recorded)
+    if len(runs) > 1:
+        tracker.gather(place.folder.name, taken)
+    return finished, parent
 
 
 def _read_result(run: Run, found: RecordedRun) -> Result | None:
@@ -394,30 +415,33 @@ def _start_parent(
     tracker: Tracker,
     session: Session,
     runs: list[Run],
-    folder: Path,
+    place: _Place,
     figure: Figure | None,
 ) -> Record:
-    varied = ", ".join(
-        f"{name} {','.join(map(tables.cell, values))}"
-        for name, values in varied_fields(run.config for run in runs).items()
-    )
-    tags = {"workload": runs[0].config.workload, "grid": varied}
-    name = f"grid: {varied}"
+    name = answer.name_study(runs, figure)
+    tags = {
+        "workload": runs[0].config.workload,
+        "fingerprint": place.mark,
+        "grid": answer.describe_grid(runs),
+        **runs[0].source,
+    }
     if figure is not None:
-        tags["figure"] = name = figure.name
-    return tracker.start(name, tags, None, folder, fresh=session.rerun)
+        tags["figure"] = figure.name
+    parent = tracker.start(name, tags, None, place.folder, fresh=session.rerun)
+    parent.log_params(answer.list_params(runs))
+    return parent
 
 
-def _grid_folder(session: Session, marks: list[Marks], figure: Figure | None) -> Path:
-    """The folder of the runs together; the one of 0.1 where that version has begun
+def _find_place(session: Session, marks: list[Marks], figure: Figure | None) -> _Place:
+    """The place of the runs together; the one of 0.1 where that version has begun
     it."""
 
-    def place(of_runs: list[str]) -> Path:
+    def find(of_runs: list[str]) -> _Place:
         names = sorted(of_runs)
         if figure is not None:
             names.append(figure.name)
-        digest = hashlib.sha256(" ".join(names).encode()).hexdigest()
-        return Path(session.run_dir) / f"grid_{digest[:8]}"
+        digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+        return _Place(Path(session.run_dir) / f"grid_{digest[:8]}", digest)
 
-    now, old = place([each.now for each in marks]), place([each.old for each in marks])
-    return old if old.exists() and not now.exists() else now
+    now, old = find([each.now for each in marks]), find([each.old for each in marks])
+    return old if old.folder.exists() and not now.folder.exists() else now

@@ -6,22 +6,25 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from samkeras.errors import InputError
+from samkeras.experiment.options.values import plain_text
 from samkeras.experiment.tracking.journal import Delivered, Journal, locked
-from samkeras.experiment.tracking.record import RecordedRun
+from samkeras.experiment.tracking.record import RecordedRun, View
 
 JOURNAL_TAG = "samkeras.journal"
 VIEW_KEY = "samkeras"
-LOCAL_SERVER = "http://127.0.0.1:5000"
+# Else MLflow opens its pages for applications of language models.
+WORKFLOW = {"workflowType": "machine_learning"}
 HEALTH_TIMEOUT_SEC = 5
 REQUEST_TIMEOUT_SEC = 30
+NAME_COLUMN = "attributes.`Run Name`"
 RECORDS_A_BATCH = 100
 
 
@@ -49,6 +52,7 @@ class MLflowStore:
         self.name = identify(uri)
         self._uri = uri
         self._experiments: dict[str, str] = {}  # ids by name
+        self._views: set[str] = set()  # keys of those that are saved
         self._verified: set[str] = set()
 
     @property
@@ -89,31 +93,72 @@ class MLflowStore:
                 self._experiments[name] = found.experiment_id
         return self._experiments[name]
 
-    def save_view(self, experiment: str, view: dict[str, Any]) -> None:
+    def save_view(self, experiment: str, view: View) -> None:
         """Saves what `view_url` shows."""
+        key = view.group or VIEW_KEY
         self.client.set_experiment_tag(
             self.find_experiment(experiment),
-            f"mlflow.sharedViewState.{VIEW_KEY}",
-            json.dumps(view),
+            f"mlflow.sharedViewState.{key}",
+            json.dumps({**_select(view), **_lay_out(view)}),
         )
+        self._views.add(key)
 
-    def view_url(self, experiment: str) -> str:
-        """Where the saved view opens, on the server or on the one of `make ui`."""
-        server = self.name if self.is_server else LOCAL_SERVER
+    def view_url(self, experiment: str, view: View | None) -> str:
+        """Where a view opens."""
         if experiment not in self._experiments:
-            return f"{server}/#/experiments"
-        query = f"viewStateShareKey={VIEW_KEY}&workflowType=machine_learning"
-        return f"{server}/#/experiments/{self._experiments[experiment]}/runs?{query}"
+            return f"{self._server}/#/experiments"
+        query = {} if view is None else _select(view)
+        if view is not None and (view.group or VIEW_KEY) in self._views:
+            query = {"viewStateShareKey": view.group or VIEW_KEY}
+        return self._address(experiment, "", query)
 
-    def find_finished(self, experiment: str, fingerprint: str) -> RecordedRun | None:
-        """The experiment's newest finished run with a fingerprint, or None."""
-        mark = f"tags.fingerprint = '{fingerprint}'"
-        runs = self.client.search_runs(
+    def page_url(self, experiment: str, run_id: str) -> str | None:
+        """Where a run's page opens, where the experiment is known."""
+        if experiment not in self._experiments:
+            return None
+        return self._address(experiment, f"/{run_id}", {})
+
+    @property
+    def _server(self) -> str:
+        """The server, or the one of `make ui`."""
+        if self.is_server:
+            return self.name
+        return f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', '5000')}"
+
+    def _address(self, experiment: str, run: str, query: dict[str, Any]) -> str:
+        place = f"{self._server}/#/experiments/{self._experiments[experiment]}/runs"
+        texts = {k: plain_text(v) for k, v in (query | WORKFLOW).items()}
+        return f"{place}{run}?{urlencode(texts)}"
+
+    def find_finished(
+        self, experiment: str, fingerprints: Collection[str]
+    ) -> dict[str, RecordedRun]:
+        """The experiment's newest finished run of each fingerprint that has one."""
+        if not fingerprints:
+            return {}
+        # One question for all tells of those of late, and of all where they are few.
+        count = len(fingerprints) + 1
+        newest = self._search_finished(experiment, "", count)
+        found = {run.data.tags.get("fingerprint"): run for run in reversed(newest)}
+        if len(newest) == count:
+            for mark in fingerprints - found.keys():
+                mine = f" and tags.fingerprint = '{mark}'"
+                for run in self._search_finished(experiment, mine, 1):
+                    found[mark] = run
+        return {m: _read_run(found[m]) for m in fingerprints if m in found}
+
+    def _search_finished(self, experiment: str, which: str, count: int) -> list[Any]:
+        return self.client.search_runs(
             [self.find_experiment(experiment)],
-            f"{mark} and attributes.status = 'FINISHED'",
-            max_results=1,
+            f"attributes.status = 'FINISHED'{which}",
+            max_results=count,
         )
-        return _read_run(runs[0]) if runs else None
+
+    def tag_runs(self, run_ids: Iterable[str], tag: str) -> None:
+        """Gives runs a tag."""
+        with self._exclusive():
+            for run_id in run_ids:
+                self.client.set_tag(run_id, tag, "true")
 
     def holds(self, journal: Journal, state: Delivered) -> bool:
         """Whether the journal's run is there; of one that was, nothing is delivered."""
@@ -348,7 +393,39 @@ def _read_run(run: Any) -> RecordedRun:
         status=run.info.status,
         started=run.info.start_time,
         ended=run.info.end_time,
+        tags=run.data.tags,
+        run_id=run.info.run_id,
     )
+
+
+def _select(view: View) -> dict[str, Any]:
+    """The runs of a view, in the words of the address of MLflow's list of runs."""
+    # The runs of grids have a workload among their parameters, their parents have not.
+    which = f"params.workload = '{view.workload}'"
+    if view.group is not None:
+        which = f"tags.{view.group} = 'true'"
+    return {
+        "searchFilter": which,
+        "orderByKey": f"metrics.`best_{view.monitor}`",
+        "orderByAsc": view.mode == "min",
+    }
+
+
+def _lay_out(view: View) -> dict[str, Any]:
+    """The columns of a view, those that set its runs apart and the best metric first,
+    so wide that a window of 1500 pixels has them."""
+    best, final = (f"metrics.`{kind}_{view.monitor}`" for kind in ("best", "final"))
+    varied, others = (
+        [f"params.`{name}`" for name in names] for names in (view.varied, view.params)
+    )
+    columns = [*varied, best, final, "metrics.`best_epoch`", *others]
+    widths = {column: max(60, 7 * len(column) - 30) for column in columns}
+    order = [NAME_COLUMN, *columns, "duration"]
+    return {
+        "selectedColumns": columns,
+        "columnOrder": order,
+        "columnWidths": {NAME_COLUMN: 250, **widths, "duration": 70},
+    }
 
 
 def _import_client() -> Any:

@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,8 @@ class RecordedRun:
         status: RUNNING, FINISHED, FAILED or KILLED.
         started: when it began, in milliseconds since 1970.
         ended: when it ended, if it has.
+        tags: its tags.
+        run_id: the store's name for it, if it has it.
     """
 
     params: dict[str, str] = field(default_factory=dict)
@@ -34,6 +36,29 @@ class RecordedRun:
     status: str = "RUNNING"
     started: int
     ended: int | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """Which of an experiment's runs one looks at, and what of them: the best first.
+
+    Attributes:
+        workload: whose runs they are.
+        group: the tag of those of a grid, its folder's name; None: all.
+        varied: the parameters that set them apart.
+        params: those that one also wants to see.
+        monitor: the metric that is reported.
+        mode: whether "max" or "min" of it is best.
+    """
+
+    workload: str
+    group: str | None
+    varied: Sequence[str]
+    params: Sequence[str]
+    monitor: str
+    mode: str
 
 
 class Record(Protocol):
@@ -50,8 +75,18 @@ class Record(Protocol):
         ...
 
     @property
+    def run_id(self) -> str | None:
+        """The store's name for it, once it has it."""
+        ...
+
+    @property
     def metrics(self) -> Mapping[str, float]:
         """The last value of each metric."""
+        ...
+
+    @property
+    def last_step(self) -> int:
+        """The last step that metrics were recorded at; -1 before."""
         ...
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -92,13 +127,26 @@ class Tracker(Protocol):
         """Where one looks at the runs."""
         ...
 
-    def save_view(self, workload: str, monitor: str, mode: str) -> None:
-        """Saves the view that `view_url` opens: the columns that one compares, best
-        run first, runs of grids side by side."""
+    def save_view(self, view: View) -> None:
+        """Saves the view that `view_url` opens."""
         ...
 
-    def find_finished(self, fingerprint: str) -> RecordedRun | None:
-        """The experiment's finished run with a fingerprint, or None."""
+    def page_url(self, run_id: str) -> str | None:
+        """Where one looks at a run of the store, if it answers."""
+        ...
+
+    def find_finished(
+        self, fingerprints: Sequence[Sequence[str]]
+    ) -> list[RecordedRun | None]:
+        """The experiment's finished run of each of several, or None.
+
+        Args:
+            fingerprints: those that each may be recorded under, the first one first.
+        """
+        ...
+
+    def gather(self, group: str, runs: Iterable[RecordedRun]) -> None:
+        """Has the view of a group show finished runs that were trained for others."""
         ...
 
     def deliver_pending(self, run_dir: Path) -> None:
@@ -123,8 +171,9 @@ class Tracker(Protocol):
 
         Args:
             name: the run's name.
-            tags: its tags.
-            parent: id of the record of the run that it is nested in.
+            tags: its tags, which a run that goes on gets too.
+            parent: id of the record of the run that it is nested in, the name of whose
+                folder becomes a tag.
             folder: the run's own directory, made if it is not there yet.
             fresh: start a new run, whatever the folder holds.
 
@@ -146,7 +195,6 @@ class MemoryRecord(RecordedRun):
     Attributes:
         id: what names it, to nest others in it.
         name: the run's name.
-        tags: its tags.
         parent: id of the record of the run that it is nested in, if it is.
         folder: the run's own directory.
         curves: each metric's value at the steps that it was logged at.
@@ -154,12 +202,15 @@ class MemoryRecord(RecordedRun):
     """
 
     name: str
-    tags: dict[str, str]
     parent: str | None
     folder: Path
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
+
+    @property
+    def last_step(self) -> int:
+        return max((max(curve) for curve in self.curves.values()), default=-1)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         self.params = {k: plain_text(v) for k, v in params.items()} | self.params
@@ -199,15 +250,26 @@ class MemoryTracker:
     def __init__(self, records: list[MemoryRecord] | None = None):
         self.records = [] if records is None else records
 
-    def save_view(self, workload: str, monitor: str, mode: str) -> None:
+    def save_view(self, view: View) -> None:
         """There is nothing that opens it."""
 
-    def find_finished(self, fingerprint: str) -> RecordedRun | None:
-        for record in reversed(self.records):
-            is_asked_for = record.tags.get("fingerprint") == fingerprint
-            if is_asked_for and record.status == "FINISHED":
-                return record
-        return None
+    def page_url(self, run_id: str) -> str | None:
+        """There is no page."""
+
+    def find_finished(
+        self, fingerprints: Sequence[Sequence[str]]
+    ) -> list[RecordedRun | None]:
+        finished = {
+            record.tags.get("fingerprint"): record
+            for record in self.records
+            if record.status == "FINISHED"
+        }
+        found = [[finished.get(mark) for mark in marks] for marks in fingerprints]
+        return [next(filter(None, each), None) for each in found]
+
+    def gather(self, group: str, runs: Iterable[RecordedRun]) -> None:
+        for run in runs:
+            run.tags[group] = "true"
 
     def deliver_pending(self, run_dir: Path) -> None:
         """There is nobody to deliver to."""
@@ -224,12 +286,15 @@ class MemoryTracker:
         fresh: bool = False,
     ) -> MemoryRecord:
         folder.mkdir(parents=True, exist_ok=True)
+        groups = {r.folder.name: "true" for r in self.records if r.id == parent}
+        tags = {**tags, **groups}
         held = [record for record in self.records if record.folder == folder]
         if held and not fresh:
             held[-1].go_on()
+            held[-1].tags.update(tags)
             return held[-1]
         record = MemoryRecord(
-            name=name, tags=dict(tags), parent=parent, folder=folder, started=now()
+            name=name, tags=tags, parent=parent, folder=folder, started=now()
         )
         self.records.append(record)
         return record

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from samkeras.experiment.tracking.journal import (
     path_of,
 )
 from samkeras.experiment.tracking.mlflow_store import MLflowStore, identify
-from samkeras.experiment.tracking.record import RecordedRun, now
+from samkeras.experiment.tracking.record import RecordedRun, View, now
 
 
 def default_uri() -> str:
@@ -57,32 +57,37 @@ class MLflowTracker:
         self._store = MLflowStore(self.uri)
         self._delivery = Delivery(self._store)
         self._finished: dict[str, RecordedRun] = {}  # not delivered yet, by fingerprint
+        self._groups: dict[str, str] = {}  # the names of parents' folders, by id
+        self._view: View | None = None
         self._ask(self._store.open)
         self._ask(lambda: self._store.find_experiment(experiment))
 
-    def save_view(self, workload: str, monitor: str, mode: str) -> None:
-        params = ("width_mult", "num_params", "sam", "rho", "seed")
-        metrics = (f"best_{monitor}", f"final_{monitor}")
-        columns = [f"params.`{name}`" for name in params]
-        columns += [f"metrics.`{name}`" for name in metrics]
-        view = {
-            "selectedColumns": columns,
-            "searchFilter": f"params.workload = '{workload}'",
-            "orderByKey": f"metrics.`best_{monitor}`",
-            "orderByAsc": mode == "min",
-        }
+    def save_view(self, view: View) -> None:
+        self._view = view
         self._ask(lambda: self._store.save_view(self._experiment, view))
 
     @property
     def view_url(self) -> str:
-        return self._store.view_url(self._experiment)
+        return self._store.view_url(self._experiment, self._view)
 
-    def find_finished(self, fingerprint: str) -> RecordedRun | None:
-        if fingerprint in self._finished:
-            return self._finished[fingerprint]
-        return self._ask(
-            lambda: self._store.find_finished(self._experiment, fingerprint)
-        )
+    def page_url(self, run_id: str) -> str | None:
+        return self._store.page_url(self._experiment, run_id)
+
+    def find_finished(
+        self, fingerprints: Sequence[Sequence[str]]
+    ) -> list[RecordedRun | None]:
+        asked = {mark for marks in fingerprints for mark in marks}
+        asked -= self._finished.keys()
+        found = self._ask(lambda: self._store.find_finished(self._experiment, asked))
+        known = {**(found or {}), **self._finished}
+        return [
+            next((known[mark] for mark in marks if mark in known), None)
+            for marks in fingerprints
+        ]
+
+    def gather(self, group: str, runs: Iterable[RecordedRun]) -> None:
+        missing = [run.run_id for run in runs if run.run_id and group not in run.tags]
+        self._ask(lambda: self._store.tag_runs(missing, group))
 
     def deliver_pending(self, run_dir: Path) -> None:
         journals = map(self._delivery.know, find_journals(run_dir))
@@ -101,6 +106,7 @@ class MLflowTracker:
                     self._finished[journal.head["tags"].get("fingerprint")] = run
 
     def know(self, folder: Path, id: str) -> None:
+        self._groups[id] = folder.name
         # On a machine that has no such file, MLflow knows it.
         if (path := path_of(folder, id)).exists():
             self._delivery.know(Journal(path))
@@ -119,6 +125,8 @@ class MLflowTracker:
             if time.monotonic() > give_up_at:
                 raise InputError(f"another command is training the run in {folder}")
             time.sleep(0.05)
+        if parent in self._groups:
+            tags = {**tags, self._groups[parent]: "true"}
         place = {"store": self._store.name, "experiment": self._experiment}
         known = find_journals(folder)
         journals = [] if fresh else known
@@ -127,6 +135,9 @@ class MLflowTracker:
             journal = self._delivery.know(held[-1])
             journal.open(owner)
             journal.append({"status": "RUNNING", "time": now()})
+            new = dict(tags.items() - journal.head["tags"].items())
+            if new:
+                journal.append({"tags": new})
         else:
             # The newest, even if the clock was set back since.
             time_ = max([now(), *(journal.head["time"] + 1 for journal in known)])
@@ -139,6 +150,7 @@ class MLflowTracker:
             if records:
                 journal.append({"status": "RUNNING", "time": now()})
         self._delivery.add(journal)
+        self._groups[journal.id] = folder.name
         return JournaledRecord(journal)
 
     def close(self) -> None:
@@ -174,6 +186,14 @@ class JournaledRecord:
     @property
     def folder(self) -> Path:
         return self.journal.path.parent
+
+    @property
+    def run_id(self) -> str | None:
+        return self.journal.load_state().run_id
+
+    @property
+    def last_step(self) -> int:
+        return max((step for _, step in self._points), default=-1)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         new = {k: plain_text(v) for k, v in params.items() if k not in self._params}

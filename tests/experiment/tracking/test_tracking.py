@@ -23,12 +23,14 @@ from samkeras.experiment.tracking.record import (
     FolderGoneError,
     MemoryTracker,
     RecordedRun,
+    View,
 )
 from samkeras.experiment.tracking.tracker import MLflowTracker, resolve_uri
 
 pytestmark = pytest.mark.one_backend
 
 NOBODY = "http://127.0.0.1:9"
+VIEW = View("w", "grid_1", ["sam", "seed"], ["num_params"], "val_loss", "min")
 
 
 @pytest.fixture
@@ -168,8 +170,8 @@ def test_a_silent_server_delays_nothing(tmp_path, capsys):
     (journal,) = find_journals(tmp_path)
     assert journal.count_undelivered() == 1001  # with the creation
     run.end("FINISHED")
-    assert tracker.find_finished("0") is None
-    tracker.save_view("w", "val_loss", "min")
+    assert tracker.find_finished([("0",)]) == [None]
+    tracker.save_view(VIEW)
     assert tracker.view_url == f"{NOBODY}/#/experiments"
     tracker.close()
     assert time.monotonic() - started < 5
@@ -243,11 +245,11 @@ def test_a_finished_run_is_known_before_it_is_delivered(tracker, silence, tmp_pa
     session.close()
     session = tracker()
     session.deliver_pending(tmp_path)
-    found = session.find_finished("f00")
+    found, other = session.find_finished([("f00", "old"), ("ba5", "old")])
     assert found.params == {"num_params": "7"}
     assert found.metrics == {"best_val_loss": 0.5}
     assert found.ended >= found.started
-    assert session.find_finished("ba5") is None
+    assert other is None
     session.close()
 
 
@@ -310,7 +312,7 @@ def record_two_commands(make_tracker, folder) -> RecordedRun:
     run.log_params({"rho": 0.1, "sam": True})
     run.log_metrics({"loss": 0.5, "odd": 1}, 0)
     run.end("KILLED", "interrupted")
-    assert session.find_finished("f") is None
+    assert session.find_finished([("f",)]) == [None]
     session.close()
     session = make_tracker()
     run = session.start("name", {"fingerprint": "f"}, None, folder)
@@ -321,10 +323,10 @@ def record_two_commands(make_tracker, folder) -> RecordedRun:
     run.end("FINISHED")
     session.close()
     session = make_tracker()
-    found = session.find_finished("f")
-    assert session.find_finished("g") is None
+    found, missing = session.find_finished([("new", "f"), ("g",)])
+    assert missing is None
     session.start("name", {"fingerprint": "f"}, None, folder, fresh=True)
-    assert session.find_finished("f") == found
+    assert session.find_finished([("f",)]) == [found]
     session.close()
     return found
 
