@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PORT ?= $(or $(MLFLOW_PORT),5000)
 # A file's tests in one process: they share what takes long.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
@@ -32,7 +33,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 ui: $(VENV)/.installed
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow/mlflow.db
+	$(BIN)/mlflow ui --port $(PORT) --backend-store-uri sqlite:///mlflow/mlflow.db
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

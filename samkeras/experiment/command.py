@@ -1,8 +1,10 @@
 """The command line: `python run.py`, or `python -m samkeras` from anywhere."""
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -59,7 +61,8 @@ def _run(name: str, options: list[str]) -> int:
         figure, (session, configs) = parse_figure(target, options)
     # Imported late: keras takes seconds, help and most errors need none.
     with silence_native_stderr():
-        import keras
+        with _left_out("sklearn", "matplotlib"):
+            import keras
 
         join_processes(keras)
         from samkeras.backend import backend
@@ -101,6 +104,19 @@ def _say_how_to_install(package: str) -> str:
     if Path(sys.prefix).resolve() == environment.resolve():
         return f"{line}pip install -r {HOME / 'requirements.txt'}"
     return f"{line}`source {environment / 'bin' / 'activate'}`"
+
+
+@contextlib.contextmanager
+def _left_out(*names: str) -> Iterator[None]:
+    """Has imports do without packages, which whoever needs them imports later: keras
+    takes a second and a half for those of wrappers and plots that nobody here calls."""
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def _one_line(text: str) -> str:

@@ -15,17 +15,18 @@ from samkeras.experiment.runs.result import SIZES, Result
 from samkeras.experiment.runs.run import Run, find_defaults
 from samkeras.experiment.studies import pictures, tables
 from samkeras.experiment.studies.comparison import (
+    SIZE_FIELDS,
     Comparison,
     compare,
     correlate_gains,
     estimate,
 )
+from samkeras.experiment.studies.conclusion import decimals_of, with_error
 from samkeras.experiment.studies.figure import VALUES, Figure, Picture
 from samkeras.experiment.studies.tables import cell
 from samkeras.experiment.tracking.record import Record, View
 
 SHOWN_VALUES = 6  # of a list, in a name
-SIZE_FIELDS = ("width_mult", "depth")
 # How long a run's training is, whichever of them says it.
 LENGTHS = ("epochs", "steps", "frames")
 

@@ -1,7 +1,9 @@
 """Whole runs: what is trained, recorded, skipped and said."""
 
 import dataclasses
+import getpass
 import hashlib
+import json
 import math
 import os
 import pickle
@@ -105,13 +107,25 @@ def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
     assert parent.info.status == "FINISHED"
     client = MlflowClient(store)
     tags = client.get_experiment(parent.info.experiment_id).tags
-    assert "metrics.`best_val_loss`" in tags["mlflow.sharedViewState.samkeras"]
-    assert f"/#/experiments/{parent.info.experiment_id}/runs?" in out
+    (group,) = (path.name for path in (tmp_path / "runs").glob("grid_*"))
+    view = json.loads(tags[f"mlflow.sharedViewState.{group}"])
+    assert view["selectedColumns"][:2] == ["params.`width_mult`", "params.`sam`"]
+    assert {"params.`epochs`", "metrics.`best_val_loss`"} <= {*view["selectedColumns"]}
+    place = f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs"
+    assert f"{place}?viewStateShareKey={group}&" in out
+    assert f"{place}/{parent.info.run_id}?" in out
+    found = client.search_runs([parent.info.experiment_id], view["searchFilter"])
+    assert {run.info.run_id for run in found} == {run.info.run_id for run in children}
+    check_answer(parent, out)
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert files == {"table.txt", "runs.csv", "figures"}
     for child in children:
         data = child.data
         assert child.info.status == "FINISHED"
         assert data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert data.tags["workload"] == "synthetic_mlp"
+        assert data.tags["mlflow.source.name"] == "workloads/synthetic_mlp"
+        assert data.tags["mlflow.user"] == getpass.getuser()
         width = 10 if data.params["width_mult"] == "0.1" else 20
         assert data.params["num_params"] == str(100 * width + 2 * width + 1)
         assert data.params["keras_backend"] == keras.backend.backend()
@@ -134,8 +148,26 @@ def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
         assert data.metrics.items() <= saved.numbers.items()
         assert str(saved.config.sam).lower() == data.params["sam"]
         assert data.tags["target"] == "workloads/synthetic_mlp"
+    names = [child.info.run_name for child in children]
+    assert len({*names}) == 4
+    assert all(name.startswith("width_mult=0.") for name in names)
     for text in ("1,021", "2,041", "A gain > 0 is an improvement"):
         assert text in out
+
+
+def check_answer(parent, out):
+    """A grid's parent has the printed gains, and what was varied."""
+    params, metrics = parent.data.params, parent.data.metrics
+    assert (params["width_mult"], params["sam"]) == ("0.1,0.2", "true,false")
+    assert (params["rho"], "workload" in params) == ("0.1", False)
+    assert metrics["runs_finished"] == metrics["runs"] == 4
+    assert metrics["runs_unfinished"] == 0
+    for width in ("0.1", "0.2"):
+        gain = metrics[f"gain_best_val_loss/width_mult_{width}"]
+        rounded = {f"{gain:+.{decimals}f}" for decimals in range(3, 7)}
+        (printed,) = rounded & {*out.split()}
+        shown = f"| {width} | 0.1 | 1 | {printed} |"
+        assert shown in parent.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize(

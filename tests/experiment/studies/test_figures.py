@@ -135,11 +135,12 @@ def recorded(records, request):
 
     def runs():
         found, names = records[request.node.name], ("width_mult", "sam")
-        keys = [tuple(run.params.get(name) for name in names) for run in found]
+        keys = [
+            "figure" if "figure" in run.tags else tuple(map(run.params.get, names))
+            for run in found
+        ]
         assert len(set(keys)) == len(found)
-        by_key = dict(zip(keys, found, strict=True))
-        by_key["figure"] = by_key.pop((None, None))
-        return by_key
+        return dict(zip(keys, found, strict=True))
 
     return runs
 
@@ -1011,13 +1012,16 @@ def test_a_command_trains_and_draws(draw, recorded, tmp_path, monkeypatch):
     assert parent.status == "FINISHED"
     made = {"tiny.png", "tiny.svg", "tiny.csv"}
     names = {*made, "runs.csv", "summary.json"}
-    assert parent.files == {f"../figures/tiny/{name}" for name in names}
+    drawn = {f"../figures/tiny/{name}" for name in names}
+    assert parent.files == {*drawn, "table.txt", "runs.csv"}
     assert read_csv(parent.folder / "../figures/tiny/tiny.csv") == rows
     assert [int(row["num_params"]) for row in rows] == [1021, 2041]
     for row, width in zip(rows, ("0.1", "0.2"), strict=True):
         sam, base = (runs[width, is_sam] for is_sam in ("true", "false"))
         gain = base.metrics["best_val_loss"] - sam.metrics["best_val_loss"]
         assert float(row["gain"]) == pytest.approx(gain)
+        of_width = parent.metrics[f"gain_best_val_loss/width_mult_{width}"]
+        assert of_width == pytest.approx(gain)
         assert sam.parent == parent.id
     folder = tmp_path / "runs" / "figures" / "tiny"
     for name in made:

@@ -1,5 +1,6 @@
 """A run's records: on disk at once, in MLflow once, whatever happens in between."""
 
+import dataclasses
 import http.server
 import json
 import math
@@ -8,6 +9,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -159,6 +161,68 @@ def test_everything_is_recorded(tracker, recorded, curve, store, tmp_path):
     assert files == ["figures/figure.svg"]
     head = find_journals(tmp_path / "child")[0].head
     assert child.info.start_time == head["time"]
+
+
+def test_a_view_shows_the_runs_of_its_grid(tracker, store, tmp_path, request):
+    """Those that were trained for it and those that others had finished; a run that
+    goes on for another grid is in both. Finished runs are asked for all at once."""
+    session = tracker()
+    parents = [session.start(n, {}, None, tmp_path / n) for n in ("grid_1", "grid_2")]
+    for name in ("a", "b", "c"):
+        tags, parent = {"fingerprint": name}, parents[0].id
+        run = session.start(name, tags, parent, tmp_path / name)
+        run.end("KILLED" if name == "c" else "FINISHED")
+    session.close()
+    session = tracker()
+    session.know(parents[1].folder, parents[1].id)
+    found = session.find_finished([("a", "-"), ("-", "b"), ("c", "-")])
+    assert [run and run.tags["fingerprint"] for run in found] == ["a", "b", None]
+    session.gather("grid_2", found[1:2])
+    session.start("c", {"source": "s"}, parents[1].id, tmp_path / "c").end("FINISHED")
+    views = [dataclasses.replace(VIEW, group=name) for name in ("grid_1", "grid_2")]
+    unsaved = session.view_url
+    for view in views:
+        session.save_view(view)
+    url = session.view_url
+    session.close()
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name(request.node.name)
+    of_grid = []
+    for view in views:
+        saved = json.loads(experiment.tags[f"mlflow.sharedViewState.{view.group}"])
+        columns = [f"params.`{name}`" for name in ("sam", "seed")]
+        assert saved["selectedColumns"][:2] == columns
+        runs = client.search_runs([experiment.experiment_id], saved["searchFilter"])
+        of_grid.append({run.info.run_name for run in runs})
+        assert all(r.data.tags.get("source", "s") == "s" for r in runs)
+    assert of_grid == [{"a", "b", "c"}, {"b", "c"}]
+    runs = f"#/experiments/{experiment.experiment_id}/runs?"
+    assert url.endswith(f"{runs}viewStateShareKey=grid_2&workflowType=machine_learning")
+    assert unsaved.endswith(f"{runs}workflowType=machine_learning")
+
+
+def test_finished_runs_are_found_among_many(tracker, tmp_path):
+    """Those of late by one question, older ones by one each; the newest counts."""
+    session = tracker()
+    for i, name in enumerate(("old", "twice", "x", "y", "twice", "new")):
+        run = session.start(name, {"fingerprint": name}, None, tmp_path / str(i))
+        run.log_metrics({"number": i}, 0)
+        run.end("FINISHED")
+        time.sleep(0.002)  # MLflow tells runs of one millisecond apart by chance
+    session.close()
+    found = tracker().find_finished([("old",), ("twice",), ("none", "new")])
+    assert [run.metrics["number"] for run in found] == [0, 4, 5]
+
+
+def test_a_link_opens_on_the_port_of_the_user_interface(tracker, monkeypatch):
+    """$MLFLOW_PORT is the one that `mlflow ui` takes; a view that could not be saved
+    is in the link itself."""
+    session = tracker()
+    monkeypatch.setenv("MLFLOW_PORT", "5050")
+    monkeypatch.setattr(MLflowStore, "save_view", Mock(side_effect=ConnectionError()))
+    session.save_view(VIEW)
+    assert session.view_url.startswith("http://127.0.0.1:5050/#/experiments/")
+    assert "searchFilter=tags.grid_1+%3D+%27true%27&" in session.view_url
 
 
 def test_a_silent_server_delays_nothing(tmp_path, capsys):
