@@ -106,9 +106,7 @@ def _run_grid(
     is_grid = len(runs) > 1 or figure is not None
     group = place.folder.name if is_grid else None
     tracker.save_view(answer.choose_view(runs, group))
-    results, ended = {}, None
-    if not session.rerun:
-        results, ended = _find_finished(tracker, runs, marks, place)
+    results, ended = _find_finished(tracker, session, runs, marks, place)
     results = backend.broadcast(results)
     signal.signal(signal.SIGTERM, raise_interrupt)
     remaining = [i for i in range(len(runs)) if i not in results]
@@ -377,10 +375,18 @@ class _Place(NamedTuple):
 
 
 def _find_finished(
-    tracker: Tracker, runs: list[Run], marks: list[Marks], place: _Place
+    tracker: Tracker,
+    session: Session,
+    runs: list[Run],
+    marks: list[Marks],
+    place: _Place,
 ) -> tuple[dict[int, Result], RecordedRun | None]:
     """The results of the runs that MLflow holds as finished, by position, and their
-    parent if that is finished. The view of a study gets them."""
+    parent if that is finished; none that are to be trained again. The view of a study
+    gets them."""
+    if session.rerun:
+        tracker.scatter(place.folder.name)
+        return {}, None
     *found, parent = tracker.find_finished([*marks, (place.mark,)])
     finished, taken = {}, []
     for i, (run, recorded) in enumerate(zip(runs, found, strict=True)):

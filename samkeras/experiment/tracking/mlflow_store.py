@@ -26,6 +26,7 @@ HEALTH_TIMEOUT_SEC = 5
 REQUEST_TIMEOUT_SEC = 30
 NAME_COLUMN = "attributes.`Run Name`"
 RECORDS_A_BATCH = 100
+MAX_NAME = 250  # characters that a database takes
 
 
 class MLflowStore:
@@ -160,6 +161,14 @@ class MLflowStore:
             for run_id in run_ids:
                 self.client.set_tag(run_id, tag, "true")
 
+    def untag_runs(self, experiment: str, tag: str) -> None:
+        """Takes a tag from an experiment's runs."""
+        experiment_id = self.find_experiment(experiment)
+        runs = self.client.search_runs([experiment_id], f"tags.{tag} = 'true'")
+        with self._exclusive():
+            for run in runs:
+                self.client.delete_tag(run.info.run_id, tag)
+
     def holds(self, journal: Journal, state: Delivered) -> bool:
         """Whether the journal's run is there; of one that was, nothing is delivered."""
         if state.run_id is None:
@@ -193,7 +202,7 @@ class MLflowStore:
         if not found:
             with self._exclusive():
                 run = self.client.create_run(
-                    experiment_id, head["time"], tags, head["name"]
+                    experiment_id, head["time"], tags, head["name"][:MAX_NAME]
                 )
             found = [run.info.run_id]
         state.run_id = found[0]

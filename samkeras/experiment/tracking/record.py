@@ -149,6 +149,10 @@ class Tracker(Protocol):
         """Has the view of a group show finished runs that were trained for others."""
         ...
 
+    def scatter(self, group: str) -> None:
+        """Has the view of a group show none of its runs so far."""
+        ...
+
     def deliver_pending(self, run_dir: Path) -> None:
         """Delivers what earlier commands recorded under `run_dir` for this store and
         could not deliver; what another command is recording there is left to it."""
@@ -270,6 +274,10 @@ class MemoryTracker:
     def gather(self, group: str, runs: Iterable[RecordedRun]) -> None:
         for run in runs:
             run.tags[group] = "true"
+
+    def scatter(self, group: str) -> None:
+        for record in self.records:
+            record.tags.pop(group, None)
 
     def deliver_pending(self, run_dir: Path) -> None:
         """There is nobody to deliver to."""

@@ -89,6 +89,9 @@ class MLflowTracker:
         missing = [run.run_id for run in runs if run.run_id and group not in run.tags]
         self._ask(lambda: self._store.tag_runs(missing, group))
 
+    def scatter(self, group: str) -> None:
+        self._ask(lambda: self._store.untag_runs(self._experiment, group))
+
     def deliver_pending(self, run_dir: Path) -> None:
         journals = map(self._delivery.know, find_journals(run_dir))
         for journal in journals:

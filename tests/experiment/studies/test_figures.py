@@ -1060,7 +1060,7 @@ def test_one_command_draws_all_pictures_of_a_grid(
     assert all(row["gain"] for row in rows)
     runs = recorded()
     folders = {str(Path(file).parent) for file in runs["figure"].files}
-    assert folders == {f"../figures/{name}" for name in ("tiny", *numbers)}
+    assert folders == {".", *(f"../figures/{name}" for name in ("tiny", *numbers))}
     for name in numbers:
         lines = {"SAM": "true", "SGD": "false"}
         for row in read_csv(tmp_path / "runs" / "figures" / name / f"{name}.csv"):
@@ -1095,6 +1095,9 @@ def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatc
     assert code == 1
     assert (whole["seeds"], whole["unfinished_runs"]) == ("1", "0")
     assert (lacking["num_params"], lacking["unfinished_runs"]) == ("2041", "1")
+    answer = recorded()["figure"].metrics
+    assert (answer["runs_finished"], answer["runs_unfinished"]) == (3, 1)
+    assert "gain_best_val_loss/width_mult_0.2" not in answer
     assert (lacking["gain"], lacking["seeds"]) == ("", "0")
     folder = tmp_path / "runs" / "figures" / "tiny"
     failures = [row["failure"] for row in read_csv(folder / "runs.csv")]
@@ -1116,6 +1119,10 @@ def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatc
     assert (code, first, trained) == (0, whole, [(True, 0.2)])
     assert (completed["seeds"], completed["unfinished_runs"]) == ("1", "0")
     assert recorded()["figure"].status == "FINISHED"
+    answer = recorded()["figure"].metrics
+    assert (answer["runs_finished"], answer["runs_unfinished"]) == (4, 0)
+    gain = answer["gain_best_val_loss/width_mult_0.2"]
+    assert gain == pytest.approx(float(completed["gain"]))
 
 
 def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):

@@ -196,6 +196,8 @@ def test_a_view_shows_the_runs_of_its_grid(tracker, store, tmp_path, request):
         of_grid.append({run.info.run_name for run in runs})
         assert all(r.data.tags.get("source", "s") == "s" for r in runs)
     assert of_grid == [{"a", "b", "c"}, {"b", "c"}]
+    tracker().scatter("grid_2")
+    assert not client.search_runs([experiment.experiment_id], saved["searchFilter"])
     runs = f"#/experiments/{experiment.experiment_id}/runs?"
     assert url.endswith(f"{runs}viewStateShareKey=grid_2&workflowType=machine_learning")
     assert unsaved.endswith(f"{runs}workflowType=machine_learning")
