@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from samkeras.errors import InputError
 from samkeras.experiment.runs.interrupt import INTERRUPTED, end_at_once
@@ -111,12 +112,13 @@ def _left_out(*names: str) -> Iterator[None]:
     """Has imports do without packages, which whoever needs them imports later: keras
     takes a second and a half for those of wrappers and plots that nobody here calls."""
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(absent))
     try:
         yield
     finally:
         for name in absent:
-            del sys.modules[name]
+            del modules[name]
 
 
 def _one_line(text: str) -> str:

@@ -17,15 +17,13 @@ from samkeras.experiment.options.config import (
 )
 from samkeras.experiment.options.fingerprint import Marks, find_marks
 from samkeras.experiment.options.groups import Config, check_groups
+from samkeras.experiment.options.methods import OPTIONS
 from samkeras.experiment.options.targets import Target
 from samkeras.experiment.options.values import as_text
 from samkeras.experiment.runs.method import build_method
 from samkeras.experiment.tracking.source import find_source
 from samkeras.task import Task
 from samkeras.workload import Workload
-
-# What a run is called by, whatever it is.
-TITLE_FIELDS = ("width_mult", "sam", "seed")
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,14 @@ class Run:
         its seed, and all else that is not its workload's default."""
         config, defaults = self.config, find_defaults(self.config.target)
         values = result_fields(config)
-        known = (*TITLE_FIELDS, *config.neutral)
-        others = [
+        differing = [
             name
             for name, value in values.items()
-            if name not in known and value != getattr(defaults, name)
+            if name not in config.neutral and value != getattr(defaults, name)
         ]
-        shown = (*TITLE_FIELDS, *others)
-        return " ".join(f"{name}={as_text(values[name])}" for name in shown)
+        of_sam = [name for name in differing if name in OPTIONS]
+        names = ("width_mult", "sam", *of_sam, "seed", *differing)
+        return " ".join(f"{n}={as_text(values[n])}" for n in dict.fromkeys(names))
 
     @property
     def source(self) -> dict[str, str]:

@@ -333,9 +333,9 @@ def print_address(tracker: Tracker, parent: Record | RecordedRun | None) -> None
     elif not tracker.uri.startswith("http"):
         start = f"mlflow ui --backend-store-uri {tracker.uri}, then open "
     print(f"Compare the runs: {start}{tracker.view_url}")
-    run_id = parent and parent.run_id
-    page = run_id and tracker.page_url(run_id)
-    if page:
+    run_id = None if parent is None else parent.run_id
+    page = None if run_id is None else tracker.page_url(run_id)
+    if page is not None:
         print(f"What they say together: {page}")
 
 

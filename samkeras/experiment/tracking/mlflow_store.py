@@ -428,12 +428,13 @@ def _lay_out(view: View) -> dict[str, Any]:
         [f"params.`{name}`" for name in names] for names in (view.varied, view.params)
     )
     columns = [*varied, best, final, "metrics.`best_epoch`", *others]
-    widths = {column: max(60, 7 * len(column) - 30) for column in columns}
+    # Of the longest names and numbers the start is enough.
+    widths = {name: max(60, min(105, 7 * len(name) - 45)) for name in columns}
     order = [NAME_COLUMN, *columns, "duration"]
     return {
         "selectedColumns": columns,
         "columnOrder": order,
-        "columnWidths": {NAME_COLUMN: 250, **widths, "duration": 70},
+        "columnWidths": {NAME_COLUMN: 230, **widths, "duration": 70},
     }
 
 
