@@ -85,12 +85,18 @@ def choose_view(runs: Sequence[Run], group: str | None) -> View:
     )
 
 
-def record_answer(parent: Record, results: Sequence[Result], has_figure: bool) -> None:
+def record_answer(
+    parent: Record,
+    found: Sequence[Result],
+    results: Sequence[Result],
+    has_figure: bool,
+) -> None:
     """Records with a study's parent what came out of its runs: SAM's gains as metrics,
     the table and the runs as files, and, where no figure does, a picture.
 
     Args:
         parent: the record.
+        found: the results that the command's table shows.
         results: of all runs, those that failed or are missing with a failure.
         has_figure: whether the study is one that draws pictures itself.
 
@@ -100,10 +106,10 @@ def record_answer(parent: Record, results: Sequence[Result], has_figure: bool) -
     mode = results[0].config.target.load().mode
     comparisons = compare(results, mode)
     _update(parent, measure_study(results, comparisons))
-    parent.set_tag("mlflow.note.content", _describe_gains(results, comparisons))
+    parent.set_tag("mlflow.note.content", _describe_gains(found, len(results)))
     table = io.StringIO()
     with contextlib.redirect_stdout(table):
-        tables.print_table([*results])
+        tables.print_table([*found], len(results), verbose=2)
     path = parent.folder / "table.txt"
     path.write_text(table.getvalue())
     parent.log_file(path)
@@ -146,24 +152,35 @@ def measure_study(
     return numbers
 
 
-def _describe_gains(
-    results: Sequence[Result], comparisons: Sequence[Comparison]
-) -> str:
-    """The gains as a table in Markdown, which MLflow shows on the parent's page."""
-    monitor = results[0].config.target.load().monitor
-    done = sum(result.failure is None for result in results)
-    lines = [f"{done} of {len(results)} runs finished."]
+def _describe_gains(found: Sequence[Result], num_runs: int) -> str:
+    """What a command says of its runs, with the gains as a table, in Markdown, which
+    MLflow shows on the parent's page."""
+    if not found:
+        return "No run is finished."
+    workload = found[0].config.target.load()
+    comparisons = compare(found, workload.mode)
+    lines = tables.describe(found, num_runs, comparisons, workload.monitor)
     with_gains = [c for c in comparisons if c.gains()]
     if with_gains:
-        names = [*with_gains[0].fields, "rho", "seeds", f"gain in best {monitor}"]
-        rows = [names, ["---"] * len(names)]
-        for c in with_gains:
-            gain = tables.with_error(c.gains())
-            options = map(cell, (*c.fields.values(), c.rho, len(c.gains())))
-            rows.append([*options, gain])
-        lines += ["SAM - base, improvement > 0:", ""]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
+        fields = [_place(c) for c in with_gains]
+        names = [*fields[0], "rho", "seeds", f"gain in best {workload.monitor}"]
+        lines += ["", _row(names), _row(["---"] * len(names))]
+    decimals = decimals_of(comparisons)
+    for c in with_gains:
+        gain = with_error(estimate(c.gains()), decimals, "+")
+        options = map(cell, (*_place(c).values(), c.rho, len(c.gains())))
+        lines.append(_row([*options, gain]))
     return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _place(comparison: Comparison) -> dict[str, Any]:
+    """What sets a comparison apart from the others of a study."""
+    size = {"num_params": comparison.num_params} if comparison.is_apart else {}
+    return comparison.fields | size
 
 
 def _update(parent: Record, numbers: dict[str, float]) -> None:
@@ -183,7 +200,7 @@ def _label(comparisons: Sequence[Comparison]) -> list[str]:
     """What metrics are called by, as width_mult_4, each another."""
     labels: list[str] = []
     for comparison in comparisons:
-        label = _describe(comparison.fields)
+        label = _describe(_place(comparison))
         labels.append(f"{label} {len(labels)}" if label in labels else label)
     return labels
 

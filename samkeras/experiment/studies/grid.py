@@ -119,11 +119,12 @@ def _run_grid(
     jobs = [Job(i, runs[i], session, splits[i], parent) for i in remaining]
     interrupted = _train_all(jobs, session, runs, results, tracker)
     failed = any(result.failure for result in results.values())
+    found = [results[i] for i in sorted(results)]
     drawn: list[Path] = []
     try:
         if parent is not None:
             whole = _complete(runs, splits, results)
-            answer.record_answer(parent, whole, figure is not None)
+            answer.record_answer(parent, found, whole, figure is not None)
             if figure is not None:
                 drawn = _draw(figure, whole, session, parent)
                 failed |= len(drawn) < len(figure.pictures)
@@ -131,7 +132,6 @@ def _run_grid(
     except (OSError, FolderGoneError) as error:  # such as a full disk
         failed = True
         print(f"run.py: cannot record the runs together: {error}", file=sys.stderr)
-    found = [results[i] for i in sorted(results)]
     tables.print_table(found, len(runs), session.verbose)
     tracker.close()
     for path in drawn:
