@@ -240,7 +240,7 @@ def test_best_weights_give_the_best_metric(train, recorded, tmp_path):
 
 def test_finished_runs_are_skipped(train, recorded):
     """The same command trains nothing again and shows the same table; a wider grid
-    trains what is new; --rerun trains anew."""
+    trains what is new, and shows what is not in its view; --rerun trains anew."""
     options = [*SMALL, "--width_mult", "0.1", "--seed"]
     _, first, _ = train(*options, "0,1")
     assert len(recorded()) == 3  # two runs and their parent
@@ -253,9 +253,13 @@ def test_finished_runs_are_skipped(train, recorded):
     assert tables[0] == tables[1]  # but for the time
     assert len(tables[0]) == 3  # two runs and their mean
     train(*options, "0,1,2")
-    assert len(recorded()) == 4
+    *_, parent = recorded()
+    assert len(recorded()) == 5  # one run more, and a parent of all three
+    group = parent.folder.name
+    assert sum(group in run.tags for run in recorded()) == 3
+    assert parent.metrics["runs_finished"] == 3
     train(*options, "0", "--rerun")
-    assert len(recorded()) == 5
+    assert len(recorded()) == 6
 
 
 def test_a_data_file_that_changed_is_trained_anew(train, recorded, tmp_path):
@@ -563,7 +567,7 @@ def test_workers_train_the_same_grid(call, in_mlflow):
         child
         for child in in_mlflow()
         if child.info.run_id not in {run.info.run_id for run in children}
-        and "fingerprint" in child.data.tags
+        and "grid" not in child.data.tags
     )
     assert len(here) == 4
     assert in_workers == pytest.approx(here, rel=1e-5)
