@@ -112,10 +112,7 @@ def _run_grid(
     remaining = [i for i in range(len(runs)) if i not in results]
     parent = None
     if figure is not None or (is_grid and (remaining or ended is None)):
-        try:
-            parent = _start_parent(tracker, session, runs, place, figure)
-        except OSError as error:
-            raise InputError(f"--run_dir cannot be written: {error}") from None
+        parent = _start_parent(tracker, session, runs, place, figure)
     jobs = [Job(i, runs[i], session, splits[i], parent) for i in remaining]
     interrupted = _train_all(jobs, session, runs, results, tracker)
     failed = any(result.failure for result in results.values())
@@ -424,6 +421,11 @@ def _start_parent(
     place: _Place,
     figure: Figure | None,
 ) -> Record:
+    """Starts the record of the runs together.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     name = answer.name_study(runs, figure)
     tags = {
         "workload": runs[0].config.workload,
@@ -433,8 +435,11 @@ def _start_parent(
     }
     if figure is not None:
         tags["figure"] = figure.name
-    parent = tracker.start(name, tags, None, place.folder, fresh=session.rerun)
-    parent.log_params(answer.list_params(runs))
+    try:
+        parent = tracker.start(name, tags, None, place.folder, fresh=session.rerun)
+        parent.log_params(answer.list_params(runs))
+    except OSError as error:
+        raise InputError(f"--run_dir cannot be written: {error}") from None
     return parent
 
 
