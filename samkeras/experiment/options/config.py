@@ -15,6 +15,7 @@ from samkeras.experiment.options.fields import parse_option
 from samkeras.experiment.options.groups import GROUPS, Config, Options
 from samkeras.experiment.options.methods import CLASSES
 from samkeras.experiment.options.session import Session
+from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.options.targets import Target
 
 # What options are called since 0.1.
@@ -53,6 +54,21 @@ def plain_values(config: Options) -> dict[str, Any]:
 def to_yaml(config: Options) -> str:
     """A run's options, as `--config` reads them."""
     return dump(plain_values(config))
+
+
+def list_changes(path: Path, config: Options) -> list[str]:
+    """How a run's options differ from saved ones, each as "momentum 0.9 -> 0.5".
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    saved = with_new_names(read_yaml(path), path)
+    values = plain_values(config)
+    return [
+        f"{name} {value} -> {values.get(name)}"
+        for name, value in saved.items()
+        if value != values.get(name)
+    ]
 
 
 def dump(values: dict[str, Any]) -> str:

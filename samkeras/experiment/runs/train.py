@@ -14,14 +14,12 @@ from samkeras.data.splits import DataInfo, Splits
 from samkeras.errors import InputError
 from samkeras.experiment.machine import find_versions
 from samkeras.experiment.options.config import (
-    plain_values,
+    list_changes,
     result_fields,
     to_yaml,
-    with_new_names,
 )
 from samkeras.experiment.options.groups import LabelNoise
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.runs import data
 from samkeras.experiment.runs.build import (
     ModelSize,
@@ -167,16 +165,12 @@ def _mention_other_config(run: Run, folder: Path, progress: RunProgress) -> None
         if other == folder or not has_checkpoint(other):
             continue
         try:
-            path = other / "config.yaml"
-            saved = with_new_names(read_yaml(path), path)
+            changes = list_changes(other / "config.yaml", run.config)
         except InputError:
             continue  # It says nothing of this run.
-        values = plain_values(run.config)
-        changed = [key for key in saved if saved[key] != values.get(key)]
-        shown = [f"{key} {saved[key]} -> {values.get(key)}" for key in changed]
         progress.say(
             f"the unfinished run {other} stays as it is: this one is another "
-            f"({', '.join(shown) or 'backend, data or version'}) and starts anew"
+            f"({', '.join(changes) or 'backend, data or version'}) and starts anew"
         )
 
 
