@@ -78,7 +78,7 @@ def many(tmp_path_factory) -> tuple[dict[str, np.ndarray], str]:
     """What tests/on_devices.py makes of several devices, and what run.py says there of
     a batch that they cannot share."""
     path = tmp_path_factory.mktemp("devices") / "many.npz"
-    options = ["workloads/synthetic_mlp", "--batch_size", "62", "--sam"]
+    options = ["workloads/synthetic_mlp", "--batch_size", "61", "--sam"]
     program = f"""
 import numpy as np
 from tests import on_devices
@@ -239,5 +239,5 @@ def test_batches_that_devices_cannot_share_are_refused(many):
     lines = [line for line in many[1].splitlines() if line.startswith("run.py")]
     assert lines == [
         f"run.py: --batch_size must be a multiple of {NUM_DEVICES}, the {NUM_DEVICES} "
-        "devices. Received: 62"
+        "devices. Received: 61"
     ]
