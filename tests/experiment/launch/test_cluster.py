@@ -91,7 +91,7 @@ def test_a_grid_on_three_nodes_ends_as_without_ray(tmp_path, cluster, table, los
         cluster.remove_node(node, allow_graceful=False)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 0, out
-    assert len(table) == 12 + 3
+    assert len(table) == 12 + 6
     assert rows(out) == table
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
