@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 
 from samkeras.data.splits import DataInfo, Splits
+from samkeras.errors import InputError, nearest
 from samkeras.methods import Method
 from samkeras.model import SAMModel
 from samkeras.task import Task
 
 __all__ = ["DataInfo", "Splits", "Workload"]
+
+Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Workload:
         task: what kind of training it is, of samkeras.experiment.tasks.
         load: config -> Splits. Cheap: the examples are read later.
         build: (config, DataInfo) -> an uncompiled SAMModel of config.width_mult.
-        loss: a keras loss, or config -> one.
+        loss: a keras loss or the name of one, a function of labels and predictions, or
+            config -> a loss.
         metrics: keras metrics beside the loss: names, or functions that make them.
         monitor: the validation metric that is reported, such as val_accuracy.
         mode: whether "max" or "min" of it is best.
@@ -33,15 +37,26 @@ class Workload:
             Method.
         version: raised by a change of what it imports, so that runs from before it are
             trained again; a change of its own module has that effect by itself.
+
+    Raises:
+        InputError: `mode` is another.
     """
 
     task: Task
     load: Callable[[Any], Splits[Any]]
     build: Callable[[Any, Any], SAMModel]
-    loss: keras.losses.Loss | Callable[[Any], keras.losses.Loss]
+    loss: str | keras.losses.Loss | Callable[..., Any]
     metrics: Sequence[str | Callable[[], keras.metrics.Metric]]
     monitor: str
-    mode: Literal["max", "min"]
+    mode: Mode
     score: Callable[..., dict[str, float]] | None = None
     methods: Mapping[str, Callable[[Any], Method]] = field(default_factory=dict)
     version: int = 1
+
+    def __post_init__(self) -> None:
+        modes = get_args(Mode)
+        if self.mode not in modes:
+            hint = nearest(str(self.mode).lower(), modes)
+            raise InputError(
+                f"mode of a Workload must be max or min. Received: {self.mode!r}{hint}"
+            )

@@ -280,6 +280,14 @@ def resolve_target(target: str) -> Target | Path | Literal["report"]:
         ".py"
     ):
         return _resolve_module(target)
+    if target.startswith("--"):
+        raise InputError(
+            f"a target comes first: python run.py TARGET {target} ..., and python "
+            "run.py lists them"
+        )
+    if path.suffix == ".py" and stem not in list_workloads():
+        beside = [f.name for f in path.parent.glob("[!_]*.py") if f.name != "run.py"]
+        raise InputError(f"there is no file {target}{nearest(path.name, beside)}")
     names = list_workloads()
     raise InputError(
         f"unknown workload {target}: there are "

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import os
 import random
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -137,9 +138,7 @@ def compile_model(run: Run, model: SAMModel, num_batches: int) -> None:
     """Compiles a run's model for epochs of `num_batches` steps."""
     config, workload = run.config, run.workload
     alpha = Linearized.of(config).alpha
-    loss = workload.loss
-    if not isinstance(loss, keras.losses.Loss):
-        loss = loss(config)
+    loss = _find_loss(workload.loss, config)
     is_mirrored = (
         keras.backend.backend() == "tensorflow" and len(run.task.devices()) > 1
     )
@@ -203,6 +202,16 @@ def _choose_jit_compile(model: SAMModel) -> bool | str:
         for layer in model.layers
     )
     return "auto" if has_many_shapes or has_convolution else True
+
+
+def _find_loss(loss: Any, config: Config) -> Any:
+    """A workload's loss, as keras takes it."""
+    if isinstance(loss, str | keras.losses.Loss):
+        return loss
+    parameters = inspect.signature(loss).parameters.values()
+    needed = [p for p in parameters if p.default is p.empty]
+    # A function of labels and predictions is a loss, one of the config makes one.
+    return loss if len(needed) > 1 else loss(config)
 
 
 def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:

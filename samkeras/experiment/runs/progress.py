@@ -106,12 +106,11 @@ class ProgressDisplay:
             case "end_epoch":
                 self._end_epoch(run, *values)
             case "say":
-                self.say(*values)
+                self.say(" ".join((*self._name(run), *values)))
 
     def fail_run(self, run: int, reason: str) -> None:
         """Says why a run failed."""
-        of_grid = [self._place(run), self._labels[run]] if len(self._work) > 1 else []
-        self.say(" ".join((*of_grid, "FAILED", reason)))
+        self.say(" ".join((*self._name(run), "FAILED", reason)))
 
     def end_run(self, run: int, best: float | None) -> None:
         """Shows that a run has ended; `best` is the best of all by now, if there is
@@ -157,6 +156,10 @@ class ProgressDisplay:
             if self._best is not None:
                 rest += [f"best of all {_number(self._best)}"]
         return first, rest
+
+    def _name(self, run: int) -> list[str]:
+        """What a run is called in its own lines; nothing where it is the only one."""
+        return [self._place(run), self._labels[run]] if len(self._work) > 1 else []
 
     def _place(self, run: int) -> str:
         count = len(self._work)

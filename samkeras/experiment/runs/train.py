@@ -195,8 +195,22 @@ def _record_options(logger: Record, run: Run, session: Session, splits: Splits) 
     (folder / "config.yaml").write_text(to_yaml(config))
     for name, text in splits.files.items():
         (folder / name).write_text(text)
-    for name in ("config.yaml", *splits.files):
+    for name in ("config.yaml", *splits.files, *_copy_source(run, folder)):
         logger.log_file(folder / name)
+
+
+def _copy_source(run: Run, folder: Path) -> list[str]:
+    """Keeps a workload of the user's own with its run, as it is now: it may lie in no
+    repository. Returns the files' names in the run's folder."""
+    target = run.config.target
+    if target.is_house:
+        return []
+    copies = folder / "source"
+    copies.mkdir(exist_ok=True)
+    files = [path for path in (target.path, target.defaults) if path.is_file()]
+    for path in files:
+        replace_file(copies / path.name, path.read_bytes())
+    return [f"{copies.name}/{path.name}" for path in files]
 
 
 def _record_model(logger: Record, size: ModelSize, model: SAMModel) -> None:

@@ -269,13 +269,14 @@ def estimate(values: Iterable[float]) -> Estimate | None:
 
 def find_sign(gain: Estimate) -> Literal[-1, 0, 1] | None:
     """The sign of a gain that is clear: Student's 95 % interval leaves out 0. 0: it is
-    not; None: of one seed that is not known."""
+    not, also where it is the same for all seeds, as of a metric with few values, which
+    tells nothing of how it spreads; None: of one seed that is not known."""
     from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
     if gain.error is None:
         return None
     width = float(stdtrit(gain.num_seeds - 1, 0.975)) * gain.error
-    if abs(gain.mean) <= width:
+    if gain.error == 0 or abs(gain.mean) <= width:
         return 0
     return 1 if gain.mean > 0 else -1
 

@@ -40,7 +40,7 @@ def conclude(
     if any(gain.error is not None for gain in gains):
         sentences.append(
             "A gain is clear if its 95 % interval (Student's t, over the seeds) leaves "
-            "out 0; ± is one standard error."
+            "out 0, and the seeds differ; ± is one standard error."
         )
     chosen = [c for c in comparisons if c.gains(value) and len(c.by_rule) > 1]
     if chosen:
@@ -84,7 +84,8 @@ def _conclude(
     correlation = correlate_gains(comparisons, value)
     if correlation is not None:
         interval = ""
-        if {*by_sign} != {None}:  # the bootstrap needs seeds to draw from
+        # The bootstrap needs seeds to draw from: two of them have one difference.
+        if all(len(c.gains(value)) > 2 for c in comparisons if c.gains(value)):
             ends = f"{correlation.low:.2f} to {correlation.high:.2f}"
             interval = f" (95 % bootstrap interval {ends})"
         sentences.append(

@@ -343,6 +343,9 @@ def identify(uri: str) -> str:
         return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
     try:
         parts = urlsplit(uri)
+        if not parts.scheme and (os.sep in uri or uri.endswith(".db")):
+            file = os.path.abspath(os.path.expanduser(uri))
+            raise ValueError(f"a file is sqlite:///{file}")
         if parts.scheme.startswith("http") and not (parts.hostname and parts.port != 0):
             raise ValueError("it names no host")
     except ValueError as error:

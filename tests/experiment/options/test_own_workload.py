@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import pytest
 
 import run as command
@@ -16,6 +17,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.options import fingerprint
 from samkeras.experiment.options.parsing import Study, parse_command
 from samkeras.experiment.options.targets import ROOT, Target, resolve_target
+from samkeras.experiment.runs import build
 from samkeras.experiment.runs.data import describe_data, read_data
 from samkeras.experiment.runs.method import build_method
 from samkeras.experiment.runs.recall import Recall
@@ -129,6 +131,42 @@ def test_an_edited_workload_trains_again(folder, run_again, monkeypatch):
     anew = run_again()
     assert "already finished" not in anew
     assert " 3,202 " in anew
+    sources = folder.parent.glob("runs/*/source/two_moons.py")
+    assert sorted("beside.HIDDEN" in file.read_text() for file in sources) == [
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("mode", ["Max", "biggest"])
+def test_a_mode_that_is_none_is_refused(folder, target, mode):
+    """It would turn all gains around."""
+    rewrite(folder / "two_moons.py", ('mode="max"', f'mode="{mode}"'))
+    with pytest.raises(InputError, match=r"^mode of a Workload must be max or min"):
+        target.load()
+
+
+def test_a_loss_is_any_that_keras_takes():
+    """Or one that a function of the config makes."""
+    made = keras.losses.MeanSquaredError()
+    own = keras.losses.mean_squared_error
+    for loss, expected in (("mse", "mse"), (made, made), (own, own)):
+        assert build._find_loss(loss, None) is expected
+    assert build._find_loss(lambda config: config, made) is made
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("two_mons.py", "there is no file two_mons.py; did you mean two_moons.py"),
+        ("--config", "a target comes first: python run.py TARGET --config"),
+    ],
+)
+def test_what_is_no_target_is_refused(folder, monkeypatch, name, message):
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=message):
+        resolve_target(name)
 
 
 def test_its_runs_go_to_other_processes(target):

@@ -727,7 +727,9 @@ def test_answers_that_waiting_may_cure(answer, status, capsys):
     assert "does not answer (too many" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("uri", ["foo://x", "http://", "http://[x", "http://a:b"])
+@pytest.mark.parametrize(
+    "uri", ["foo://x", "http://", "http://[x", "http://a:b", "/tmp/runs.db", "runs.db"]
+)
 def test_malformed_uris_are_refused(uri):
     """One line names the URI."""
     with pytest.raises(InputError, match="cannot use the MLflow store"):
