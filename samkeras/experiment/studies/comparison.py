@@ -22,6 +22,8 @@ LEAST = {"ascent_steps": 1, "m_sharpness": 1}
 # The fields that make a model larger.
 SIZE_FIELDS = ("width_mult", "depth")
 BOOTSTRAP_DRAWS = 2000
+# Gains of seeds are the same up to this part of them: metrics are float32.
+TIE = 1e-4
 
 Mode = Literal["max", "min"]
 Rule = tuple[Any, ...]  # values of RULE_FIELDS
@@ -276,7 +278,8 @@ def find_sign(gain: Estimate) -> Literal[-1, 0, 1] | None:
     if gain.error is None:
         return None
     width = float(stdtrit(gain.num_seeds - 1, 0.975)) * gain.error
-    if gain.error == 0 or abs(gain.mean) <= width:
+    is_tie = gain.error <= TIE * abs(gain.mean)
+    if is_tie or abs(gain.mean) <= width:
         return 0
     return 1 if gain.mean > 0 else -1
 

@@ -395,6 +395,7 @@ def test_an_edge_is_said_where_it_is():
         ([1.0, 1.6, 2.2], 1),  # 1.6, of error 0.346: 4.6
         ([1.0, 1.7, 2.4], 0),
         ([0.5, 0.5], 0),  # one example of a few, by chance in both
+        ([0.001, 0.00100006], 0),  # the same in float32
         ([0.0, 0.0], 0),
         ([0.5], None),
     ],
