@@ -83,7 +83,7 @@ def recorded_runs(folder: Path) -> list:
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     ids = [e.experiment_id for e in client.search_experiments()]
     runs = client.search_runs(ids, max_results=1000)
-    return [run for run in runs if "fingerprint" in run.data.tags]
+    return [run for run in runs if "grid" not in run.data.tags]
 
 
 @pytest.fixture(scope="module")
