@@ -13,6 +13,7 @@ from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import OPTIONS
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies.figure import Value
+from samkeras.workload import Mode
 
 # A method is taken at the values of these that are best for it.
 RULE_FIELDS = tuple(name for name in OPTIONS if name != "method")
@@ -25,7 +26,6 @@ BOOTSTRAP_DRAWS = 2000
 # Gains of seeds are the same up to this part of them: metrics are float32.
 TIE = 1e-4
 
-Mode = Literal["max", "min"]
 Rule = tuple[Any, ...]  # values of RULE_FIELDS
 
 

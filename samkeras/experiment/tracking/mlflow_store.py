@@ -26,6 +26,7 @@ HEALTH_TIMEOUT_SEC = 5
 REQUEST_TIMEOUT_SEC = 30
 NAME_COLUMN = "attributes.`Run Name`"
 RECORDS_A_BATCH = 100
+MAX_FOUND = 50_000  # of a search, more than a command has runs
 MAX_NAME = 250  # characters that a database takes
 
 
@@ -164,7 +165,9 @@ class MLflowStore:
     def untag_runs(self, experiment: str, tag: str) -> None:
         """Takes a tag from an experiment's runs."""
         experiment_id = self.find_experiment(experiment)
-        runs = self.client.search_runs([experiment_id], f"tags.{tag} = 'true'")
+        runs = self.client.search_runs(
+            [experiment_id], f"tags.{tag} = 'true'", max_results=MAX_FOUND
+        )
         with self._exclusive():
             for run in runs:
                 self.client.delete_tag(run.info.run_id, tag)
