@@ -24,46 +24,27 @@ NEW_NAMES = {"perturbation": "method"}
 _OF_TARGETS = ("workload", "options")
 
 
-def result_fields(config: Options) -> dict[str, Any]:
-    """The fields that define the result, those without effect at a neutral value."""
-    neutral = config.neutral
-    return {
-        field.name: neutral.get(field.name, getattr(config, field.name))
-        for field in dataclasses.fields(config)
-        if not field.metadata.get("is_place")
-    }
-
-
 def varied_fields(configs: Iterable[Options]) -> dict[str, list[Any]]:
     """The fields that differ between runs, each with its values in order."""
     values: dict[str, dict[Any, None]] = {}
     for config in configs:
-        for name, value in result_fields(config).items():
+        for name, value in config.result_fields.items():
             values.setdefault(name, {})[value] = None
     return {name: [*known] for name, known in values.items() if len(known) > 1}
 
 
-def plain_values(config: Options) -> dict[str, Any]:
-    """The fields as YAML has them."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(config).items()
-    }
-
-
 def to_yaml(config: Options) -> str:
     """A run's options, as `--config` reads them."""
-    return dump(plain_values(config))
+    return dump(config.plain_values)
 
 
-def list_changes(path: Path, config: Options) -> list[str]:
-    """How a run's options differ from saved ones, each as "momentum 0.9 -> 0.5".
+def list_changes(path: Path, values: dict[str, Any]) -> list[str]:
+    """How a run's plain values differ from saved ones, each as "momentum 0.9 -> 0.5".
 
     Raises:
         InputError: the file cannot be read.
     """
     saved = with_new_names(read_yaml(path), path)
-    values = plain_values(config)
     return [
         f"{name} {value} -> {values.get(name)}"
         for name, value in saved.items()

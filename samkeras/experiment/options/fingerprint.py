@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samkeras.experiment.options.config import NEW_NAMES, result_fields
+from samkeras.experiment.options.config import NEW_NAMES
 from samkeras.experiment.options.groups import Config, PPOOptions
 
 # What 0.1 hashed of every run, whether it had the option or not. To go with 0.3.
@@ -102,7 +102,7 @@ def find_marks(
         backend: keras' backend.
         content: the digest of its data set's local files; None: it has none.
     """
-    values = result_fields(config)
+    values = config.result_fields
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     ours = {
         name: value
@@ -119,15 +119,23 @@ def find_marks(
     now = _hash([backend, ours, {**about, "module": module}])
     # 0.1 knew nothing of modules: one of the user's own may be another since.
     is_known = config.target.is_house
-    old = _hash([backend, _recorded(config, values), *apart]) if is_known else now
+    of_task = _OF_PPO if isinstance(config, PPOOptions) else _OF_SUPERVISED
+    recorded = _recorded(values, defaults, {**_OF_ALL, **of_task})
+    old = _hash([backend, recorded, *apart]) if is_known else now
     return Marks(now, old)
 
 
-def _recorded(config: Config, values: dict[str, Any]) -> dict[str, Any]:
-    """The fields as 0.1 hashed them."""
-    of_task = _OF_PPO if isinstance(config, PPOOptions) else _OF_SUPERVISED
-    known = {"workload": config.workload, **_OF_ALL, **of_task}
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+def _recorded(
+    values: dict[str, Any], defaults: dict[str, Any], of_old: dict[str, Any]
+) -> dict[str, Any]:
+    """The fields as 0.1 hashed them.
+
+    Args:
+        values: the fields.
+        defaults: their defaults.
+        of_old: those that 0.1 knew, with its defaults.
+    """
+    known = {"workload": values["workload"], **of_old}
     younger = {n: v for n, v in values.items() if n in known or v != defaults[n]}
     old_names = {new: old for old, new in NEW_NAMES.items()}
     return {old_names.get(n, n): v for n, v in {**known, **younger}.items()}

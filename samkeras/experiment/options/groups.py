@@ -80,12 +80,49 @@ class Options:
         are taken to have that differ in them alone."""
         return {name: getattr(type(self), name) for name in self.unused}
 
+    @property
+    def result_fields(self) -> dict[str, Any]:
+        """The fields that define the result, those without effect at a neutral
+        value."""
+        neutral = self.neutral
+        return {
+            field.name: neutral.get(field.name, getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if not field.metadata.get("is_place")
+        }
+
+    @property
+    def plain_values(self) -> dict[str, Any]:
+        """The fields as YAML has them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
     def check(self) -> None:
         """Checks the values against each other.
 
         Raises:
             InputError: they contradict each other.
         """
+
+    def check_groups(self, needed: Iterable[type["Options"]], owner: str) -> None:
+        """Checks that the run has groups of options.
+
+        Args:
+            needed: the groups.
+            owner: what needs them.
+
+        Raises:
+            InputError: its workload does not name one of them.
+        """
+        for group in needed:
+            if not isinstance(self, group):
+                raise InputError(
+                    f"{self.target.defaults}: options must have the group of "
+                    f"{group.__name__}, which {owner} needs. Received: "
+                    f"{', '.join(self.target.groups)}"
+                )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -512,23 +549,3 @@ GROUPS: dict[str, tuple[type[Options], ...]] = {
     "augmentation": (Augmentation,),
     "linearized": (Linearized,),
 }
-
-
-def check_groups(config: Options, needed: Iterable[type[Options]], owner: str) -> None:
-    """Checks that a run has groups of options.
-
-    Args:
-        config: the run's.
-        needed: the groups.
-        owner: what needs them.
-
-    Raises:
-        InputError: its workload does not name one of them.
-    """
-    for group in needed:
-        if not isinstance(config, group):
-            target = config.target
-            raise InputError(
-                f"{target.defaults}: options must have the group of {group.__name__}, "
-                f"which {owner} needs. Received: {', '.join(target.groups)}"
-            )

@@ -18,8 +18,6 @@ from samkeras.experiment.options.config import (
     known_defaults,
     option_types,
     parse_fields,
-    plain_values,
-    result_fields,
 )
 from samkeras.experiment.options.fields import parse_option, split_list
 from samkeras.experiment.options.groups import Config
@@ -161,7 +159,7 @@ def _find_runs(
         sessions.append(Session(**_expanded(_only(shared, SESSION_FIELDS))))
         for config in _multiply(target, defaults, base, asked):
             # Equal runs, such as the base optimizer at several rho, are one run.
-            configs.setdefault(json.dumps(result_fields(config)), config)
+            configs.setdefault(json.dumps(config.result_fields), config)
     return Command(_only_session(sessions), [*configs.values()])
 
 
@@ -184,7 +182,7 @@ def _only_session(sessions: list[Session]) -> Session:
 def _print_configs(command: Command) -> None:
     """Prints the options of runs, as `--config` reads them."""
     for config in command.configs:
-        values = plain_values(config) | dataclasses.asdict(command.session)
+        values = config.plain_values | dataclasses.asdict(command.session)
         print(("---\n" if len(command.configs) > 1 else "") + dump(values))
 
 

@@ -13,10 +13,9 @@ from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.config import (
     option_types,
     parse_fields,
-    result_fields,
 )
 from samkeras.experiment.options.fingerprint import Marks, find_marks
-from samkeras.experiment.options.groups import Config, check_groups
+from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import OPTIONS
 from samkeras.experiment.options.targets import Target
 from samkeras.experiment.options.values import as_text
@@ -48,7 +47,7 @@ class Run:
                 task's.
         """
         workload = self.config.target.load()
-        check_groups(self.config, workload.task.options, type(workload.task).__name__)
+        self.config.check_groups(workload.task.options, type(workload.task).__name__)
         return workload
 
     @property
@@ -76,7 +75,7 @@ class Run:
         """What sets it apart among its workload's runs: its width, whether it has SAM,
         its seed, and all else that is not its workload's default."""
         config, defaults = self.config, find_defaults(self.config.target)
-        values = result_fields(config)
+        values = config.result_fields
         differing = [
             name
             for name, value in values.items()

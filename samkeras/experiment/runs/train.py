@@ -15,7 +15,6 @@ from samkeras.errors import InputError
 from samkeras.experiment.machine import find_versions
 from samkeras.experiment.options.config import (
     list_changes,
-    result_fields,
     to_yaml,
 )
 from samkeras.experiment.options.groups import LabelNoise
@@ -165,7 +164,7 @@ def _mention_other_config(run: Run, folder: Path, progress: RunProgress) -> None
         if other == folder or not has_checkpoint(other):
             continue
         try:
-            changes = list_changes(other / "config.yaml", run.config)
+            changes = list_changes(other / "config.yaml", run.config.plain_values)
         except InputError:
             continue  # It says nothing of this run.
         progress.say(
@@ -183,7 +182,7 @@ def _record_options(logger: Record, run: Run, session: Session, splits: Splits) 
         {
             **dataclasses.asdict(session),
             **dataclasses.asdict(config),
-            **result_fields(config),
+            **config.result_fields,
             **{f"data_{name}": value for name, value in content.items()},
             "workload_version": run.workload.version,
             "keras_backend": keras.backend.backend(),

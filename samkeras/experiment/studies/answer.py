@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from samkeras.errors import InputError
-from samkeras.experiment.options.config import result_fields, varied_fields
+from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.runs.result import SIZES, Result
 from samkeras.experiment.runs.run import Run, find_defaults
 from samkeras.experiment.studies import pictures, tables
@@ -51,7 +51,7 @@ def _find_options(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The values of each option in the runs that it means something to."""
     found: dict[str, dict[Any, None]] = {}
     for run in runs:
-        for name, value in result_fields(run.config).items():
+        for name, value in run.config.result_fields.items():
             if name not in run.config.neutral:
                 found.setdefault(name, {})[value] = None
     return {n: [*found[n]] for n in sorted(found, key=lambda name: name == "seed")}
@@ -237,7 +237,7 @@ def _write_runs(path: Path, results: Sequence[Result]) -> Path:
         writer = csv.writer(file)
         writer.writerow((*varied, *numbers, "failure"))
         for result in results:
-            fields = result_fields(result.config)
+            fields = result.config.result_fields
             options = [fields[name] for name in varied]
             found = [result.number(name) for name in numbers]
             writer.writerow((*options, *found, result.failure))

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from samkeras.experiment.options.config import result_fields, varied_fields
+from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import OPTIONS
 from samkeras.experiment.runs.result import Result
@@ -150,7 +150,7 @@ def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
     names = dict.fromkeys(("width_mult", *varied))
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
-        fields = result_fields(result.config)
+        fields = result.config.result_fields
         own = fields["method"]
         # Each method is compared with all runs of the base optimizer.
         for method in (own,) if result.config.sam else methods or (own,):

@@ -16,11 +16,7 @@ import keras
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.machine import describe_machine, find_versions
-from samkeras.experiment.options.config import (
-    plain_values,
-    result_fields,
-    varied_fields,
-)
+from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.runs.result import SIZES, Result, list_numbers
 from samkeras.experiment.studies.comparison import (
@@ -150,7 +146,7 @@ def name_folder(figure: Figure, picture: Picture, results: Sequence[Result]) -> 
     ends = itertools.accumulate(len(part) + 2 for part in parts)
     kept = [part for part, end in zip(parts, ends, strict=True) if end <= MAX_CHANGES]
     if kept != changes or "config" in figure.changes:
-        runs = sorted(json.dumps(result_fields(result.config)) for result in results)
+        runs = sorted(json.dumps(result.config.result_fields) for result in results)
         digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
         kept = [*(kept or [parts[0][:MAX_CHANGES]]), digest]
     name = "__".join(kept)
@@ -318,7 +314,7 @@ def summarize(
     varied = varied_fields(result.config for result in results)
     common = {
         name: value
-        for name, value in plain_values(results[0].config).items()
+        for name, value in results[0].config.plain_values.items()
         if name not in varied
     }
     points = find_points(picture, results, comparisons)
@@ -368,7 +364,7 @@ def _write_runs(picture: Picture, results: Sequence[Result], path: Path) -> None
         numbers[picture.y] = picture.y
     rows = [
         (
-            *(result_fields(result.config)[name] for name in varied),
+            *(result.config.result_fields[name] for name in varied),
             *(getattr(result, name) or None for name in SIZES),
             *(result.number(name) for name in numbers.values()),
             result.failure,

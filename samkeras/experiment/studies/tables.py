@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import keras
 from rich.console import Console
 
-from samkeras.experiment.options.config import result_fields, varied_fields
+from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.values import as_text, count_decimals
 from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.result import Result
@@ -128,7 +128,7 @@ def _list_runs(
     reported = [f"{value}\n{monitor}" for value in VALUES]
     columns: Columns = {name: [] for name in (*names, *reported, "time")}
     for result in results:
-        values = result_fields(result.config)
+        values = result.config.result_fields
         values.update(dict.fromkeys(result.config.unused))
         sizes = {"parameters": result.num_params, "non-zero": result.num_nonzero}
         # A model that cannot be built has none.
@@ -294,7 +294,7 @@ def _console() -> Console:
 def label(run: Run, varied: Iterable[str]) -> str:
     """What sets a run apart from those from which it differs in some of the fields
     that vary; of one run, its name."""
-    values, unused = result_fields(run.config), run.config.unused
+    values, unused = run.config.result_fields, run.config.unused
     pairs = [f"{name}={cell(values[name])}" for name in varied if name not in unused]
     return " ".join(pairs) or run.name
 

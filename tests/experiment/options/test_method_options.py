@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 import samkeras
-from samkeras.experiment.options.config import result_fields, to_yaml, varied_fields
+from samkeras.experiment.options.config import to_yaml, varied_fields
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import (
     ARGUMENTS,
@@ -99,7 +99,7 @@ def test_options_of_other_methods_make_no_other_run(workload):
     counts = [methods.count(method) for method in ("sam", "asam", "fsam")]
     assert (counts, len(runs)) == ([4, 4, 1], 10)
     for config in runs:
-        alone = dataclasses.replace(config, **result_fields(config))
+        alone = dataclasses.replace(config, **config.result_fields)
         assert find_mark(alone) == find_mark(config)
 
 
