@@ -71,7 +71,3 @@ class Task(Protocol):
     def steps_per_epoch(self, config: Any, splits: Splits[Any]) -> int | None:
         """Steps from one validation to the next; None before the data are on disk."""
         ...
-
-    def log_step(self, config: Any, epoch: int, steps_per_epoch: int) -> int:
-        """What an epoch's metrics are drawn over."""
-        ...

@@ -16,6 +16,7 @@ from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.data import Memory, read_data
+from samkeras.experiment.runs.describe import start_record
 from samkeras.experiment.runs.failure import Failure, explain, record_failure
 from samkeras.experiment.runs.interrupt import (
     end_at_once,
@@ -26,7 +27,7 @@ from samkeras.experiment.runs.progress import ProgressDisplay, RunProgress
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.runs.train import start_record, train, without_metrics
+from samkeras.experiment.runs.train import train, without_metrics
 from samkeras.experiment.tracking.record import Record, Tracker
 from samkeras.experiment.tracking.tracker import MLflowTracker
 from samkeras.workload import Splits

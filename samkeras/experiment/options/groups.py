@@ -68,6 +68,10 @@ class Options:
         """Rounds of training that end with a validation."""
         raise NotImplementedError
 
+    def log_step(self, epoch: int, steps_per_epoch: int) -> int:
+        """What an epoch's metrics are drawn over: epochs."""
+        return epoch
+
     @property
     def unused(self) -> dict[str, str]:
         """Fields without effect on the result, given the others: each with the options
@@ -358,6 +362,10 @@ class Epochs(Options):
         """Steps from one validation to the next; None where epochs decide."""
         return self.steps and min(self.steps, self.eval_every)
 
+    def log_step(self, epoch: int, steps_per_epoch: int) -> int:
+        """Steps, where epochs are counted in them, or epochs."""
+        return (epoch + 1) * steps_per_epoch if self.steps else epoch
+
     @property
     def unused(self) -> dict[str, str]:
         # One of them says how long to train.
@@ -526,6 +534,10 @@ class PPOOptions(Training):
         """Rounds that end with an evaluation."""
         frames_per_epoch = self.rollouts_per_epoch * self.rollout_size
         return max(1, round(self.frames / frames_per_epoch))
+
+    def log_step(self, epoch: int, steps_per_epoch: int) -> int:
+        """Observations trained on."""
+        return (epoch + 1) * self.rollouts_per_epoch * self.rollout_size
 
     def check(self) -> None:
         super().check()

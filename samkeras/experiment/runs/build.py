@@ -18,7 +18,6 @@ from samkeras.data.examples import Examples
 from samkeras.data.splits import DataInfo
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import Config, Dropout, Linearized
-from samkeras.experiment.runs.method import build_method
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.schedule import build_schedule
@@ -39,7 +38,7 @@ def build_model(run: Run, info: DataInfo) -> SAMModel:
         MemoryError: it cannot fit.
     """
     config = run.config
-    _check_memory(run, measure_size(run, info))
+    _check_memory(run.task.devices(), measure_size(run, info).num_params)
     keras.config.set_dtype_policy(config.precision)
     # Keras draws the seeds of initializers and dropout from Python's generator;
     # keras.utils.set_random_seed would import TensorFlow for every backend.
@@ -116,13 +115,13 @@ def _measure_size(config: Config, info: DataInfo) -> ModelSize:
     )
 
 
-def _check_memory(run: Run, size: ModelSize) -> None:
+def _check_memory(devices: list[str], num_params: int) -> None:
     """Raises a MemoryError where a model cannot fit: a system that promises more memory
     than it has would kill the process later."""
-    if not run.task.devices()[0].startswith("cpu"):
+    if not devices[0].startswith("cpu"):
         return  # devices of their own memory say themselves when it is full
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = 2 * 4 * size.num_params
+    needed = 2 * 4 * num_params
     if needed > available:
         raise MemoryError(
             f"the weights and their gradient need {needed / 2**30:,.0f} GiB, and the "
@@ -147,7 +146,7 @@ def compile_model(run: Run, model: SAMModel, num_batches: int) -> None:
         loss=ScaledSquaredError(alpha) if alpha else loss,
         # Weighted, because several devices share batches that are filled up.
         weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
-        method=build_method(config),
+        method=run.build_method(),
         m_sharpness=config.m_sharpness if config.sam else None,
         l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
         # XLA compiles no steps of several TensorFlow devices.

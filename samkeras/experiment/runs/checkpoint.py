@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from samkeras.errors import InputError
+from samkeras.experiment.options.config import list_changes
 from samkeras.model import SAMModel
 
 FORMAT = 1
@@ -116,7 +118,8 @@ class Checkpoints:
     Args:
         folder: the run's folder.
         fingerprint: the run's, written into each checkpoint.
-        warn: told in one line what is wrong with a checkpoint or its writing.
+        warn: told in one line what is wrong with a checkpoint or its writing, or what
+            others there are.
     """
 
     def __init__(self, folder: Path, fingerprint: str, warn: Callable[[str], None]):
@@ -196,6 +199,28 @@ class Checkpoints:
     def _tell(self, problems: list[str], rest: str) -> None:
         for problem in problems:
             self._warn(f"{problem}; {rest}")
+
+    def mention_others(self, name: str, values: dict[str, Any]) -> None:
+        """Tells of unfinished runs beside a new one that differ from it in their
+        configs alone.
+
+        Args:
+            name: the run's, which is theirs.
+            values: its options, as config.yaml has them.
+        """
+        if has_checkpoint(self._folder):
+            return
+        for other in sorted(self._folder.parent.glob(f"{name}_????????")):
+            if other == self._folder or not has_checkpoint(other):
+                continue
+            try:
+                changes = list_changes(other / "config.yaml", values)
+            except InputError:
+                continue  # It says nothing of this run.
+            self._warn(
+                f"the unfinished run {other} stays as it is: this one is another "
+                f"({', '.join(changes) or 'backend, data or version'}) and starts anew"
+            )
 
     def clear(self) -> None:
         """Deletes the run's checkpoints."""

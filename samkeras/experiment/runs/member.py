@@ -1,6 +1,8 @@
 """A run while it trains: what is kept of it."""
 
+import io
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +14,11 @@ from samkeras.experiment.runs.checkpoint import Arrays, CheckpointError, Checkpo
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.result import unknown_monitor
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.runs.schedule import learning_rate_at
+from samkeras.experiment.runs.schedule import Rate, rate_at
 from samkeras.experiment.tracking.record import Record
+from samkeras.files import replace_file
 from samkeras.model import SAMModel
+from samkeras.task import Validation
 
 
 class NotFiniteError(RuntimeError):
@@ -43,6 +47,7 @@ class Member:
 
     Args:
         run: the run.
+        rate: its learning rate.
         logger: its record.
         checkpoints: its checkpoints.
         progress: told how far it is.
@@ -56,14 +61,19 @@ class Member:
     """
 
     def __init__(
-        self, run: Run, logger: Record, checkpoints: Checkpoints, progress: RunProgress
+        self,
+        run: Run,
+        rate: Rate,
+        logger: Record,
+        checkpoints: Checkpoints,
+        progress: RunProgress,
     ):
         self.monitor, self._mode = run.workload.monitor, run.workload.mode
         self.best: float | None = None
         self.best_epoch: int | None = None
         self.best_weights: list[np.ndarray] = []
         self.final: float | None = None
-        self._run, self._config = run, run.config
+        self._run, self._config, self._rate = run, run.config, rate
         self._logger, self._progress = logger, progress
         self._checkpoints = checkpoints
         self._finite_logs: dict[str, float] = {}
@@ -111,12 +121,10 @@ class Member:
         logs = {**(place.logs or {}), **scores}
         metrics = {
             **logs,
-            "learning_rate": learning_rate_at(
-                self._config, (epoch + 1) * steps - 1, steps
-            ),
+            "learning_rate": rate_at(self._rate, (epoch + 1) * steps - 1),
             "examples_per_second": place.examples_per_second,
         }
-        log_step = self._run.task.log_step(self._config, epoch, steps)
+        log_step = self._config.log_step(epoch, steps)
         self._logger.log_metrics(metrics, step=log_step)
         self._check_finite(epoch, logs)
         if self.monitor not in scores:
@@ -198,6 +206,25 @@ class Member:
         """Waits until the last checkpoint is saved."""
         self._checkpoints.wait()
 
+    def finish(self, model: SAMModel, validation: Validation) -> None:
+        """Records what came out, and the last and best weights, which the model has
+        then."""
+        folder, best_epoch = self._logger.folder, self.best_epoch
+        metrics = {
+            f"best_{self.monitor}": self.best,
+            # As the progress counts epochs.
+            "best_epoch": None if best_epoch is None else best_epoch + 1,
+            f"final_{self.monitor}": self.final,
+            "compiled_programs": model.count_programs(),
+        }
+        # One value each, which MLflow draws as bars.
+        self._logger.log_metrics(metrics, step=0)
+        last = _save_weights(model, folder / "last.weights.h5")
+        model.set_weights(self.best_weights)
+        best = _save_weights(model, folder / "best.weights.h5")
+        for path in (last, best, *validation.illustrate(folder)):
+            self._logger.log_file(path)
+
     def _values(self, place: Place) -> dict[str, Any]:
         """What a checkpoint holds beside arrays."""
         return {
@@ -206,3 +233,18 @@ class Member:
             "final": self.final,
             **place._asdict(),
         }
+
+
+def _save_weights(model: SAMModel, path: Path) -> Path:
+    weights = _WeightsFile()
+    model.save_weights(weights)
+    replace_file(path, weights.getbuffer())
+    return path
+
+
+class _WeightsFile(io.BytesIO):
+    """A file in memory for keras' weights. HDF5 leaves a file that it could not write,
+    as on a full disk, open, and crashes at the process' end."""
+
+    def __str__(self):
+        return "a.weights.h5"  # keras looks at the ending of its name

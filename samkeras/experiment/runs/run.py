@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 
+import samkeras
 from samkeras.data.splits import Splits
+from samkeras.errors import InputError
 from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.config import (
     option_types,
@@ -16,13 +20,20 @@ from samkeras.experiment.options.config import (
 )
 from samkeras.experiment.options.fingerprint import Marks, find_marks
 from samkeras.experiment.options.groups import Config
-from samkeras.experiment.options.methods import OPTIONS
+from samkeras.experiment.options.methods import (
+    ARGUMENTS,
+    CLASS_OPTIONS,
+    CLASSES,
+    OPTIONS,
+)
 from samkeras.experiment.options.targets import Target
 from samkeras.experiment.options.values import as_text
-from samkeras.experiment.runs.method import build_method
 from samkeras.experiment.tracking.source import find_source
 from samkeras.task import Task
 from samkeras.workload import Workload
+
+if TYPE_CHECKING:  # it imports keras, which takes seconds
+    from samkeras.methods import Method
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,36 @@ class Run:
     @cached_property
     def passes(self) -> float:
         """Forward-backward passes of a step, the unit of a run's work."""
-        method = build_method(self.config)
+        method = self.build_method()
         return 1.0 if method is None else method.passes
+
+    def build_method(self) -> "Method | None":
+        """Its method, of its options; None without SAM.
+
+        Raises:
+            InputError: the workload's own method is none.
+        """
+        config = self.config
+        if not config.sam:
+            return None
+        target = config.target
+        methods = target.load().methods
+        if config.method in methods:
+            method = methods[config.method](config)
+            if not isinstance(method, samkeras.Method):
+                raise InputError(
+                    f"{target.path}: methods[{config.method!r}] must give a "
+                    f"samkeras.Method. Received: {method}"
+                )
+            return method
+        options = {
+            ARGUMENTS.get(name, name): getattr(config, name)
+            for name, classes in CLASS_OPTIONS.items()
+            if config.method in classes
+        }
+        if options.get("p") == "inf":
+            options["p"] = math.inf
+        return getattr(samkeras, CLASSES[config.method])(**options)
 
     @property
     def name(self) -> str:

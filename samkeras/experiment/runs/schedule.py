@@ -28,10 +28,12 @@ class InverseSquareRoot(schedules.LearningRateSchedule):
         return {"factor": self.factor, "warmup_steps": self.warmup_steps}
 
 
-def build_schedule(
-    config: Config, steps_per_epoch: int
-) -> schedules.LearningRateSchedule | float:
-    """The learning rate as an optimizer takes it.
+Rate = schedules.LearningRateSchedule | float
+"""As an optimizer takes it."""
+
+
+def build_schedule(config: Config, steps_per_epoch: int) -> Rate:
+    """The learning rate of a run's steps.
 
     With the schedule "step" it drops after each milestone; with "cosine" it rises
     linearly for the warm-up and falls to 0 along a half cosine by the last step; with
@@ -70,7 +72,6 @@ def build_schedule(
     )
 
 
-def learning_rate_at(config: Config, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a run's step, counted from 0."""
-    schedule = build_schedule(config, steps_per_epoch)
-    return float(schedule(step)) if callable(schedule) else schedule
+def rate_at(rate: Rate, step: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    return float(rate(step)) if callable(rate) else rate

@@ -159,10 +159,6 @@ class Supervised:
         count = count_places(num_train, True, self._multiple(config), fill_to)
         return math.ceil(count / config.batch_size)
 
-    def log_step(self, config: Any, epoch: int, steps_per_epoch: int) -> int:
-        """Steps, where epochs are counted in them, or epochs."""
-        return (epoch + 1) * steps_per_epoch if config.steps else epoch
-
     def _multiple(self, config: Any) -> int:
         """What the size of every batch of a run is a multiple of on this machine.
 

@@ -15,7 +15,6 @@ from samkeras.experiment.options.methods import (
     DEFAULTS,
 )
 from samkeras.experiment.options.targets import FIGURES
-from samkeras.experiment.runs.method import build_method
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.figure import parse_figure
 from samkeras.experiment.studies.tables import label
@@ -54,13 +53,13 @@ def test_a_method_is_built_of_its_options(method):
     values = {"rho": 0.25, "p": "inf", "ascent_steps": 3}
     values.update(eta=0.125, sigma=0.5, ema_decay=0.75)
     config = make_config("mnist_mlp", sam=True, method=method, **values)
-    built = build_method(config)
+    built = Run(config).build_method()
     assert type(built).__name__ == CLASSES[method]
     for option, methods in CLASS_OPTIONS.items():
         if method in methods:
             actual = getattr(built, ARGUMENTS.get(option, option))
             assert actual == float(values[option])
-    assert build_method(dataclasses.replace(config, sam=False)) is None
+    assert Run(dataclasses.replace(config, sam=False)).build_method() is None
 
 
 @pytest.mark.parametrize("ascent_steps", [1, 3])

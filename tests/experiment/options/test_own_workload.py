@@ -19,8 +19,8 @@ from samkeras.experiment.options.parsing import Study, parse_command
 from samkeras.experiment.options.targets import ROOT, Target, resolve_target
 from samkeras.experiment.runs import build
 from samkeras.experiment.runs.data import describe_data, read_data
-from samkeras.experiment.runs.method import build_method
 from samkeras.experiment.runs.recall import Recall
+from samkeras.experiment.runs.run import Run
 from tests.helpers import request_stop
 
 pytestmark = pytest.mark.one_backend
@@ -62,7 +62,7 @@ def test_its_own_option_reaches_its_data(target):
 @pytest.mark.each_backend
 def test_its_own_method_is_one_of_the_methods(target):
     config = parse_one(target, "--sam", "--method", "lookback", "--rho", "0.3")
-    method = build_method(config)
+    method = Run(config).build_method()
     assert type(method).__name__ == "Lookback"
     assert float(method.rho) == pytest.approx(0.3)
     with pytest.raises(InputError, match=r"fsam, lookback\. .*did you mean lookback"):

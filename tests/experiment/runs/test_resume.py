@@ -18,13 +18,12 @@ import pytest
 import run as command
 import samkeras
 from samkeras.experiment.runs import checkpoint
-from samkeras.experiment.runs import train as training
 from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
 from samkeras.experiment.runs.interrupt import StopRequest, hidden_from_children
-from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.member import Member
 from samkeras.experiment.runs.run import Run
 from tests import helpers
-from tests.helpers import parse_runs
+from tests.helpers import make_config, parse_runs
 from workloads import mnist_mlp
 
 pytestmark = pytest.mark.one_backend
@@ -57,13 +56,13 @@ def train(records, tmp_path, monkeypatch, capsys, request):
     """
     workload = dataclasses.replace(mnist_mlp.workload, build=build_noisy_model)
     monkeypatch.setattr(mnist_mlp, "workload", workload)
-    final, record_end = {}, training._record_end
+    final, finish = {}, Member.finish
 
-    def keep_weights(logger, model, *others):
+    def keep_weights(self, model, validation):
         final["weights"] = model.get_weights()
-        record_end(logger, model, *others)
+        finish(self, model, validation)
 
-    monkeypatch.setattr(training, "_record_end", keep_weights)
+    monkeypatch.setattr(Member, "finish", keep_weights)
 
     def call(name: str, *options: str, stop_at: tuple | None = None):
         helpers.request_stop(monkeypatch, stop_at)
@@ -159,13 +158,14 @@ def test_an_unfinished_run_of_another_config_is_mentioned(train, tmp_path):
 @pytest.mark.parametrize("text", [None, b"\xff", b"a: [", b"- 1"])
 def test_another_runs_broken_config_is_no_matter(tmp_path, text):
     (config,) = parse_runs("mnist_mlp", [])
-    progress, made = RunProgress(pytest.fail), Run(config)
+    made = Run(config)
     other = tmp_path / f"{made.name}_01234567"
     other.mkdir()
     (other / "checkpoint_000001_00000000.npz").touch()
     if text is not None:
         (other / "config.yaml").write_bytes(text)
-    training._mention_other_config(made, tmp_path / f"{made.name}_76543210", progress)
+    checkpoints = Checkpoints(tmp_path / f"{made.name}_76543210", "f", pytest.fail)
+    checkpoints.mention_others(made.name, config.plain_values)
 
 
 def damage(path, how: str) -> None:
@@ -326,12 +326,14 @@ def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
     """Neither half of one, nor an open one, with which HDF5 would crash at the end."""
     model = helpers.compile_classifier(helpers.build_classifier())
     helpers.train(model, *helpers.random_examples(16))
-    best = Mock(monitor="m", best_epoch=0, best_weights=model.get_weights())
+    record = Mock(folder=tmp_path)
+    member = Member(Run(make_config("mnist_mlp")), 0.1, record, Mock(), Mock())
+    member.best_weights = model.get_weights()
     whole = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, whole[1]))
     try:
         with pytest.raises(OSError, match=r"last\.weights\.h5"):
-            training._record_end(Mock(folder=tmp_path), model, best, Mock())
+            member.finish(model, Mock())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, whole)
     assert not list(tmp_path.iterdir())

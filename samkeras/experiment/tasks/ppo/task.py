@@ -44,7 +44,3 @@ class PPO:
 
     def steps_per_epoch(self, config: Any, splits: Splits[Game]) -> int:
         return config.rollouts_per_epoch * config.batches_per_rollout
-
-    def log_step(self, config: Any, epoch: int, steps_per_epoch: int) -> int:
-        """Observations trained on."""
-        return (epoch + 1) * config.rollouts_per_epoch * config.rollout_size
