@@ -151,7 +151,7 @@ class Method(Options):
     rho: NonNegativeFloat = 0.05
     """with sam: radius of the perturbation, of asam 0.5 unless it is given"""
     m_sharpness: PositiveInt | None = None
-    """with sam: examples that share a perturbation (default: the whole batch)"""
+    """with sam: examples of a batch that share a perturbation (default: all)"""
     p: Norm | Literal["inf"] = 2.0  # a word, as JSON has no infinity
     """with method sam or asam: norm of the perturbation, of asam 2 or inf"""
     ascent_steps: SmallInt = 1
@@ -305,6 +305,15 @@ class Training(Options):
 @dataclass(frozen=True, kw_only=True)
 class Config(Training, Optimizer, Pruning, Method):
     """What decides a run's result; the class of a workload's runs adds its groups."""
+
+    def check(self) -> None:
+        super().check()
+        if self.sam and self.m_sharpness and self.batch_size % self.m_sharpness:
+            # A smaller last group would mix in the sharpness of another m.
+            raise InputError(
+                f"--m_sharpness must divide --batch_size {self.batch_size}. "
+                f"Received: {self.m_sharpness}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import inspect
+import re
 
 import pytest
 
 import samkeras
+from samkeras.errors import InputError
 from samkeras.experiment.options.config import to_yaml, varied_fields
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import (
@@ -100,6 +102,15 @@ def test_options_of_other_methods_make_no_other_run(workload):
     for config in runs:
         alone = dataclasses.replace(config, **config.result_fields)
         assert find_mark(alone) == find_mark(config)
+
+
+@pytest.mark.parametrize("m", ["48", "256"])
+def test_groups_are_of_the_size_that_is_asked_for(m):
+    """Of another one, some perturbations would be of another m."""
+    message = f"--m_sharpness must divide --batch_size 128. Received: {m}"
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse_one("--m_sharpness", m, "--batch_size", "128")
+    assert parse_one("--m_sharpness", m, "--batch_size", "768").m_sharpness == int(m)
 
 
 def test_runs_that_are_recorded_stay_known():
