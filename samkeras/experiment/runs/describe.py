@@ -52,6 +52,7 @@ def describe_run(logger: Record, run: Run, session: Session, splits: Splits) -> 
             **dataclasses.asdict(config),
             **config.result_fields,
             **{f"data_{name}": value for name, value in content.items()},
+            "started_in": Path.cwd(),  # which relative paths are meant from
             "workload_version": run.workload.version,
             "keras_backend": keras.backend.backend(),
             "device": devices[0].split(":")[0],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.config import option_types, parse_fields
-from samkeras.experiment.options.groups import Config, LabelNoise
+from samkeras.experiment.options.groups import Config, Dataset, LabelNoise
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.options.targets import (
@@ -64,7 +64,7 @@ class SavedRun:
         from samkeras.experiment.runs.data import add_noise
 
         config, run = self.config, self._run
-        splits = run.task.load(config)
+        splits = run.task.load(self._with_places())
         known = self.params.get("data_digest")
         if known is not None and (not splits.content or splits.content.digest != known):
             raise InputError(
@@ -135,6 +135,17 @@ class SavedRun:
         except (ValueError, KeyError) as error:
             raise self._misfit(f"do not fit its model ({_in_short(error)})") from None
         return model
+
+    def _with_places(self) -> Config:
+        """Its options, with the paths of its data from where its command was started,
+        unless they have moved since."""
+        folder, data = self.params.get("started_in", ""), Dataset.of(self.config)
+        paths = {"data_dir": data.data_dir}
+        if "data_digest" in self.params:  # else it is the name of a set
+            paths["dataset"] = data.dataset
+        there = {n: Path(folder, os.path.expanduser(p)) for n, p in paths.items() if p}
+        found = {name: str(path) for name, path in there.items() if path.exists()}
+        return replace(self.config, **found)
 
     @cached_property
     def _run(self) -> "Run":

@@ -96,6 +96,30 @@ def test_a_saved_run_gives_the_numbers_that_it_recorded(trained, monkeypatch):
     assert random.getstate() == before
 
 
+def test_paths_of_data_are_meant_from_where_the_run_was_started(
+    records, tmp_path, monkeypatch
+):
+    """Unless there is nothing any more: then from where one is."""
+    examples = np.random.default_rng(0).integers(0, 256, (32, 4, 4)).astype("uint8")
+    labels = np.arange(32) % 2
+    parts = {"x_train": examples, "y_train": labels}
+    parts |= {"x_test": examples, "y_test": labels}
+    for name in ("began", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "began")
+    np.savez("own.npz", **parts)
+    line = ["mnist_mlp", "--dataset", "own.npz", "--width_mult", "0.02", "--epochs=1"]
+    line += ["--data_dir", ".", "--run_dir", str(tmp_path / "runs"), "--verbose=0"]
+    assert command.main(line) == 0
+    ((record,),) = records.values()
+    write_journal(record)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(load_run(record.folder).data.train.y, labels)
+    assert load_run(record.folder).config.dataset == "own.npz"
+    shutil.move(tmp_path / "began" / "own.npz", tmp_path / "elsewhere")
+    np.testing.assert_array_equal(load_run(record.folder).data.train.y, labels)
+
+
 @pytest.mark.parametrize("kind", [str, Path, lambda path: f"{path}/"])
 def test_a_folder_is_a_path_or_text(trained, kind):
     assert load_run(kind(trained.folder)).config.rho == 0.05
