@@ -18,6 +18,7 @@ from samkeras.experiment.studies.comparison import (
     SIZE_FIELDS,
     Comparison,
     compare,
+    compare_sizes,
     correlate_gains,
     estimate,
 )
@@ -124,8 +125,9 @@ def measure_study(
     results: Sequence[Result], comparisons: Sequence[Comparison]
 ) -> dict[str, float]:
     """The numbers of a study: SAM's mean gain with its standard error, and the rho that
-    is best, for each width and whatever else varies; the rank correlation of the gain
-    with the model's size; the runs, and those that are finished."""
+    is best, for each width and whatever else varies; how the gain changes from the
+    smallest model to the largest, and its rank correlation with the size; the runs, and
+    those that are finished."""
     monitor = results[0].config.target.load().monitor
     done = [result for result in results if result.failure is None]
     numbers: dict[str, float] = {
@@ -145,6 +147,11 @@ def measure_study(
     for label, alike in _group_by_line(comparisons).items():
         for value in VALUES:
             found, name = correlate_gains(alike, value), f"gain_{value}_{monitor}"
+            growth = compare_sizes(alike, value)
+            if growth is not None:
+                numbers[f"{name}_growth{label}"] = growth.change.mean
+                numbers[f"{name}_growth_low{label}"] = growth.low
+                numbers[f"{name}_growth_high{label}"] = growth.high
             if found is not None:
                 for part, number in found._asdict().items():
                     end = "" if part == "value" else f"_{part}"

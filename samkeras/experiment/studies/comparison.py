@@ -121,13 +121,19 @@ class Comparison:
             value: of the best epoch or of the final one.
             rule: SAM's. None (default): its best one.
         """
+        return [*self.gains_by_seed(value, rule).values()]
+
+    def gains_by_seed(
+        self, value: Value = "best", rule: Rule | None = None
+    ) -> dict[int, float]:
+        """The gains, each with its seed. See gains."""
         sign = 1 if self.mode == "max" else -1
         sam = self.sam if rule is None else self.by_rule[rule]
         base = self.base
-        return [
-            sign * (getattr(sam[seed], value) - getattr(base[seed], value))
+        return {
+            seed: sign * (getattr(sam[seed], value) - getattr(base[seed], value))
             for seed in sorted(sam.keys() & base.keys())
-        ]
+        }
 
 
 def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
@@ -269,19 +275,65 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     return Estimate(statistics.fmean(values), error, len(values))
 
 
+def find_interval(found: Estimate) -> tuple[float, float] | None:
+    """Student's 95 % interval of a mean; None for one seed."""
+    from scipy.special import stdtrit  # scipy.stats takes half a second to import
+
+    if found.error is None:
+        return None
+    width = float(stdtrit(found.num_seeds - 1, 0.975)) * found.error
+    return found.mean - width, found.mean + width
+
+
 def find_sign(gain: Estimate) -> Literal[-1, 0, 1] | None:
     """The sign of a gain that is clear: Student's 95 % interval leaves out 0. 0: it is
     not, also where it is the same for all seeds, as of a metric with few values, which
     tells nothing of how it spreads; None: of one seed that is not known."""
-    from scipy.special import stdtrit  # scipy.stats takes half a second to import
-
-    if gain.error is None:
+    interval = find_interval(gain)
+    if interval is None or gain.error is None:
         return None
-    width = float(stdtrit(gain.num_seeds - 1, 0.975)) * gain.error
-    is_tie = gain.error <= TIE * abs(gain.mean)
-    if is_tie or abs(gain.mean) <= width:
+    low, high = interval
+    if gain.error <= TIE * abs(gain.mean) or low <= 0 <= high:
         return 0
     return 1 if gain.mean > 0 else -1
+
+
+class Growth(NamedTuple):
+    """How SAM's gain changes from the smallest to the largest of models."""
+
+    smallest: Comparison
+    largest: Comparison
+    change: Estimate
+    """over the seeds that both have, each with itself"""
+    low: float
+    high: float
+    """the ends of the change's 95 % interval"""
+
+
+def compare_sizes(
+    comparisons: Sequence[Comparison], value: Value = "best"
+) -> Growth | None:
+    """How SAM's gain changes with the size. None for fewer than two sizes or two common
+    seeds, and where something else than the size varies."""
+    sizes = [c for c in comparisons if c.gains(value)]
+    if not sizes or not _differ_in_size(comparisons):
+        return None
+    smallest = min(sizes, key=lambda c: c.num_params)
+    largest = max(sizes, key=lambda c: c.num_params)
+    if smallest.num_params == largest.num_params:
+        return None
+    before, after = smallest.gains_by_seed(value), largest.gains_by_seed(value)
+    change = estimate(after[seed] - before[seed] for seed in before if seed in after)
+    interval = change and find_interval(change)
+    if change is None or interval is None:
+        return None
+    return Growth(smallest, largest, change, *interval)
+
+
+def _differ_in_size(comparisons: Sequence[Comparison]) -> bool:
+    """Whether the size is all that sets comparisons apart."""
+    fields = [name for name in find_varied(comparisons) if name not in SIZE_FIELDS]
+    return not fields and not any(c.is_apart for c in comparisons)
 
 
 class Correlation(NamedTuple):
@@ -301,8 +353,7 @@ def correlate_gains(
     each size. None for fewer than three sizes, for gains that are all the same, and
     where something else than the size varies.
     """
-    fields = [name for name in find_varied(comparisons) if name not in SIZE_FIELDS]
-    if fields or any(c.is_apart for c in comparisons):
+    if not _differ_in_size(comparisons):
         return None
     pairs = [(math.log(c.num_params), np.array(c.gains(value))) for c in comparisons]
     pairs = [(size, gains) for size, gains in pairs if len(gains)]

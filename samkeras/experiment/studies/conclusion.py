@@ -7,6 +7,8 @@ from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
     Comparison,
     Estimate,
+    Growth,
+    compare_sizes,
     correlate_gains,
     estimate,
     find_sign,
@@ -17,6 +19,7 @@ from samkeras.experiment.studies.figure import Value
 
 MAX_PLACES = 6  # more are counted
 VERBS = {1: "helps", 0: "makes no clear difference", -1: "hurts"}
+CHANGES = {1: "grows", 0: "does not change clearly", -1: "falls"}
 
 
 def conclude(
@@ -81,6 +84,9 @@ def _conclude(
             f"{subject}'s gain in {metric} {_list_gains(by_sign[None], decimals)} is "
             "of one seed, and may be chance: --seed 0,1,2 trains three."
         )
+    growth = compare_sizes(comparisons, value)
+    if growth is not None:
+        sentences.append(_describe_growth(growth, subject, varied, decimals))
     correlation = correlate_gains(comparisons, value)
     if correlation is not None:
         interval = ""
@@ -93,6 +99,23 @@ def _conclude(
             f"{correlation.value:.2f}{interval}."
         )
     return sentences
+
+
+def _describe_growth(
+    growth: Growth, subject: str, varied: Iterable[str], decimals: int
+) -> str:
+    ends = [name_place(c, varied) for c in (growth.smallest, growth.largest)]
+    change = growth.change
+    mean, low, high = (
+        f"{number:+z.{decimals}f}" for number in (change.mean, growth.low, growth.high)
+    )
+    spread = f"95 % interval {low} to {high}, {change.num_seeds} seeds"
+    if low == high:
+        spread = f"the same for all {change.num_seeds} seeds"
+    return (
+        f"From {' to '.join(_shorten(ends))}, {subject}'s gain "
+        f"{CHANGES[find_sign(change) or 0]} ({mean}, {spread})."
+    )
 
 
 def caution(comparisons: Sequence[Comparison]) -> list[str]:
