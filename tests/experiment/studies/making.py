@@ -6,9 +6,7 @@ from samkeras.experiment.options.targets import FIGURES
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies.comparison import compare
 from samkeras.experiment.studies.figure import Picture
-from samkeras.experiment.studies.pictures import (
-    find_points,
-)
+from samkeras.experiment.studies.pictures import find_points
 from tests.helpers import make_config
 
 NAMES = sorted(path.stem for path in FIGURES.glob("*.yaml"))
