@@ -33,11 +33,6 @@ def varied_fields(configs: Iterable[Options]) -> dict[str, list[Any]]:
     return {name: [*known] for name, known in values.items() if len(known) > 1}
 
 
-def to_yaml(config: Options) -> str:
-    """A run's options, as `--config` reads them."""
-    return dump(config.plain_values)
-
-
 def list_changes(path: Path, values: dict[str, Any]) -> list[str]:
     """How a run's plain values differ from saved ones, each as "momentum 0.9 -> 0.5".
 
@@ -53,7 +48,7 @@ def list_changes(path: Path, values: dict[str, Any]) -> list[str]:
 
 
 def dump(values: dict[str, Any]) -> str:
-    """Options as YAML, but for texts that there are none of."""
+    """Options as YAML that `--config` reads, but for texts that there are none of."""
     kept = {name: value for name, value in values.items() if value != ""}
     return yaml.safe_dump(kept, sort_keys=False)
 

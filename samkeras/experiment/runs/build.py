@@ -35,10 +35,8 @@ def build_model(run: Run, info: DataInfo) -> SAMModel:
 
     Raises:
         InputError: the options ask for what the model has not.
-        MemoryError: it cannot fit.
     """
     config = run.config
-    _check_memory(run.task.devices(), measure_size(run, info).num_params)
     keras.config.set_dtype_policy(config.precision)
     # Keras draws the seeds of initializers and dropout from Python's generator;
     # keras.utils.set_random_seed would import TensorFlow for every backend.
@@ -115,9 +113,13 @@ def _measure_size(config: Config, info: DataInfo) -> ModelSize:
     )
 
 
-def _check_memory(devices: list[str], num_params: int) -> None:
-    """Raises a MemoryError where a model cannot fit: a system that promises more memory
-    than it has would kill the process later."""
+def check_memory(devices: list[str], num_params: int) -> None:
+    """Checks that a model fits, before it is built: a system that promises more memory
+    than it has would kill the process later.
+
+    Raises:
+        MemoryError: it cannot.
+    """
     if not devices[0].startswith("cpu"):
         return  # devices of their own memory say themselves when it is full
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

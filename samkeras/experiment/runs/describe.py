@@ -9,7 +9,7 @@ import numpy as np
 
 from samkeras.data.splits import Splits
 from samkeras.experiment.machine import find_versions
-from samkeras.experiment.options.config import to_yaml
+from samkeras.experiment.options.config import dump
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import Target
 from samkeras.experiment.runs.build import ModelSize
@@ -60,7 +60,7 @@ def describe_run(logger: Record, run: Run, session: Session, splits: Splits) -> 
             **{f"{name}_version": text for name, text in find_versions().items()},
         }
     )
-    (folder / "config.yaml").write_text(to_yaml(config))
+    (folder / "config.yaml").write_text(dump(config.plain_values))
     for name, text in splits.files.items():
         (folder / name).write_text(text)
     for name in ("config.yaml", *splits.files, *_copy_source(config.target, folder)):

@@ -99,6 +99,7 @@ class SavedRun:
 
         from samkeras.experiment.runs.build import (
             build_model,
+            check_memory,
             compile_model,
             count_params,
         )
@@ -111,6 +112,7 @@ class SavedRun:
         run, splits = self._run, self.data
         # Training sets both for its process, which is the user's here.
         policy, state = keras.config.dtype_policy(), random.getstate()
+        check_memory(run.task.devices(), int(self.numbers["num_params"]))
         try:
             model = build_model(run, splits.info)
         finally:

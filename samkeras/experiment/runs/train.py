@@ -11,6 +11,7 @@ from samkeras.experiment.runs import data
 from samkeras.experiment.runs.build import (
     ModelSize,
     build_model,
+    check_memory,
     compile_model,
     measure_size,
     prune_model,
@@ -61,6 +62,7 @@ def train(
             checkpoints.mention_others(run.name, config.plain_values)
         describe_run(logger, run, session, splits)
         size = measure_size(run, splits.info)
+        check_memory(run.task.devices(), size.num_params)
         model = build_model(run, splits.info)
         describe_model(logger, size, model)
         _train(run, model, size, splits, logger, checkpoints, progress)
