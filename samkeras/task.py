@@ -55,6 +55,11 @@ class Task(Protocol):
         """
         ...
 
+    def list_scores(self, workload: Any) -> list[str] | None:
+        """The names of the numbers that validations of a workload give; None: the
+        first one tells them."""
+        ...
+
     def batches(self, config: Any, data: Any, stream: str, model: SAMModel) -> Batches:
         """Batches to train the model on, in the order of one of the run's random
         streams; of several processes, this one's part of each."""

@@ -60,3 +60,8 @@ class Workload:
             raise InputError(
                 f"mode of a Workload must be max or min. Received: {self.mode!r}{hint}"
             )
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names of its metrics, as keras logs them."""
+        return [m if isinstance(m, str) else m().name for m in self.metrics]

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import keras
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.groups import Config
@@ -10,6 +14,8 @@ from samkeras.workload import Workload
 
 # Numbers of a result that are not among those of its record.
 SIZES = ("num_params", "num_nonzero")
+# The names of losses and metrics that keras chooses by the labels.
+CHOSEN = {"loss": ("crossentropy", "ce"), "metrics": ("accuracy", "acc")}
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,46 @@ class Result:
 def list_numbers(workload: Workload) -> tuple[list[str], bool]:
     """The names of the numbers that runs of a workload have, and whether those are all:
     what a score or a game has beside keras' metrics, a finished run tells."""
-    metrics = [m if isinstance(m, str) else m().name for m in workload.metrics]
-    logged = ["loss", *metrics]
+    logged = ["loss", *workload.metric_names]
     validated = [f"val_{name}" for name in logged]
     reported = [f"{kind}_{workload.monitor}" for kind in ("best", "final")]
     names = [*reported, "best_epoch", *validated, *logged, *GRADIENT_METRICS]
     names += ["learning_rate", "examples_per_second", "compiled_programs", "seconds"]
     return [*names, *SIZES], workload.monitor in validated
+
+
+def check_measured(config: Config) -> None:
+    """Checks that keras knows what a run's workload names, and that validations will
+    give the metric that is reported, as far as that is known before they do.
+
+    Raises:
+        InputError: they will not.
+    """
+    workload = config.target.load()
+    _check_names("loss", [workload.loss], keras.losses, config)
+    _check_names("metrics", workload.metrics, keras.metrics, config)
+    names = workload.task.list_scores(workload)
+    if names is None:
+        return
+    # A model of several outputs has names such as val_tags_accuracy.
+    kinds = tuple(name.removeprefix("val_") for name in names)
+    if not (workload.monitor.startswith("val_") and workload.monitor.endswith(kinds)):
+        raise unknown_monitor(config, names)
+
+
+def _check_names(
+    field: str, values: Iterable[Any], module: ModuleType, config: Config
+) -> None:
+    for name in values:
+        if not isinstance(name, str) or name.lower() in CHOSEN[field]:
+            continue
+        try:
+            module.get(name)
+        except ValueError:
+            raise InputError(
+                f"{field} of {config.target} must be of {module.__name__}. Received: "
+                f"{name}{nearest(name, [*CHOSEN[field], *dir(module)])}"
+            ) from None
 
 
 def unknown_monitor(config: Config, names: Iterable[str]) -> InputError:

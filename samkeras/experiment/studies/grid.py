@@ -32,12 +32,11 @@ from samkeras.experiment.runs.failure import (
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.runs.progress import ProgressDisplay
 from samkeras.experiment.runs.recall import Recall
-from samkeras.experiment.runs.result import Result, list_numbers, unknown_monitor
+from samkeras.experiment.runs.result import Result, check_measured
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.train import without_metrics
 from samkeras.experiment.studies import answer, pictures, tables
 from samkeras.experiment.studies.figure import Figure
-from samkeras.experiment.tasks.supervised import Supervised
 from samkeras.experiment.tracking.record import (
     FolderGoneError,
     MemoryTracker,
@@ -57,7 +56,7 @@ def run_grid(session: Session, runs: list[Run], figure: Figure | None = None) ->
         InputError: something is wrong that can be known before training.
     """
     with _explained("read what it measures", session, runs[0]):
-        _check_monitor(runs[0])
+        check_measured(runs[0].config)
         if figure is not None:
             pictures.check_numbers(figure, runs[0].workload)
     if backend.find_process()[0] > 0:
@@ -164,23 +163,6 @@ def _explained(what: str, session: Session, run: Run) -> Iterator[None]:
             f"({find_own_line(error)})"
             f"{'' if session.verbose == 2 else '; --verbose 2 prints the traceback'}"
         ) from None
-
-
-def _check_monitor(run: Run) -> None:
-    """Checks that a run's validations will give the metric that is reported, as far as
-    that is known before: what a score or a game gives, the first one tells.
-
-    Raises:
-        InputError: they will not.
-    """
-    workload = run.workload
-    if workload.score is not None or not isinstance(workload.task, Supervised):
-        return
-    names = [name for name in list_numbers(workload)[0] if name.startswith("val_")]
-    # A model of several outputs has names such as val_tags_accuracy.
-    kinds = tuple(name.removeprefix("val_") for name in names)
-    if not (workload.monitor.startswith("val_") and workload.monitor.endswith(kinds)):
-        raise unknown_monitor(run.config, names)
 
 
 def _check(session: Session, runs: list[Run], splits: list[Splits]) -> None:

@@ -119,6 +119,11 @@ class Supervised:
                 raise InputError(f"--{name} needs {what}, and {info.name} {why}")
         self._multiple(config)
 
+    def list_scores(self, workload: Any) -> list[str] | None:
+        if workload.score is not None:
+            return None
+        return [f"val_{name}" for name in ("loss", *workload.metric_names)]
+
     def batches(
         self,
         config: Any,

@@ -450,6 +450,17 @@ def test_a_bug_is_told_with_its_line(train, recorded, change, monkeypatch):
             [],
             r"val_accuracy, val_loss. Received: accuracy; did you mean val_accuracy\?",
         ),
+        (
+            {"metrics": ["acuracy"]},
+            [],
+            r"metrics of workloads/synthetic_mlp must be of keras\.metrics\. "
+            r"Received: acuracy; did you mean accuracy\?",
+        ),
+        (
+            {"loss": "mean_squred_error", "score": lambda *_: {}},
+            [],
+            r"loss of .* keras\.losses\. .*; did you mean mean_squared_error\?",
+        ),
     ],
 )
 def test_a_bug_before_training_is_one_line(
@@ -464,7 +475,7 @@ def test_a_bug_before_training_is_one_line(
     assert recorded() == []
     code, _, err = train(*SMALL, *options, "--verbose", "2")
     assert code == 2
-    is_bug = "monitor" not in changes
+    is_bug = changes.keys() & {"load", "build"}
     assert err.startswith("Traceback (most recent call last)" if is_bug else "run.py: ")
 
 

@@ -1,5 +1,7 @@
 """PPO on Atari: loss, advantages, rollouts, and whole runs with SAM."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from samkeras.experiment.tasks.ppo.rollouts import Rollouts, draw_actions, play
 from samkeras.models.actor_critic import build_actor_critic
 from samkeras.ppo import PPOLoss, estimate_advantages
 from tests.helpers import parse_runs, relative_error, request_stop
+from workloads import atari_ppo
 
 SMALL = {
     "num_actors": 2,
@@ -479,6 +482,17 @@ def load_best(folder) -> list[np.ndarray]:
     model = build_actor_critic(FRAMES, 4, RUN["width_mult"])
     model.load_weights(next(folder.glob("atari_ppo*/best.weights.h5")))
     return model.get_weights()
+
+
+@pytest.mark.one_backend
+def test_a_wrong_monitor_is_told_before_a_game_is_played(
+    records, tmp_path, monkeypatch, capsys
+):
+    wrong = dataclasses.replace(atari_ppo.workload, monitor="val_scroe")
+    monkeypatch.setattr(atari_ppo, "workload", wrong)
+    assert command.main(["atari_ppo", "--frames=64", f"--run_dir={tmp_path}"]) == 2
+    assert "must be one of val_score, val_score_std" in capsys.readouterr().err
+    assert not records
 
 
 def test_a_run_is_recorded(train, tmp_path, monkeypatch):

@@ -30,6 +30,9 @@ class PPO:
     def check(self, config: Any, splits: Splits[Game]) -> None:
         """There is nothing that does not fit."""
 
+    def list_scores(self, workload: Any) -> list[str]:
+        return ["val_score", "val_score_std"]
+
     def batches(
         self, config: Any, data: Game, stream: str, model: SAMModel
     ) -> Rollouts:
