@@ -33,15 +33,14 @@ class GradientMetrics:
         is_first = ops.equal(self.metrics[-1].count, 0)
         return ops.logical_or(is_first, ops.equal(step % COMPARE_EVERY, 0))
 
-    def update(self, statistics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adds one step's statistics and returns the means so far."""
+    def update(self, statistics: dict[str, Tensor]) -> None:
+        """Adds one step's statistics to the means."""
         for metric in self.metrics:
             value = statistics[metric.name]
             # Neither steps that a LossScaleOptimizer skips have a gradient to speak of,
             # nor steps where the comparison was not due a result.
             finite = ops.isfinite(value)
             metric.update_state(ops.where(finite, value, 0.0), finite)
-        return {metric.name: metric.result() for metric in self.metrics}
 
 
 def compare_gradients(

@@ -113,7 +113,10 @@ def train(case: str) -> dict[str, np.ndarray]:
         "multiple_of": num_devices,
         "process": backend.find_process(),
     }
-    examples = ArrayExamples(x, y, collate=collate)
+    is_resident = (
+        collate is None and case != "whole"
+    )  # which keras trains from the host
+    examples = ArrayExamples(x, y, collate=collate, is_resident=is_resident)
     batches = examples.batches(BATCH, 3, **shared)
     odd = examples.first(77).batches(BATCH, **shared)
     if case == "whole":

@@ -1,16 +1,49 @@
 """What a backend brings: all that the library asks of one beyond keras.ops."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import keras
+import numpy as np
 
 Tensor = Any
 Tree = Any
 Logs = dict[str, Tensor]
 Item = TypeVar("Item")
 Pairs = Sequence[tuple[keras.Variable, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The batches of some steps, all of one shape, whose examples are on the device:
+    rows of tables.
+
+    Attributes:
+        tables: all examples.
+        arrays: what each batch takes of them: [batch, example, ...].
+        gather: (tables, arrays of one batch) -> the batch; pure, and a part of compiled
+            programs, so that equal ones do the same.
+        specs: what a batch is like, keras.KerasTensors.
+        start: the first batch of these.
+        count: how many these are.
+    """
+
+    tables: Tree
+    arrays: Tree
+    gather: Callable[[Tree, Tree], Tree]
+    specs: Any
+    start: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def split(self, count: int) -> "tuple[Rows, Rows]":
+        """The first `count` of these batches, and the others."""
+        rest = replace(self, start=self.start + count, count=self.count - count)
+        return replace(self, count=count), rest
 
 
 class Interface(Protocol):
@@ -94,6 +127,38 @@ class Interface(Protocol):
 
     def is_sparse(self, batch: Tree) -> bool:
         """Whether a batch has a sparse array."""
+        ...
+
+    def take_rows(self, table: Tensor, index: Tensor) -> Tensor:
+        """Rows of a table, by their places: int[row]."""
+        ...
+
+    # ── what stays on the device ──
+
+    def copy_values(self, variables: Iterable[keras.Variable]) -> list[Tensor]:
+        """The values that variables have now, where later steps, which reuse their
+        memory, leave them alone. The device is not waited for."""
+        ...
+
+    def fetch(self, tree: Tree) -> Tree:
+        """Arrays of NumPy, of what is on the device or the host already."""
+        ...
+
+    def find_memory(self) -> int:
+        """The bytes that a device has, a CPU the machine's."""
+        ...
+
+    def find_layout(self) -> Hashable:
+        """What tells the devices of the scope that one is in from those of others."""
+        ...
+
+    def place_table(self, array: np.ndarray) -> Tensor:
+        """An array, whole on each of the devices of the scope that one is in."""
+        ...
+
+    def place_rows(self, array: np.ndarray) -> Tensor:
+        """An array of batches, [batch, example, ...], this process' examples of each,
+        the examples split over the devices of the scope that one is in."""
         ...
 
     # ── variables ──

@@ -6,7 +6,7 @@ import itertools
 import os
 import pickle
 import platform
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.experimental.sparse import JAXSparse
 from jax.extend.core import jaxprs_in_params  # pyright: ignore[reportUnknownVariableType]
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from samkeras.backend.interface import Item, Logs, Pairs, Tensor, Tree
+from samkeras.backend.interface import Item, Logs, Pairs, Rows, Tensor, Tree
 from samkeras.scope import Scope
 from samkeras.tensors import map_floats
 
@@ -98,6 +98,52 @@ def isolate(x: Tensor) -> Tensor:
 def is_sparse(batch: Tree) -> bool:
     leaves = jax.tree.leaves(batch, is_leaf=lambda a: isinstance(a, JAXSparse))
     return any(isinstance(leaf, JAXSparse) for leaf in leaves)
+
+
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    return jnp.take(table, index, axis=0, mode="clip")
+
+
+def copy_values(variables: Iterable[keras.Variable]) -> list[Tensor]:
+    values = values_of(variables)
+    if jax.process_count() == 1:
+        return copy(values)
+    return [np.array(value) for value in values]  # the first process alone asks
+
+
+def fetch(tree: Tree) -> Tree:
+    return jax.device_get(tree)
+
+
+def find_memory() -> int:
+    statistics: Any = jax.local_devices()[0].memory_stats() or {}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # A CPU has none of its own.
+    return statistics.get("bytes_limit", memory // jax.local_device_count())
+
+
+def find_layout() -> Hashable:
+    distribution = keras.distribution.distribution()
+    return distribution and tuple(distribution.device_mesh.devices.flat)
+
+
+def place_table(array: np.ndarray) -> Tensor:
+    return _place(array, PartitionSpec())
+
+
+def place_rows(array: np.ndarray) -> Tensor:
+    distribution = keras.distribution.distribution()
+    axis = None if distribution is None else distribution.batch_dim_name
+    return _place(array, PartitionSpec(None, axis))
+
+
+def _place(array: np.ndarray, spec: PartitionSpec) -> Tensor:
+    """An array on the device, or laid out on those of keras' distribution."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return jax.device_put(array)
+    layout = NamedSharding(distribution.device_mesh.backend_mesh, spec)
+    return jax.make_array_from_process_local_data(layout, array)
 
 
 def values_of(variables: Iterable[keras.Variable]) -> list[Tensor]:
@@ -203,6 +249,12 @@ def use_cpu_only() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
+@jax.jit
+def copy(tree: Tree) -> Tree:
+    """The same arrays, in memory of their own."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def take_ahead(items: Iterable[Item]) -> Generator[Item]:
     yield from items  # the device computes while the next one is made
 
@@ -250,9 +302,13 @@ class CompiledSteps:
         self._step = jax.jit(step, inline=True)
         self._inputs, self._num_steps = inputs, num_steps
         out_shardings = None if state_shardings is None else (None, state_shardings)
-        self._one_step, self._all_steps = (
-            jax.jit(function, donate_argnums=1, out_shardings=out_shardings)
-            for function in (self._take_one, self._scan)
+        compile_ = functools.partial(
+            jax.jit, donate_argnums=1, out_shardings=out_shardings
+        )
+        self._one_step, self._all_steps = map(compile_, (self._take_one, self._scan))
+        self._one_row, self._all_rows = (
+            compile_(function, static_argnums=2)
+            for function in (self._take_row, self._take_rows)
         )
         self._can_fuse: bool | None = None
 
@@ -276,9 +332,28 @@ class CompiledSteps:
             logs, state = self._one_step(values, state, batch)
         return logs, state
 
+    def take(self, state: Tree, rows: Rows) -> tuple[Logs, Tree]:
+        """Likewise, on batches that the device has: any number of them is one call of
+        one compiled program."""
+        values = values_of(self._inputs)
+        if self._can_fuse is None:
+            batch = jax.eval_shape(
+                functools.partial(_read, rows.gather), rows.tables, rows.arrays, 0
+            )
+            self._can_fuse = self._find_can_fuse(values, state, batch)
+        given = (rows.gather, rows.tables, rows.arrays)
+        start, end = rows.start, rows.start + rows.count
+        if self._can_fuse:
+            return self._all_rows(values, state, *given, *map(_scalar, (start, end)))
+        logs: Logs = {}
+        for number in range(start, end):
+            logs, state = self._one_row(values, state, *given, _scalar(number))
+        return logs, state
+
     def count_programs(self) -> int:
         """The programs compiled so far."""
-        return self._one_step._cache_size() + self._all_steps._cache_size()
+        programs = (self._one_step, self._all_steps, self._one_row, self._all_rows)
+        return sum(program._cache_size() for program in programs)
 
     def _find_can_fuse(self, values: list[Tensor], state: Tree, batch: Tree) -> bool:
         if self._num_steps == 1 or is_sparse(batch):
@@ -298,17 +373,63 @@ class CompiledSteps:
     ) -> tuple[Logs, Tree]:
         def body(state: Tree, batch: Tree) -> tuple[Tree, Logs]:
             logs, new_state = self._step(values, state, batch)
-            # A scan wants its carry of one structure and type from step to step.
-            leaves = [
-                jnp.asarray(new, old.dtype)
-                for new, old in zip(
-                    jax.tree.leaves(new_state), jax.tree.leaves(state), strict=True
-                )
-            ]
-            return jax.tree.unflatten(jax.tree.structure(state), leaves), logs
+            return _like(state, new_state), logs
 
         state, logs = jax.lax.scan(body, state, batches)
         return jax.tree.map(lambda log: log[-1], logs), state
+
+    def _take_row(
+        self,
+        values: list[Tensor],
+        state: Tree,
+        gather: Callable[[Tree, Tree], Tree],
+        tables: Tree,
+        rows: Tree,
+        number: Tensor,
+    ) -> tuple[Logs, Tree]:
+        return self._step(values, state, _read(gather, tables, rows, number))
+
+    def _take_rows(
+        self,
+        values: list[Tensor],
+        state: Tree,
+        gather: Callable[[Tree, Tree], Tree],
+        tables: Tree,
+        rows: Tree,
+        start: Tensor,
+        end: Tensor,
+    ) -> tuple[Logs, Tree]:
+        def take(number: Tensor, state: Tree) -> tuple[Logs, Tree]:
+            return self._take_row(values, state, gather, tables, rows, number)
+
+        def body(number: Tensor, carry: tuple[Logs, Tree]) -> tuple[Logs, Tree]:
+            logs, new_state = take(number, carry[1])
+            return _like(carry[0], logs), _like(carry[1], new_state)
+
+        logs, _ = jax.eval_shape(take, start, state)
+        zeros = jax.tree.map(lambda log: jnp.zeros(log.shape, log.dtype), logs)
+        # A loop of so many steps as are asked for: no number of them is compiled anew.
+        return jax.lax.fori_loop(start, end, body, (zeros, state))
+
+
+def _read(
+    gather: Callable[[Tree, Tree], Tree], tables: Tree, rows: Tree, number: Tensor
+) -> Tree:
+    """A batch, by its number among those of `rows`."""
+    return gather(tables, jax.tree.map(lambda array: array[number], rows))
+
+
+def _scalar(number: int) -> Tensor:
+    return place_table(np.asarray(number, "int32"))
+
+
+def _like(old: Tree, new: Tree) -> Tree:
+    """A loop's carry, which wants to be of one structure and type from step to step."""
+    leaves = [
+        jnp.asarray(leaf, like.dtype)
+        for leaf, like in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(old), leaves)
 
 
 def _num_parts(distribution: Any) -> int:

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import importlib
 import itertools
-from collections.abc import Callable, Generator, Iterable, Sequence
+import os
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from samkeras.backend.interface import Item, Logs, Pairs, Tensor, Tree
+from samkeras.backend.interface import Item, Logs, Pairs, Rows, Tensor, Tree
 from samkeras.tensors import map_floats
 
 
@@ -104,6 +106,48 @@ def isolate(x: Tensor) -> Tensor:
 
 def is_sparse(batch: Tree) -> bool:
     return any(isinstance(t, tf.SparseTensor) for t in tf.nest.flatten(batch))
+
+
+def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    return tf.gather(table, index)
+
+
+def copy_values(variables: Iterable[keras.Variable]) -> list[Tensor]:
+    if count_parts() > 1:
+        return [np.array(variable) for variable in variables]
+    return [tf.identity(variable.value) for variable in variables]
+
+
+def fetch(tree: Tree) -> Tree:
+    return tf.nest.map_structure(np.asarray, tree)
+
+
+def find_memory() -> int:
+    # What there is in public says how much is used alone.
+    device_lib: Any = importlib.import_module("tensorflow.python.client.device_lib")
+    devices: list[Any] = device_lib.list_local_devices()
+    limits = [int(d.memory_limit) for d in devices if d.device_type == "GPU"]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(limits, default=memory // count_parts())
+
+
+def find_layout() -> Hashable:
+    return count_parts()
+
+
+def place_table(array: np.ndarray) -> Tensor:
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
+        return tf.convert_to_tensor(array)
+
+    def copy(_: Any) -> Tensor:
+        return tf.convert_to_tensor(array)
+
+    return strategy.experimental_distribute_values_from_function(copy)
+
+
+def place_rows(array: np.ndarray) -> Tensor:
+    return tf.convert_to_tensor(array)  # of which each copy takes its part
 
 
 def values_of(variables: Iterable[keras.Variable]) -> list[Tensor]:
@@ -205,6 +249,9 @@ def take_ahead(items: Iterable[Item]) -> Generator[Item]:
             yield item
 
 
+Gather = Callable[[Tree, Tree], Tree]
+
+
 class CompiledSteps:
     """A step, and with XLA several of them in one call, compiled.
 
@@ -233,15 +280,17 @@ class CompiledSteps:
         is_alone = strategy.num_replicas_in_sync == 1
         self._is_fused = jit_compile and not eager and num_steps > 1 and is_alone
         # By what batches are like.
-        self._compiled: dict[str, Callable[..., Logs]] = {}
+        self._compiled: dict[Hashable, Callable[..., Logs]] = {}
 
-    def __call__(self, batches: Sequence[Tree], like: Tree) -> Logs:
+    def __call__(self, batches: Sequence[Tree] | Rows, like: Tree) -> Logs:
         """The logs of the last step. Batches of one shape are one call of XLA's.
 
         Args:
             batches: at least one.
             like: what all batches are like; None: the first one.
         """
+        if isinstance(batches, Rows):
+            return self._take(batches)
         batches = [_without_none(batch) for batch in batches]
         compiled = self._find(batches[0] if like is None else like)
         logs: Logs = {}
@@ -257,6 +306,41 @@ class CompiledSteps:
                 filled = some + some[-1:] * (self._num_steps - len(some))
                 logs = compiled(tf.nest.map_structure(_stack, *filled), len(some))
         return logs
+
+    def _take(self, rows: Rows) -> Logs:
+        """Takes steps on batches that the device has."""
+        key = (rows.gather, tuple(sorted(rows.arrays)))
+        if key not in self._compiled:
+            function = self._take_rows if self._is_fused else self._take_row
+            function = functools.partial(function, rows.gather)
+            if not self._eager:
+                function = tf.function(
+                    function,
+                    self._specify_rows(rows),
+                    jit_compile=self._jit_compile,
+                    autograph=False,
+                )
+            self._compiled[key] = function
+        take = functools.partial(self._compiled[key], rows.tables, rows.arrays)
+        end = rows.start + rows.count
+        if self._is_fused:
+            return take(*map(tf.constant, (rows.start, end)))
+        logs: Logs = {}
+        for number in range(rows.start, end):
+            logs = take(tf.constant(number))
+        return logs
+
+    def _specify_rows(self, rows: Rows) -> list[Any] | None:
+        """The signature of what takes rows of batches of any size; None where it is of
+        several copies, each with tables of its own."""
+        if self._strategy.num_replicas_in_sync > 1:
+            return None
+        tables = tf.nest.map_structure(_specify, rows.tables)
+        batch = tf.nest.map_structure(functools.partial(_at, 0), rows.arrays)
+        specs = tf.nest.map_structure(_specify, batch)
+        arrays = tf.nest.map_structure(_specify_many, specs)
+        numbers = [_COUNT] * (2 if self._is_fused else 1)
+        return [tables, arrays, *numbers]
 
     def _find(self, like: Tree) -> Callable[..., Logs]:
         """The compiled function for batches that are like one."""
@@ -275,6 +359,27 @@ class CompiledSteps:
 
     def _take_one(self, batch: Tree) -> Logs:
         self._strategy.run(lambda: self._step(_part_of(batch)))
+        return self._read()
+
+    def _take_row(
+        self, gather: Gather, tables: Tree, rows: Tree, number: Tensor
+    ) -> Logs:
+        def take(tables: Tree) -> Logs:
+            batch = tf.nest.map_structure(functools.partial(_at, number), rows)
+            return self._step(gather(tables, _part_of(batch)))
+
+        self._strategy.run(take, (tables,))
+        return self._read()
+
+    def _take_rows(
+        self, gather: Gather, tables: Tree, rows: Tree, start: Tensor, end: Tensor
+    ) -> Logs:
+        def take(number: Tensor) -> Tensor:
+            batch = tf.nest.map_structure(functools.partial(_at, number), rows)
+            self._step(gather(tables, batch))
+            return number + 1
+
+        tf.while_loop(lambda number: number < end, take, [start])
         return self._read()
 
     def _take_all(self, batches: Tree, count: Tensor) -> Logs:

@@ -1,16 +1,19 @@
 """Batches of examples, one epoch after the other."""
 
+import itertools
 from collections.abc import Generator, Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import keras
 import numpy as np
 
 from samkeras.backend import backend
-from samkeras.data.augmentation import Transform
+from samkeras.backend.interface import Rows
+from samkeras.data.augmentation import DeviceTransform, Transform
 from samkeras.data.order import Order, count_places, generator_of_pass
 from samkeras.data.padding import Collate, Padding, weigh_places
+from samkeras.data.resident import Gather, tables
 
 
 class Batches(Protocol):
@@ -49,8 +52,9 @@ class Batches(Protocol):
         """A batch to build a model for."""
         ...
 
-    def take(self, count: int) -> Generator[list[tuple[Any, ...]]]:
-        """The batches that are left of the epoch, about `count` at a time."""
+    def take(self, count: int) -> Generator[list[tuple[Any, ...]] | Rows]:
+        """The batches that are left of the epoch: about `count` at a time, or all of a
+        shape together, whose examples the device has."""
         ...
 
     def count_examples(self, num_batches: int) -> int:
@@ -109,7 +113,7 @@ class PassBatches(keras.utils.PyDataset):
     def example(self) -> tuple[Any, ...]:
         return self[0]
 
-    def take(self, count: int) -> Generator[list[tuple[Any, ...]]]:
+    def take(self, count: int) -> Generator[list[tuple[Any, ...]] | Rows]:
         starts = range(0, self.left, count)
         ends = (min(start + count, self.left) for start in starts)
         return backend.take_ahead(
@@ -150,7 +154,7 @@ class EpochBatches(PassBatches):
 
     Args:
         x, y: [example, ...] each.
-        transform, collate: as in ArrayExamples.
+        transform, collate, is_resident: as in ArrayExamples.
         batch_size, seed, augment, steps, multiple_of, process: as in Examples.batches.
     """
 
@@ -167,8 +171,12 @@ class EpochBatches(PassBatches):
         steps: int | None,
         multiple_of: int,
         process: tuple[int, int],
+        is_resident: bool,
     ):
         self._x, self._y = x, y
+        self._is_resident = is_resident
+        # Rows on the device, and the epoch and its first batch that they begin with.
+        self._placed: tuple[tuple[int, int], list[Rows]] | None = None
         self._transform = transform
         self._augmentation_seed = seed if augment else None
         self._process, self._num_processes = process
@@ -205,13 +213,60 @@ class EpochBatches(PassBatches):
 
         return keras.tree.map_structure(specify, *batches)
 
+    def take(self, count: int) -> Generator[list[tuple[Any, ...]] | Rows]:
+        if not self._is_resident:
+            yield from super().take(count)
+            return
+        here = (self._epoch, self.first_batch)
+        if self._placed is None or self._placed[0] != here:
+            self._placed = (here, self._place_rows(*here))
+        yield from self._placed[1]
+        if self._order.seed is not None:  # while the device is at these
+            after = (self._epoch + 1, 0)
+            self._placed = (after, self._place_rows(*after))
+
+    def _place_rows(self, epoch: int, first_batch: int) -> list[Rows]:
+        """The rows of an epoch's batches from one on, those of one shape together."""
+
+        def rows_of(index: int) -> dict[str, np.ndarray]:
+            number, place = divmod(epoch * self.total + index, self._per_pass)
+            order, draws = self._start_pass(number)
+            part, _ = self._find_part(place)
+            rows = {"index": order[part].astype("int32")}
+            if draws is not None:
+                rows["draws"] = draws[part].astype("int32")
+            if self._weights is not None:
+                rows["weights"] = self._weights[part].astype("float32")
+            return rows
+
+        batches = map(rows_of, range(first_batch, self.total))
+        placed: list[Rows] = []
+        for _, group in itertools.groupby(batches, lambda rows: len(rows["index"])):
+            arrays = keras.tree.map_structure(lambda *a: np.stack(a), *group)
+            placed.append(
+                Rows(
+                    tuple(tables.find(array) for array in (self._x, self._y)),
+                    keras.tree.map_structure(backend.place_rows, arrays),
+                    Gather(cast(DeviceTransform | None, self._transform)),
+                    self.specs,
+                    0,
+                    len(arrays["index"]),
+                )
+            )
+        return placed
+
+    def _find_part(self, place: int) -> tuple[slice, slice]:
+        """The places that this process has of a batch of a pass, and those of all."""
+        start = place * self._order.batch_size
+        stop = min(start + self._order.batch_size, self._order.num_places)
+        share = (stop - start) // self._num_processes
+        first = start + self._process * share
+        return slice(first, first + share), slice(start, stop)
+
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         number, place = self._locate(index)
         order, draws = self._start_pass(number)
-        start = place * self._order.batch_size
-        stop = min(start + self._order.batch_size, len(order))
-        share = (stop - start) // self._num_processes
-        part = slice(start + self._process * share, start + (self._process + 1) * share)
+        part, whole = self._find_part(place)
         chosen = order[part]
         x = self._transform_some(
             self._x[chosen], None if draws is None else draws[part]
@@ -220,7 +275,7 @@ class EpochBatches(PassBatches):
         weights = None if self._weights is None else self._weights[part]
         if self._padding is not None:
             # Of all processes' parts, so that they have one shape.
-            size = self._padding.sizes[order[start:stop]].max()
+            size = self._padding.sizes[order[whole]].max()
             return self._padding.pad(x, y, size, weights)
         return (x, y) if weights is None else (x, y, weights)
 

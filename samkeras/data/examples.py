@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from samkeras.data.augmentation import Transform
+from samkeras.data.augmentation import DeviceTransform, Transform
 from samkeras.data.batches import EpochBatches, PassBatches
 from samkeras.data.label_noise import add_label_noise
 from samkeras.data.padding import Collate
@@ -81,12 +81,21 @@ class ArrayExamples:
         transform: what is done to x on its way to the model. None (default): nothing.
         collate: how examples of different sizes are padded. None (default): they are
             of one size.
+        is_resident: whether they are on the device when a model takes their batches.
+            Default: not.
     """
 
     x: np.ndarray
     y: np.ndarray
     transform: Transform | None = None
     collate: Collate | None = None
+    is_resident: bool = False
+
+    @property
+    def can_be_resident(self) -> bool:
+        """Whether a compiled step can make their batches."""
+        on_device = isinstance(self.transform, DeviceTransform | None)
+        return on_device and self.collate is None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -142,4 +151,5 @@ class ArrayExamples:
             steps=steps,
             multiple_of=multiple_of,
             process=process,
+            is_resident=self.is_resident,
         )

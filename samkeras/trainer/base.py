@@ -10,7 +10,7 @@ from keras import ops
 from keras.src.models.functional import Functional
 
 from samkeras.backend import backend
-from samkeras.backend.interface import Logs
+from samkeras.backend.interface import Logs, Rows
 from samkeras.groups import take_in_groups
 from samkeras.hyperparameter import Hyperparameter
 from samkeras.masks import Masks, copy_masks
@@ -90,6 +90,11 @@ class BaseTrainer(keras.Model):
     def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         super()._symbolic_build(iterator=iterator, data_batch=data_batch)
         self._build_method()
+
+    def _build_like(self, batches: Sequence[Batch] | Rows) -> None:
+        """Builds the model for such batches."""
+        like = batches.specs if isinstance(batches, Rows) else batches[0]
+        self._symbolic_build(data_batch=like)
 
     def _build_method(self, rule: Rule | None = None) -> None:
         """Builds the rule's method for the weights, when all are there."""
@@ -181,8 +186,10 @@ class BaseTrainer(keras.Model):
         for variable, value in state:
             variable.assign(value)
         logs = self.compute_metrics(x, y, gradients.y_pred, sample_weight=sample_weight)
-        if rule.metrics is not None and statistics:
-            logs = {**logs, **rule.metrics.update(statistics)}
+        if rule.metrics is not None:
+            if statistics:
+                rule.metrics.update(statistics)
+            logs = {**logs, **self.get_gradient_metrics_result()}
         return logs
 
     def _take_passes(self, step: Step, batch: Batch, share: Tensor | None) -> Gradients:
@@ -215,22 +222,28 @@ class BaseTrainer(keras.Model):
         copies."""
         raise NotImplementedError
 
-    def train_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
+    def train_on_batches(
+        self, batches: Sequence[Batch] | Rows, like: Any = None
+    ) -> Logs:
         """Takes a training step on each of some batches, `steps_per_execution` of one
         shape in one compiled call where that is faster. Metrics are not reset.
 
         Args:
-            batches: at least one.
+            batches: at least one. Those of Rows, whose examples the device has, are
+                one compiled call, or one each where a loop would be slower.
             like: what all batches of the training are like, KerasTensors in a batch's
                 structure, None in those sides in which they differ. None (default):
                 they are as the first, of any number of examples.
 
         Returns:
-            The logs of the last step, which the device may still be at.
+            The logs of the last step, which are means since the metrics were reset;
+            the device may still be at it.
         """
         raise NotImplementedError
 
-    def test_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
+    def test_on_batches(
+        self, batches: Sequence[Batch] | Rows, like: Any = None
+    ) -> Logs:
         """Evaluates some batches, see `train_on_batches`."""
         raise NotImplementedError
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from samkeras.backend.interface import Logs
-from samkeras.backend.jax import CompiledSteps, settled, to_devices, values_of
+from samkeras.backend.interface import Logs, Rows
+from samkeras.backend.jax import CompiledSteps, copy, settled, to_devices, values_of
 from samkeras.masks import Masks
 from samkeras.objective import Batch
 from samkeras.scope import Scope
@@ -26,6 +26,7 @@ class Trainer(BaseTrainer):
     arguments of the compiled program."""
 
     _assigns_weights = False
+    _reset: "_Reset | None" = None
 
     def train_step(self, state: Any, data: Batch) -> Any:
         if self._is_plain:
@@ -72,19 +73,30 @@ class Trainer(BaseTrainer):
         for variable, value in zip(variables, [*values, *state], strict=True):
             variable.assign(value)
 
-    def train_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
-        self._symbolic_build(data_batch=batches[0])
+    def reset_metrics(self) -> None:
+        if self._reset is None or not self._reset.is_of(self.metrics_variables):
+            super().reset_metrics()
+            self._reset = _Reset(self.metrics_variables)
+        else:
+            self._reset.repeat()
+
+    def train_on_batches(
+        self, batches: Sequence[Batch] | Rows, like: Any = None
+    ) -> Logs:
+        self._build_like(batches)
         self.make_train_function()
         return self._run_on_batches(self.train_function, PARTS, batches)
 
-    def test_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
-        self._symbolic_build(data_batch=batches[0])
+    def test_on_batches(
+        self, batches: Sequence[Batch] | Rows, like: Any = None
+    ) -> Logs:
+        self._build_like(batches)
         self.make_test_function()
         parts = [part for part in PARTS if part != "optimizer_variables"]
         return self._run_on_batches(self.test_function, parts, batches)
 
     def _run_on_batches(
-        self, function: Any, parts: Sequence[str], batches: Sequence[Batch]
+        self, function: Any, parts: Sequence[str], batches: Sequence[Batch] | Rows
     ) -> Logs:
         """Calls a compiled function of steps until it has taken all batches."""
         state = self._get_jax_state(
@@ -92,9 +104,12 @@ class Trainer(BaseTrainer):
         )
         self._jax_state_synced = False
         logs: Logs = {}
-        iterator = map(to_devices, batches)
-        for _ in range(0, len(batches), self.steps_per_execution):
-            logs, state = settled(function(state, iterator))
+        if isinstance(batches, Rows):
+            logs, state = settled(function.take(state, batches))
+        else:
+            iterator = map(to_devices, batches)
+            for _ in range(0, len(batches), self.steps_per_execution):
+                logs, state = settled(function(state, iterator))
         self._jax_state = dict(zip(parts, state, strict=True))
         self.jax_state_sync()
         return logs
@@ -146,3 +161,19 @@ class Trainer(BaseTrainer):
         functions = (self.train_function, self.test_function)
         compiled = [f for f in functions if isinstance(f, CompiledSteps)]
         return sum(function.count_programs() for function in compiled)
+
+
+class _Reset:
+    """What variables are now, on the device, to set them to it again."""
+
+    def __init__(self, variables: list[keras.Variable]):
+        self._variables = variables
+        # Copies, since steps are given the memory of their state.
+        self._values = copy(values_of(variables))
+
+    def is_of(self, variables: list[keras.Variable]) -> bool:
+        return list(map(id, variables)) == list(map(id, self._variables))
+
+    def repeat(self) -> None:
+        for variable, value in zip(self._variables, copy(self._values), strict=True):
+            variable.assign(value)

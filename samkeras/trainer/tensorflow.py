@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from samkeras.backend.interface import Logs
+from samkeras.backend.interface import Logs, Rows
 from samkeras.backend.tensorflow import (
     CompiledSteps,
     count_examples,
@@ -85,31 +85,39 @@ class Trainer(BaseTrainer):
         ]
         self.optimizer.apply(parts, self.trainable_variables)
 
-    def train_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
-        self._symbolic_build(data_batch=batches[0])
+    def train_on_batches(
+        self, batches: Sequence[Batch] | Rows, like: Any = None
+    ) -> Logs:
+        self._build_like(batches)
         self.make_train_function()
         return self._train_steps(batches, like)
 
-    def test_on_batches(self, batches: Sequence[Batch], like: Any = None) -> Logs:
-        self._symbolic_build(data_batch=batches[0])
+    def test_on_batches(
+        self, batches: Sequence[Batch] | Rows, like: Any = None
+    ) -> Logs:
+        self._build_like(batches)
         self.make_test_function()
         return self._test_steps(batches, like)
 
     def make_train_function(self, force: bool = False) -> Any:
         # Keras' own takes an iterator of tf.data.
         if self.train_function is None or force:
-            self._train_steps = self._compile_steps(self.train_step)
+            self._train_steps = self._compile_steps(self.train_step, self._read_logs)
         return super().make_train_function(force)
 
     def make_test_function(self, force: bool = False) -> Any:
         if self.test_function is None or force:
-            self._test_steps = self._compile_steps(self.test_step)
+            self._test_steps = self._compile_steps(
+                self.test_step, self.get_metrics_result
+            )
         return super().make_test_function(force)
 
-    def _compile_steps(self, step: Callable[[Batch], Logs]) -> CompiledSteps:
+    def _compile_steps(
+        self, step: Callable[[Batch], Logs], read: Callable[[], Logs]
+    ) -> CompiledSteps:
         return CompiledSteps(
             step,
-            self._read_logs,
+            read,
             self.steps_per_execution,
             self.distribute_strategy,
             self.jit_compile,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from samkeras.experiment.options.fields import NonNegativeFloat, PositiveInt
+from samkeras.experiment.options.fields import Fraction, NonNegativeFloat, PositiveInt
 from samkeras.experiment.options.targets import RUN_DIR
 
 
@@ -27,6 +27,8 @@ class Session:
     """with ray: GPUs that a run needs"""
     tpus_per_run: NonNegativeFloat = 0.0
     """with ray: TPU chips that a run needs"""
+    resident_data: Fraction = 0.25
+    """share of the device's memory that data may take; others come from the host"""
     rerun: bool = False
     """train again what is already finished"""
     dry_run: bool = False

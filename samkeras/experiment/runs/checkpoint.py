@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment.options.config import list_changes
 from samkeras.model import SAMModel
@@ -26,14 +27,13 @@ class CheckpointError(RuntimeError):
     """A checkpoint is not one of this run and its model."""
 
 
-def capture(model: SAMModel) -> Arrays:
-    """Copies of a model's state on the host: weights, the state of random generators,
-    optimizer, metrics, method and masks."""
-    arrays = {}
+def capture(model: SAMModel) -> dict[str, Any]:
+    """Copies of a model's state, on the device: weights, the state of random
+    generators, optimizer, metrics, method and masks."""
+    arrays: dict[str, Any] = {}
     for name, variables in model.state().items():
-        for i, variable in enumerate(variables):
-            # A copy, because the backend reuses the memory of its variables.
-            arrays[f"{name}/{i}"] = np.array(variable)
+        for i, copy in enumerate(backend.copy_values(variables)):
+            arrays[f"{name}/{i}"] = copy
     if model.masks is not None:
         for i, mask in model.masks.to_arrays(model.weights).items():
             arrays[f"masks/{i}"] = mask
@@ -127,13 +127,13 @@ class Checkpoints:
         self._writer = threading.Thread()
         self._error: Exception | None = None
 
-    def save(self, epoch: int, step: int, arrays: Arrays, values: dict) -> None:
+    def save(self, epoch: int, step: int, arrays: dict[str, Any], values: dict) -> None:
         """Writes a checkpoint in the background.
 
         Args:
             epoch: the epoch to go on with.
             step: its steps that are done.
-            arrays: the state. Not copied: leave it as it is.
+            arrays: the state, on the device or the host. Not copied: leave it as it is.
             values: what else is to be known, plain values.
         """
         self.wait()
@@ -228,11 +228,11 @@ class Checkpoints:
         for path in (*_paths(self._folder), *self._folder.glob(f"{UNUSABLE}_*.npz")):
             path.unlink(missing_ok=True)
 
-    def _write(self, path: Path, arrays: Arrays, values: dict) -> None:
+    def _write(self, path: Path, arrays: dict[str, Any], values: dict) -> None:
         temporary = path.with_suffix(".tmp")
         try:
             text = np.frombuffer(json.dumps(values).encode(), "uint8")
-            content: dict[str, Any] = {**arrays, "values": text}
+            content = {**backend.fetch(arrays), "values": text}
             with open(temporary, "wb") as file:
                 np.savez(file, **content)
                 file.flush()

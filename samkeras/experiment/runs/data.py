@@ -1,10 +1,13 @@
 """A run's data, read once for all runs whose options give the same."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from samkeras.data.examples import Examples
+from samkeras.backend import backend
+from samkeras.data.examples import ArrayExamples, Examples
 from samkeras.data.splits import Splits
 from samkeras.experiment.options.groups import Config, LabelNoise
 from samkeras.experiment.runs.recall import Recall
@@ -57,3 +60,34 @@ def add_noise(
     num_classes = splits.info.num_classes or 0  # there are some, the task has checked
     rate = LabelNoise.of(config).label_noise
     return splits.train.with_label_noise(rate, num_classes, seed)
+
+
+def find_resident(
+    examples: list[Any], share: float, note: Callable[[str], None]
+) -> list[Any]:
+    """The same examples, on the device where they all fit there.
+
+    Args:
+        examples: of a run; those that are no arrays, or of different sizes, stay as
+            they are.
+        share: of the device's memory that they may take; 0: none.
+        note: told if they do not fit.
+    """
+    able = [e for e in examples if isinstance(e, ArrayExamples) and e.can_be_resident]
+    needed = sum(each.x.nbytes + each.y.nbytes for each in able)
+    if not able or share == 0:
+        return examples
+    memory = backend.find_memory()
+    if needed > share * memory:
+        note(
+            f"batches come from the host: the data take {needed / 2**30:.1f} GiB, "
+            f"--resident_data {share:g} of the device's memory is "
+            f"{share * memory / 2**30:.1f} GiB"
+        )
+        return examples
+    return [
+        dataclasses.replace(each, is_resident=True)
+        if any(each is one for one in able)
+        else each
+        for each in examples
+    ]

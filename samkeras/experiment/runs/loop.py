@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ from samkeras.backend import backend
 from samkeras.data.batches import Batches
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.member import Member, Place
+from samkeras.experiment.runs.pace import Pace
 from samkeras.model import SAMModel
 from samkeras.task import Validation
 
@@ -40,6 +42,7 @@ class Loop:
     ):
         self._model, self._batches, self._validation = model, batches, validation
         self._member, self._num_epochs, self._stop = member, num_epochs, stop
+        self._pace = Pace(model.steps_per_execution)
         _, self._num_processes = backend.find_process()
 
     def train(self) -> None:
@@ -69,31 +72,33 @@ class Loop:
         if place.step == 0:  # else they are the checkpoint's
             model.reset_metrics()
         started, like = time.monotonic(), batches.specs
-        loss: Any = None
+        self._pace.start()
+        logs: dict[str, Any] = {}
+        loss, count = None, 0
         with contextlib.closing(batches.take(model.steps_per_execution)) as parts:
-            for part in parts:
+            for part in itertools.chain.from_iterable(map(self._pace.cut, parts)):
                 self._pause(place, loss)
                 logs = model.train_on_batches(part, like)
                 # Of the steps before: the device takes these meanwhile.
-                self._note(place, loss)
-                place, loss = place._replace(step=place.step + len(part)), logs["loss"]
+                self._note(place, loss, count)
+                loss, count = logs["loss"], len(part)
+                place = place._replace(step=place.step + count)
                 if place.step < batches.total:
                     self._pause(place, loss)  # before the next ones are made
-        self._note(place, loss)
-        results = {
-            **model.get_metrics_result(),
-            **model.get_gradient_metrics_result(),
-            **batches.statistics(),
-        }
+        self._note(place, loss, count)
+        results = {**backend.fetch(logs), **batches.statistics()}
         logs = {name: float(value) for name, value in results.items()}
         seconds = time.monotonic() - started
         speed = batches.count_examples(batches.left) / seconds
         return place._replace(logs=logs, examples_per_second=speed)
 
-    def _note(self, place: Place, loss: Any) -> None:
-        """Waits for the steps before a place, and tells the member of them."""
+    def _note(self, place: Place, loss: Any, count: int = 0) -> None:
+        """Waits for the `count` steps before a place, and tells the member of them."""
         if loss is not None:
-            self._member.end_steps(place, self._batches.total, float(loss))
+            self._member.end_steps(
+                place, self._batches.total, float(backend.fetch(loss))
+            )
+            self._pace.end(count)
 
     def _pause(self, place: Place, loss: Any = None) -> None:
         """Stops at a place where a stop is requested: of several processes, which must

@@ -5,8 +5,6 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from samkeras.backend import backend
 from samkeras.data.batches import Batches
 from samkeras.experiment.runs import checkpoint
@@ -56,7 +54,7 @@ class Member:
         monitor: the metric that is reported.
         best: the best of it, None before the first epoch's end.
         best_epoch: its epoch, counted from 0.
-        best_weights: its weights, none before.
+        best_weights: its weights, on the device or the host; none before.
         final: the metric's last value.
     """
 
@@ -71,7 +69,7 @@ class Member:
         self.monitor, self._mode = run.workload.monitor, run.workload.mode
         self.best: float | None = None
         self.best_epoch: int | None = None
-        self.best_weights: list[np.ndarray] = []
+        self.best_weights: list[Any] = []
         self.final: float | None = None
         self._run, self._config, self._rate = run, run.config, rate
         self._logger, self._progress = logger, progress
@@ -132,8 +130,7 @@ class Member:
         self.final, self._finite_logs = scores[self.monitor], logs
         if self._is_best(self.final):
             self.best, self.best_epoch = self.final, epoch
-            # Copies, because the backend reuses the memory of the weights.
-            self.best_weights = [np.array(w) for w in model.get_weights()]
+            self.best_weights = backend.copy_values(model.weights)
         self._progress.reach((epoch + 1) * steps * self._run.passes)
         shown = {self.monitor: self.final, "best": self.best, "loss": logs["loss"]}
         self._progress.end_epoch(epoch, self._config.total_epochs, shown)

@@ -45,6 +45,10 @@ class RunProgress:
     def say(self, line: str) -> None:
         self._tell("say", line)
 
+    def note(self, line: str) -> None:
+        """Says what is to be said once, whichever of the runs says it."""
+        self._tell("note", line)
+
 
 class ProgressDisplay:
     """Two lines at the end of a terminal; elsewhere a line every ten seconds.
@@ -68,6 +72,7 @@ class ProgressDisplay:
         self._num_started = self._num_ended = 0
         self._run: int | None = None  # the last that said something
         self._news: list[str] = []  # that it said
+        self._notes: set[str] = set()  # that were said
         self._best: float | None = None  # of all runs that have ended
         # When, and after how much work, the first steps were done: the past that tells
         # of the time left begins then, as they are compiled, which takes long.
@@ -107,6 +112,10 @@ class ProgressDisplay:
                 self._end_epoch(run, *values)
             case "say":
                 self.say(" ".join((*self._name(run), *values)))
+            case "note":
+                if values[0] not in self._notes:
+                    self._notes.add(values[0])
+                    self.say(values[0])
 
     def fail_run(self, run: int, reason: str) -> None:
         """Says why a run failed."""

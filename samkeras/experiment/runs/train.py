@@ -65,7 +65,7 @@ def train(
         check_memory(run.task.devices(), size.num_params)
         model = build_model(run, splits.info)
         describe_model(logger, size, model)
-        _train(run, model, size, splits, logger, checkpoints, progress)
+        _train(run, session, model, size, splits, logger, checkpoints, progress)
         logger.end("FINISHED")
     except KeyboardInterrupt:
         try:
@@ -91,6 +91,7 @@ def train(
 
 def _train(
     run: Run,
+    session: Session,
     model: SAMModel,
     size: ModelSize,
     splits: Splits,
@@ -104,8 +105,11 @@ def _train(
     if LabelNoise.of(config).label_noise:
         examples, record, share = data.add_noise(config, splits)
         describe_noise(logger, record, share)
+    examples, validated = data.find_resident(
+        [examples, splits.validation], session.resident_data, progress.note
+    )
     batches = task.batches(config, examples, "order", model)
-    validation = task.validation(config, splits.validation, model)
+    validation = task.validation(config, validated, model)
     compile_model(run, model, batches.total)
     if config.is_pruned:
         prune_model(run, model, size.sparsity, examples)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from samkeras.experiment.options.groups import (
     Treebank,
 )
 from samkeras.experiment.runs.member import NotFiniteError
+from samkeras.experiment.runs.pace import Pace
 from samkeras.model import SAMModel
 from samkeras.seeds import derive_seed
 
@@ -203,6 +205,7 @@ class ExampleValidation:
     ):
         self._model, self._batches, self._score = model, batches, score
         self._predict = model.make_call_function()
+        self._pace = Pace(model.steps_per_execution)
 
     def evaluate(self, pause: Callable[[], None]) -> dict[str, float]:
         """The metrics, and what is measured on the whole set at once.
@@ -212,12 +215,18 @@ class ExampleValidation:
         """
         model, like = self._model, self._batches.specs
         model.reset_metrics()
+        self._pace.start()
+        logs: dict[str, Any] = {}
+        loss, count = None, 0
         with contextlib.closing(self._batches.take(model.steps_per_execution)) as parts:
-            for part in parts:
+            for part in itertools.chain.from_iterable(map(self._pace.cut, parts)):
                 pause()
-                model.test_on_batches(part, like)
-        results = model.get_metrics_result()
-        scores = {name: float(value) for name, value in results.items()}
+                logs = model.test_on_batches(part, like)
+                if loss is not None:  # of the part before, until which there is none
+                    backend.fetch(loss)
+                    self._pace.end(count)
+                loss, count = logs["loss"], len(part)
+        scores = {name: float(value) for name, value in backend.fetch(logs).items()}
         if self._score is not None and all(map(math.isfinite, scores.values())):
             scores |= self._measure(self._score, pause)
         return {f"val_{name}": value for name, value in scores.items()}

@@ -215,7 +215,8 @@ def test_training_takes_the_batches_in_their_own_order(train, monkeypatch):
         return get(self, index)
 
     monkeypatch.setattr(EpochBatches, "__getitem__", record)
-    train(*SMALL, "--width_mult", "0.1", "--batch_size", "16")
+    options = ("--width_mult", "0.1", "--batch_size", "16", "--resident_data", "0")
+    train(*SMALL, *options)
     # TensorFlow looks at some batches before training, to learn their shapes.
     assert taken[-32:] == 2 * list(range(16))
 
@@ -865,3 +866,17 @@ def test_project_folder_does_not_hide_mlflow():
     import mlflow
 
     assert Path(mlflow.__file__).parent != ROOT / "mlflow"
+
+
+def test_data_that_do_not_fit_the_device_come_from_the_host(train, recorded):
+    """With the same results; it is said once for all runs."""
+    options = (*SMALL, "--width_mult", "0.1", "--seed", "0,1", "--verbose", "1")
+    _, out, _ = train(*options)
+    assert "come from the host" not in out
+    code, out, _ = train(*options, "--rerun", "--resident_data", "1e-12")
+    assert code == 0
+    assert out.count("batches come from the host: the data take") == 1
+    key = "final_val_loss"
+    losses = [r.metrics[key] for r in recorded() if key in r.metrics]
+    assert losses[:2] == losses[2:]
+    assert losses[0] != losses[1]
