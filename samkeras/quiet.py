@@ -1,9 +1,11 @@
-"""Keeping native libraries' start-up messages off the user's screen."""
+"""Imports of large packages: without their messages on the user's screen, and without
+what takes seconds and nobody calls."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -21,3 +23,17 @@ def silence_native_stderr() -> Iterator[None]:
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+
+
+@contextlib.contextmanager
+def leave_out(*names: str) -> Iterator[None]:
+    """Has imports do without packages that they can do without, which whoever needs
+    them imports later."""
+    absent = [name for name in names if name not in sys.modules]
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del modules[name]

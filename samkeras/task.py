@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from samkeras.data.batches import Batches
 from samkeras.data.splits import Splits
-from samkeras.model import SAMModel
+
+if TYPE_CHECKING:  # they import keras, and what only looks up runs needs none
+    from samkeras.data.batches import Batches
+    from samkeras.model import SAMModel
 
 
 class Validation(Protocol):
@@ -48,7 +50,15 @@ class Task(Protocol):
         ...
 
     def check(self, config: Any, splits: Splits[Any]) -> None:
-        """Checks a run's options against its data and devices.
+        """Checks a run's options against its data.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        ...
+
+    def check_devices(self, config: Any) -> None:
+        """Checks a run's options against the devices that it is to be trained on.
 
         Raises:
             InputError: they do not fit.
@@ -60,16 +70,18 @@ class Task(Protocol):
         first one tells them."""
         ...
 
-    def batches(self, config: Any, data: Any, stream: str, model: SAMModel) -> Batches:
+    def batches(
+        self, config: Any, data: Any, stream: str, model: "SAMModel"
+    ) -> "Batches":
         """Batches to train the model on, in the order of one of the run's random
         streams; of several processes, this one's part of each."""
         ...
 
-    def validation(self, config: Any, data: Any, model: SAMModel) -> Validation:
+    def validation(self, config: Any, data: Any, model: "SAMModel") -> Validation:
         """What the model is validated by."""
         ...
 
-    def pruning_batch(self, config: Any, data: Any, model: SAMModel) -> Any:
+    def pruning_batch(self, config: Any, data: Any, model: "SAMModel") -> Any:
         """The whole batch that snip scores weights on, the same on all processes."""
         ...
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
-
-import keras
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.errors import InputError, nearest
-from samkeras.methods import Method
-from samkeras.model import SAMModel
 from samkeras.task import Task
+
+if TYPE_CHECKING:
+    import keras
+
+    from samkeras.methods import Method
+    from samkeras.model import SAMModel
 
 __all__ = ["DataInfo", "Splits", "Workload"]
 
@@ -20,6 +22,10 @@ Mode = Literal["max", "min"]
 @dataclass(frozen=True)
 class Workload:
     """A task. Its numbers live in configs/<name>.yaml.
+
+    What is called to train alone, `build`, `loss` as a function of the config,
+    `metrics` and `score`, imports keras itself in workloads/: a command that finds all
+    its runs finished does without, and takes seconds less.
 
     Attributes:
         task: what kind of training it is, of samkeras.experiment.tasks.
@@ -44,13 +50,13 @@ class Workload:
 
     task: Task
     load: Callable[[Any], Splits[Any]]
-    build: Callable[[Any, Any], SAMModel]
-    loss: str | keras.losses.Loss | Callable[..., Any]
-    metrics: Sequence[str | Callable[[], keras.metrics.Metric]]
+    build: "Callable[[Any, Any], SAMModel]"
+    loss: "str | keras.losses.Loss | Callable[..., Any]"
+    metrics: "Sequence[str | Callable[[], keras.metrics.Metric]]"
     monitor: str
     mode: Mode
     score: Callable[..., dict[str, float]] | None = None
-    methods: Mapping[str, Callable[[Any], Method]] = field(default_factory=dict)
+    methods: "Mapping[str, Callable[[Any], Method]]" = field(default_factory=dict)
     version: int = 1
 
     def __post_init__(self) -> None:

@@ -2,19 +2,31 @@
 
 from functools import partial
 
-from keras.metrics import MeanMetricWrapper
-
 from samkeras.data.atari import Game, load_game
 from samkeras.experiment.tasks import PPO
-from samkeras.models.actor_critic import build_actor_critic
-from samkeras.ppo import (
-    PPOLoss,
-    approximate_kl,
-    clip_fraction,
-    entropy,
-    value_error,
-)
 from samkeras.workload import Workload
+
+
+def build(config, info):
+    from samkeras.models.actor_critic import build_actor_critic
+
+    return build_actor_critic(info.input_shape, info.num_outputs, config.width_mult)
+
+
+def loss(config):
+    from samkeras.ppo import PPOLoss
+
+    return PPOLoss(config.value_coefficient, config.entropy_coefficient)
+
+
+def mean_of(function, name):
+    """A metric: the mean over examples of a function of samkeras.ppo."""
+    from keras.metrics import MeanMetricWrapper
+
+    from samkeras import ppo
+
+    return MeanMetricWrapper(getattr(ppo, function), name)
+
 
 workload = Workload(
     task=PPO(),
@@ -23,15 +35,13 @@ workload = Workload(
         config.frames,
         config.eval_games,
     ),
-    build=lambda config, info: build_actor_critic(
-        info.input_shape, info.num_outputs, config.width_mult
-    ),
-    loss=lambda config: PPOLoss(config.value_coefficient, config.entropy_coefficient),
+    build=build,
+    loss=loss,
     metrics=[
-        partial(MeanMetricWrapper, entropy, "entropy"),
-        partial(MeanMetricWrapper, value_error, "value_loss"),
-        partial(MeanMetricWrapper, clip_fraction, "clip_fraction"),
-        partial(MeanMetricWrapper, approximate_kl, "approx_kl"),
+        partial(mean_of, "entropy", "entropy"),
+        partial(mean_of, "value_error", "value_loss"),
+        partial(mean_of, "clip_fraction", "clip_fraction"),
+        partial(mean_of, "approximate_kl", "approx_kl"),
     ],
     monitor="val_score",
     mode="max",

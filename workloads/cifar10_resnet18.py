@@ -1,21 +1,31 @@
 """ResNet-18 on CIFAR-10, or any other image classification set."""
 
-import keras
-
 from samkeras.data.images import load_images
 from samkeras.experiment.tasks import Supervised
-from samkeras.models.resnet import build_resnet18
 from samkeras.workload import Workload
+
+
+def build(config, info):
+    from samkeras.models.resnet import build_resnet18
+
+    return build_resnet18(
+        info.input_shape, info.num_outputs, config.width_mult, depth=config.depth
+    )
+
+
+def loss(config):
+    import keras
+
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
 
 workload = Workload(
     task=Supervised(),
     load=lambda config: load_images(
         config.dataset, config.data_dir, config.image_size, channels=3
     ),
-    build=lambda config, info: build_resnet18(
-        info.input_shape, info.num_outputs, config.width_mult, depth=config.depth
-    ),
-    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    build=build,
+    loss=loss,
     metrics=["accuracy"],
     monitor="val_accuracy",
     mode="max",

@@ -1,32 +1,43 @@
 """A bidirectional LSTM with attention on SST-2, or other sentences of two classes."""
 
-import functools
-
-import keras
-
 from samkeras.data.sentences import load_sentences
 from samkeras.experiment.tasks import Supervised
-from samkeras.models.lstm import build_lstm
 from samkeras.workload import Workload
+
+
+def build(config, info):
+    from samkeras.models.lstm import build_lstm
+
+    return build_lstm(
+        info.vocabulary_size,
+        info.num_outputs,
+        config.width_mult,
+        depth=config.depth,
+        dropout=config.dropout,
+    )
+
+
+def loss(config):
+    import keras
+
+    return keras.losses.BinaryCrossentropy(from_logits=True)
+
+
+def accuracy():
+    import keras
+
+    # of logits
+    return keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+
 
 workload = Workload(
     task=Supervised(),
     load=lambda config: load_sentences(
         config.dataset, config.data_dir, config.max_length
     ),
-    build=lambda config, info: build_lstm(
-        info.vocabulary_size,
-        info.num_outputs,
-        config.width_mult,
-        depth=config.depth,
-        dropout=config.dropout,
-    ),
-    loss=keras.losses.BinaryCrossentropy(from_logits=True),
-    metrics=[
-        functools.partial(
-            keras.metrics.BinaryAccuracy, threshold=0.0, name="accuracy"
-        )  # of logits
-    ],
+    build=build,
+    loss=loss,
+    metrics=[accuracy],
     monitor="val_accuracy",
     mode="max",
     version=2,  # the vocabulary, and the marks at both ends of a sentence

@@ -1,11 +1,8 @@
 """Teacher-student regression with a two-layer ReLU network; needs no data."""
 
-import keras
-
 from samkeras.data.teacher_student import load_teacher_student
 from samkeras.errors import InputError
 from samkeras.experiment.tasks import Supervised
-from samkeras.models.mlp import build_mlp
 from samkeras.workload import Splits, Workload
 
 
@@ -25,17 +22,29 @@ def load(config) -> Splits:
     return load_teacher_student(config.train_examples, config.validation_examples)
 
 
-workload = Workload(
-    task=Supervised(),
-    load=load,
-    build=lambda config, info: build_mlp(
+def build(config, info):
+    from samkeras.models.mlp import build_mlp
+
+    return build_mlp(
         info.input_shape,
         info.num_outputs,
         [100],
         config.width_mult,
         depth=config.depth,
-    ),
-    loss=keras.losses.MeanSquaredError(),
+    )
+
+
+def loss(config):
+    import keras
+
+    return keras.losses.MeanSquaredError()
+
+
+workload = Workload(
+    task=Supervised(),
+    load=load,
+    build=build,
+    loss=loss,
     metrics=[],
     monitor="val_loss",
     mode="min",

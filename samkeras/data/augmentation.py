@@ -1,13 +1,12 @@
 """Random changes of training images in memory, drawn by the epoch."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-from keras import ops
 
-from samkeras.backend import backend
-from samkeras.backend.interface import Tensor
+if TYPE_CHECKING:  # it imports keras, and what describes a data set needs none
+    from samkeras.backend.interface import Tensor
 
 
 class Transform(Protocol):
@@ -31,7 +30,7 @@ class DeviceTransform(Transform, Protocol):
     """One that a compiled step can make, and that leaves images as they are where there
     is no chance. Equal ones do the same."""
 
-    def apply_on_device(self, images: Tensor, draws: Tensor) -> Tensor:
+    def apply_on_device(self, images: "Tensor", draws: "Tensor") -> "Tensor":
         """What `apply` does, to the bit, in keras.ops."""
         ...
 
@@ -66,7 +65,11 @@ class CropFlip:
         crops[mirrored] = crops[mirrored, :, ::-1]
         return crops
 
-    def apply_on_device(self, images: Tensor, draws: Tensor) -> Tensor:
+    def apply_on_device(self, images: "Tensor", draws: "Tensor") -> "Tensor":
+        from keras import ops
+
+        from samkeras.backend import backend
+
         _, height, width, channels = images.shape
         margins = [(0, 0), *[(self.padding, self.padding)] * 2, (0, 0)]
         padded = ops.pad(images, margins)

@@ -3,14 +3,16 @@ methods, such as an ImageStream."""
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
 from samkeras.data.augmentation import DeviceTransform, Transform
-from samkeras.data.batches import EpochBatches, PassBatches
 from samkeras.data.label_noise import add_label_noise
 from samkeras.data.padding import Collate
+
+if TYPE_CHECKING:  # they import keras, and what describes a data set needs none
+    from samkeras.data.batches import EpochBatches, PassBatches
 
 Arrays = tuple[np.ndarray, np.ndarray]
 """x and y, whose first axis is the example."""
@@ -50,7 +52,7 @@ class Examples(Protocol):
         steps: int | None = None,
         multiple_of: int = 1,
         process: tuple[int, int] = (0, 1),
-    ) -> PassBatches:
+    ) -> "PassBatches":
         """Batches of one epoch after the other; the last one of an epoch may be
         smaller.
 
@@ -138,8 +140,10 @@ class ArrayExamples:
         steps: int | None = None,
         multiple_of: int = 1,
         process: tuple[int, int] = (0, 1),
-    ) -> EpochBatches:
+    ) -> "EpochBatches":
         """See Examples.batches."""
+        from samkeras.data.batches import EpochBatches
+
         return EpochBatches(
             self.x,
             self.y,

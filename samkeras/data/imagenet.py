@@ -1,10 +1,10 @@
 """ImageNet and other sets of images that are brought to one size by cropping."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from samkeras.data.arrays import as_bytes
 from samkeras.data.examples import ArrayExamples, Arrays
-from samkeras.data.image_stream import ImageStream
 from samkeras.data.images import is_npz, load_images
 from samkeras.data.resized_crop import ResizedCrop
 from samkeras.data.splits import Splits
@@ -16,10 +16,13 @@ from samkeras.data.tfds_sets import (
 )
 from samkeras.errors import InputError
 
+if TYPE_CHECKING:  # it imports keras
+    from samkeras.data.image_stream import ImageStream
+
 
 def load_imagenet(
     dataset: str, data_dir: str | None, size: int = 224
-) -> Splits[ImageStream] | Splits[ArrayExamples]:
+) -> "Splits[ImageStream] | Splits[ArrayExamples]":
     """An image classification set at one size: random-resized crops to train on, centre
     crops to validate on.
 
@@ -42,7 +45,9 @@ def load_imagenet(
         return _load_arrays(dataset, data_dir, size)
     info = describe_tfds(dataset, data_dir)
 
-    def read() -> tuple[ImageStream, ImageStream]:
+    def read() -> "tuple[ImageStream, ImageStream]":
+        from samkeras.data.image_stream import ImageStream
+
         builder = prepared_builder(dataset, data_dir)
         train, validation = split_names(builder)
         return ImageStream(builder, train, size), ImageStream(builder, validation, size)

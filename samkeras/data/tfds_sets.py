@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import keras
 import numpy as np
 
 from samkeras.data.splits import DataInfo
@@ -179,6 +178,7 @@ def import_tfds(sample: str = SAMPLE) -> ModuleType:
     """tensorflow_datasets; on the JAX backend, TensorFlow then only sees the CPU."""
     try:
         with silence_native_stderr():
+            import keras
             import tensorflow as tf
             import tensorflow_datasets as tfds
 

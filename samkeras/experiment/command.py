@@ -1,18 +1,13 @@
 """The command line: `python run.py`, or `python -m samkeras` from anywhere."""
 
-import contextlib
 import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from samkeras.errors import InputError
 from samkeras.experiment.runs.interrupt import INTERRUPTED, end_at_once
-from samkeras.quiet import silence_native_stderr
 
 # Nothing here imports packages that Python does not bring before `main` does: it says
 # which are missing.
@@ -61,22 +56,15 @@ def _run(name: str, options: list[str]) -> int:
         from samkeras.experiment.studies.figure import parse_figure
 
         figure, (session, configs) = parse_figure(target, options)
-    # Imported late: keras takes seconds, help and most errors need none.
-    with silence_native_stderr():
-        with _left_out("sklearn", "matplotlib", "IPython"):
-            import keras
+    from samkeras.experiment.launch import start
+    from samkeras.experiment.runs.run import Run
+    from samkeras.experiment.studies.grid import run_grid
 
-        join_processes(keras)
-        from samkeras.backend import backend
-        from samkeras.experiment.runs.run import Run
-        from samkeras.experiment.studies.grid import run_grid
-
-        backend.cache_programs()
-        if session.workers > 1 or session.ray is not None:
-            backend.use_cpu_only()
-        keras.distribution.list_devices()  # starts the backend
-
-    if backend.find_process()[0] == 0 and session.verbose and not session.dry_run:
+    if start.is_shared():
+        start.start_backend(session)
+    elif not configs[0].target.is_house:
+        start.import_keras()  # as its module most likely does, with more than it needs
+    if start.find_process()[0] == 0 and session.verbose and not session.dry_run:
         say_where(session.run_dir)
     return run_grid(session, list(map(Run, configs)), figure)
 
@@ -108,20 +96,6 @@ def _say_how_to_install(package: str) -> str:
     return f"{line}`source {environment / 'bin' / 'activate'}`"
 
 
-@contextlib.contextmanager
-def _left_out(*names: str) -> Iterator[None]:
-    """Has imports do without packages, which whoever needs them imports later: keras
-    takes a second and a half for those of wrappers and plots that nobody here calls."""
-    absent = [name for name in names if name not in sys.modules]
-    modules: dict[str, Any] = sys.modules
-    modules.update(dict.fromkeys(absent))
-    try:
-        yield
-    finally:
-        for name in absent:
-            del modules[name]
-
-
 def _one_line(text: str) -> str:
     """A text without what breaks lines, and without the middle of what has no end."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -151,22 +125,6 @@ def set_backend() -> None:
             f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}. Received: {backend}"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-def join_processes(keras: ModuleType) -> None:
-    """Joins the processes on other hosts, where the environment names them."""
-    if not any(name.startswith("KERAS_DISTRIBUTION_") for name in os.environ):
-        return
-    if os.environ["KERAS_BACKEND"] != "jax":
-        raise InputError("several processes need KERAS_BACKEND=jax")
-    try:
-        keras.distribution.initialize()
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            "KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID do not "
-            f"lead to the other processes: {reason[:200]}"
-        ) from None
 
 
 def run_and_exit() -> None:

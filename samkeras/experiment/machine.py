@@ -5,16 +5,23 @@ import importlib.metadata
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any
-
-import keras
 
 import samkeras
 
 
+def name_backend() -> str:
+    """Keras' backend, also before keras is imported."""
+    keras = sys.modules.get("keras")
+    return os.environ["KERAS_BACKEND"] if keras is None else keras.backend.backend()
+
+
 def find_versions() -> dict[str, str]:
     """The versions of Python and of the packages that decide a result."""
+    import keras
+
     backend = keras.backend.backend()
     return {
         "python": platform.python_version(),
@@ -26,6 +33,8 @@ def find_versions() -> dict[str, str]:
 
 def describe_machine() -> dict[str, Any]:
     """The system, the processor and the devices that the backend sees."""
+    import keras
+
     return {
         "system": platform.platform(),
         "cpu": f"{name_processor()}, {os.cpu_count()} cores",

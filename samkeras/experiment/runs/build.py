@@ -6,7 +6,6 @@ import inspect
 import math
 import os
 import random
-import re
 from typing import Any, NamedTuple
 
 import keras
@@ -18,6 +17,7 @@ from samkeras.data.examples import Examples
 from samkeras.data.splits import DataInfo
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import Config, Dropout, Linearized
+from samkeras.experiment.runs.failure import name_options
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.schedule import build_schedule
@@ -25,9 +25,6 @@ from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.model import SAMModel
 from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
-
-# Options that the library's messages mention, by the names of its arguments.
-_LIBRARY_ARGUMENTS = re.compile(r"\b(allow_empty_layers|alpha|m_sharpness)\b")
 
 
 def build_model(run: Run, info: DataInfo) -> SAMModel:
@@ -231,8 +228,3 @@ def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     if config.optimizer == "adam":
         return keras.optimizers.Adam(rate, **constants)
     return keras.optimizers.AdamW(rate, config.weight_decay, **constants)
-
-
-def name_options(message: str) -> str:
-    """The library's message with its arguments named as options."""
-    return _LIBRARY_ARGUMENTS.sub(r"--\1", message)

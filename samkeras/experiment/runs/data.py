@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from samkeras.backend import backend
 from samkeras.data.examples import ArrayExamples, Examples
 from samkeras.data.splits import Splits
 from samkeras.experiment.options.groups import Config, LabelNoise
@@ -77,6 +76,8 @@ def find_resident(
     needed = sum(each.x.nbytes + each.y.nbytes for each in able)
     if not able or share == 0:
         return examples
+    from samkeras.backend import backend
+
     memory = backend.find_memory()
     if needed > share * memory:
         note(

@@ -2,14 +2,15 @@
 
 import contextlib
 import re
+import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from samkeras.errors import InputError, find_own_line
 from samkeras.experiment.options.groups import Config
-from samkeras.experiment.runs.build import name_options
-from samkeras.experiment.runs.member import NotFiniteError
+from samkeras.experiment.options.session import Session
 from samkeras.experiment.tracking.record import FolderGoneError, Record
 from samkeras.files import replace_file
 
@@ -20,6 +21,12 @@ _RAISED_IN_LAYER = re.compile(
     r"\x1b\[1m(?:.*Error encountered:\s)?(.*)\x1b\[0m", re.DOTALL
 )
 _STYLE = re.compile(r"\x1b\[\d*m")
+# Options that the library's messages mention, by the names of its arguments.
+_LIBRARY_ARGUMENTS = re.compile(r"\b(allow_empty_layers|alpha|m_sharpness)\b")
+
+
+class NotFiniteError(RuntimeError):
+    """A number of training or validation is infinite or not a number."""
 
 
 class Failure(NamedTuple):
@@ -64,6 +71,11 @@ def describe(error: BaseException) -> str:
     return _as_line(f"{type(error).__name__}: {message}")
 
 
+def name_options(message: str) -> str:
+    """The library's message with its arguments named as options."""
+    return _LIBRARY_ARGUMENTS.sub(r"--\1", message)
+
+
 def _raised(error: BaseException) -> str:
     raised = _RAISED_IN_LAYER.search(str(error))
     return raised[1] if raised else str(error)
@@ -75,6 +87,32 @@ def _as_line(text: str) -> str:
 
 def format_traceback(error: BaseException) -> str:
     return _STYLE.sub("", "".join(traceback.format_exception(error)))
+
+
+@contextlib.contextmanager
+def explained(what: str, session: Session, config: Config) -> Iterator[None]:
+    """Makes bad input of any error of a workload's own code.
+
+    Args:
+        what: that code does.
+        session: how much is to be printed of it.
+        config: of a run of the workload.
+
+    Raises:
+        InputError: there was one.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if session.verbose == 2:
+            print(format_traceback(error), file=sys.stderr)
+        raise InputError(
+            f"{config.target} cannot {what}: {describe(error)} "
+            f"({find_own_line(error)})"
+            f"{'' if session.verbose == 2 else '; --verbose 2 prints the traceback'}"
+        ) from None
 
 
 def record_failure(logger: Record, failure: Failure) -> None:

@@ -9,6 +9,7 @@ from samkeras.backend import backend
 from samkeras.data.batches import Batches
 from samkeras.experiment.runs import checkpoint
 from samkeras.experiment.runs.checkpoint import Arrays, CheckpointError, Checkpoints
+from samkeras.experiment.runs.failure import NotFiniteError
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.result import unknown_monitor
 from samkeras.experiment.runs.run import Run
@@ -17,10 +18,6 @@ from samkeras.experiment.tracking.record import Record
 from samkeras.files import replace_file
 from samkeras.model import SAMModel
 from samkeras.task import Validation
-
-
-class NotFiniteError(RuntimeError):
-    """A number of training or validation is infinite or not a number."""
 
 
 class Place(NamedTuple):

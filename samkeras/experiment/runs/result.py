@@ -5,11 +5,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-import keras
-
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.groups import Config
-from samkeras.statistics import GRADIENT_METRICS
 from samkeras.workload import Workload
 
 # Numbers of a result that are not among those of its record.
@@ -69,6 +66,8 @@ class Result:
 def list_numbers(workload: Workload) -> tuple[list[str], bool]:
     """The names of the numbers that runs of a workload have, and whether those are all:
     what a score or a game has beside keras' metrics, a finished run tells."""
+    from samkeras.statistics import GRADIENT_METRICS
+
     logged = ["loss", *workload.metric_names]
     validated = [f"val_{name}" for name in logged]
     reported = [f"{kind}_{workload.monitor}" for kind in ("best", "final")]
@@ -84,6 +83,8 @@ def check_measured(config: Config) -> None:
     Raises:
         InputError: they will not.
     """
+    import keras
+
     workload = config.target.load()
     _check_names("loss", [workload.loss], keras.losses, config)
     _check_names("metrics", workload.metrics, keras.metrics, config)

@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import keras
-
 import samkeras
 from samkeras.data.splits import Splits
 from samkeras.errors import InputError
+from samkeras.experiment.machine import name_backend
 from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.config import (
     option_types,
@@ -132,8 +131,8 @@ class Run:
     def find_marks(self, splits: Splits) -> Marks:
         """Its fingerprints on this backend."""
         content = splits.content and splits.content.digest
-        backend = keras.backend.backend()
-        return find_marks(self.config, self.workload.version, backend, content)
+        version = self.workload.version
+        return find_marks(self.config, version, name_backend(), content)
 
     def find_folder(self, run_dir: str, marks: Marks) -> tuple[Path, str]:
         """Its folder, and the fingerprint that its files there have: the one of 0.1

@@ -8,33 +8,21 @@ import math
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from samkeras.backend import backend
-from samkeras.errors import InputError, find_own_line
-from samkeras.experiment.launch import ray as cluster
-from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
-from samkeras.experiment.options.config import varied_fields
+from samkeras.errors import InputError
+from samkeras.experiment.launch.start import broadcast, find_process, start_backend
 from samkeras.experiment.options.fingerprint import Marks
-from samkeras.experiment.options.groups import Dropout, Linearized
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import home, is_checkout
-from samkeras.experiment.runs.build import measure_size
-from samkeras.experiment.runs.data import Memory, describe_data, read_data
-from samkeras.experiment.runs.failure import (
-    TRACEBACK,
-    Failure,
-    describe,
-    format_traceback,
-)
+from samkeras.experiment.runs.data import Memory, describe_data
+from samkeras.experiment.runs.failure import Failure, explained
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
-from samkeras.experiment.runs.progress import ProgressDisplay
 from samkeras.experiment.runs.recall import Recall
-from samkeras.experiment.runs.result import Result, check_measured
+from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.runs.train import without_metrics
 from samkeras.experiment.studies import answer, pictures, tables
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.tracking.record import (
@@ -45,7 +33,10 @@ from samkeras.experiment.tracking.record import (
     Tracker,
 )
 from samkeras.experiment.tracking.tracker import MLflowTracker, default_uri
-from samkeras.workload import Splits, Workload
+from samkeras.workload import Splits
+
+# What imports keras is imported where something trains or is drawn: runs that are
+# finished are found without it, and it takes seconds.
 
 
 def run_grid(session: Session, runs: list[Run], figure: Figure | None = None) -> int:
@@ -55,11 +46,8 @@ def run_grid(session: Session, runs: list[Run], figure: Figure | None = None) ->
     Raises:
         InputError: something is wrong that can be known before training.
     """
-    with _explained("read what it measures", session, runs[0]):
-        check_measured(runs[0].config)
-        if figure is not None:
-            pictures.check_numbers(figure, runs[0].workload)
-    if backend.find_process()[0] > 0:
+    _ = runs[0].workload  # whose options may not be those of its task
+    if find_process()[0] > 0:
         return _follow(session, runs)
     return _run_grid(session, runs, figure, MLflowTracker)
 
@@ -83,37 +71,38 @@ def _run_grid(
 ) -> int:
     target = runs[0].config.target
     described: Memory = Recall()
-    with _explained("load its data", session, runs[0]):
+    with explained("load its data", session, runs[0].config):
         splits = [describe_data(run.config, described) for run in runs]
     if session.dry_run:
-        with _explained("build its model", session, runs[0]):
-            tables.print_dry_run(runs, splits)
-        return 0
-    _check(session, runs, splits)
-    # A data set that cannot be had is bad input, and known before anything is logged.
-    memory: Memory = Recall()
-    with _explained("load its data", session, runs[0]):
-        splits = [read_data(run.config, memory) for run in runs]
-    if session.ray is not None:
-        cluster.connect(session, target)
+        return _say_what_would_run(session, runs, splits, figure)
+    _check_writable(Path(session.run_dir))
     tracker = make_tracker(
         session.tracking_uri, session.experiment or target.experiment
     )
     tracker.deliver_pending(Path(session.run_dir))
     marks = [run.find_marks(each) for run, each in zip(runs, splits, strict=True)]
     place = _find_place(session, marks, figure)
+    finished, ended = _find_finished(tracker, session, runs, marks, place)
+    results = broadcast({i: result for i, (result, _) in finished.items()})
+    if results and session.verbose:
+        print(f"{len(results)} of {len(runs)} runs already finished")
+    left = {i: (runs[i], splits[i]) for i in range(len(runs)) if i not in results}
+    data = _prepare(session, left, figure) if left else {}
     is_grid = len(runs) > 1 or figure is not None
-    group = place.folder.name if is_grid else None
-    tracker.save_view(answer.choose_view(runs, group))
-    results, ended = _find_finished(tracker, session, runs, marks, place)
-    results = backend.broadcast(results)
+    tracker.save_view(answer.choose_view(runs, place.folder.name if is_grid else None))
+    if session.rerun:
+        tracker.scatter(place.folder.name)
+    elif len(runs) > 1:
+        tracker.gather(place.folder.name, [found for _, found in finished.values()])
     signal.signal(signal.SIGTERM, raise_interrupt)
-    remaining = [i for i in range(len(runs)) if i not in results]
     parent = None
-    if figure is not None or (is_grid and (remaining or ended is None)):
+    if figure is not None or (is_grid and (left or ended is None)):
         parent = _start_parent(tracker, session, runs, place, figure)
-    jobs = [Job(i, runs[i], session, splits[i], parent) for i in remaining]
-    interrupted = _train_all(jobs, session, runs, results, tracker)
+    interrupted = False
+    if data:
+        from samkeras.experiment.studies import training
+
+        interrupted = training.train(session, runs, data, parent, results, tracker)
     failed = any(result.failure for result in results.values())
     found = [results[i] for i in sorted(results)]
     drawn: list[Path] = []
@@ -139,142 +128,42 @@ def _run_grid(
     return 1 if failed else 0
 
 
-@contextlib.contextmanager
-def _explained(what: str, session: Session, run: Run) -> Iterator[None]:
-    """Makes bad input of any error of a workload's own code.
+def _say_what_would_run(
+    session: Session, runs: list[Run], splits: list[Splits], figure: Figure | None
+) -> int:
+    start_backend(session)
+    from samkeras.experiment.studies import dry_run, training
 
-    Args:
-        what: that code does.
-        session: how much is to be printed of it.
-        run: one of the workload.
-
-    Raises:
-        InputError: there was one.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if session.verbose == 2:
-            print(format_traceback(error), file=sys.stderr)
-        raise InputError(
-            f"{run.config.target} cannot {what}: {describe(error)} "
-            f"({find_own_line(error)})"
-            f"{'' if session.verbose == 2 else '; --verbose 2 prints the traceback'}"
-        ) from None
+    training.check_at_once(session, runs, figure)
+    with explained("build its model", session, runs[0].config):
+        dry_run.print_dry_run(runs, splits)
+    return 0
 
 
-def _check(session: Session, runs: list[Run], splits: list[Splits]) -> None:
-    """Checks what can be known before the data is read.
+def _prepare(
+    session: Session, left: dict[int, tuple[Run, Splits]], figure: Figure | None
+) -> dict[int, Splits]:
+    """Sees whether the runs that are left can be trained. Returns the data of each,
+    read, by position.
 
     Raises:
-        InputError: something is wrong.
+        InputError: they cannot.
     """
-    for run, loaded in zip(runs, splits, strict=True):
-        config = run.config
-        options = (config.match_width, Linearized.of(config).alpha)
-        if any(o is not None for o in (*options, Dropout.of(config).dropout)):
-            _check_model(run, loaded)
-    workload = runs[0].workload
-    num_processes = backend.find_process()[1]
-    if num_processes > 1 and (session.workers > 1 or session.ray is not None):
-        raise InputError(
-            "--workers and --ray train many runs at once, several processes train one "
-            f"run together. Received: both, with {num_processes} processes"
-        )
-    is_whole = workload.score is not None or not workload.task.is_shared
-    if num_processes > 1 and is_whole:
-        raise InputError(
-            f"{runs[0].config.target} trains in one process: its "
-            f"{workload.monitor} is of all predictions or games together. "
-            f"Received: {num_processes} processes"
-        )
-    _check_writable(Path(session.run_dir))
+    start_backend(session)
+    from samkeras.experiment.studies import training
 
-
-def _check_model(run: Run, splits: Splits) -> None:
-    """Builds a run's model without its weights.
-
-    Raises:
-        InputError: its options do not allow it.
-    """
-    try:
-        measure_size(run, splits.info)
-    except InputError:
-        raise
-    except Exception:
-        pass  # A fault in its code: the run says so, and the others train.
-
-
-def _train_all(
-    jobs: list[Job],
-    session: Session,
-    runs: list[Run],
-    results: dict[int, Result],
-    tracker: Tracker,
-) -> bool:
-    """Trains what is left and adds it to the results. Returns whether it was
-    interrupted."""
-    work = {job.number: _count_work(job.run, job.splits) for job in jobs}
-    varied = varied_fields(run.config for run in runs)
-    labels = {job.number: tables.label(job.run, varied) for job in jobs}
-    notes = dict.fromkeys(note for job in jobs for note in job.splits.notes)
-    with ProgressDisplay(work, labels, session.verbose) as progress:
-        for note in notes:
-            progress.say(note)
-        if results:
-            progress.say(f"{len(results)} of {len(runs)} runs already finished")
-        try:
-            for job, result in _train(jobs, session, tracker, progress):
-                results[job.number] = result
-                if result.failure:
-                    _say_failure(job, result, progress)
-                    if backend.find_process()[1] > 1:
-                        break  # The other processes may still be in this run.
-                progress.end_run(job.number, _find_best(results, runs[0].workload))
-        except KeyboardInterrupt:
-            return True
-    return False
-
-
-def _say_failure(job: Job, result: Result, progress: ProgressDisplay) -> None:
-    """Says why a run failed, and where its traceback is, if there is one: printed where
-    each epoch is."""
-    place = ""
-    if result.traceback is not None:
-        marks = job.run.find_marks(job.splits)
-        folder, _ = job.run.find_folder(job.session.run_dir, marks)
-        place = f"; traceback: {folder / TRACEBACK}"
-    progress.fail_run(job.number, f"{result.failure}{place}")
-    if result.traceback is not None and job.session.verbose == 2:
-        progress.say(result.traceback)
-
-
-def _train(
-    jobs: list[Job], session: Session, tracker: Tracker, progress: ProgressDisplay
-) -> Iterator[tuple[Job, Result]]:
-    """Trains runs where the session says, and gives each result as it comes."""
-    if not jobs:
-        return iter(())
-    if session.ray is not None:
-        return cluster.train_on_ray(jobs, session, tracker, progress)
-    if session.workers > 1:
-        return train_in_workers(jobs, session.workers, tracker, progress)
-    return train_here(jobs, tracker, progress)
-
-
-def _find_best(results: dict[int, Result], workload: Workload) -> float | None:
-    values = [result.best for result in results.values() if result.failure is None]
-    if not values:
-        return None
-    return max(values) if workload.mode == "max" else min(values)
+    read = training.prepare(session, [*left.values()], figure)
+    return dict(zip(left, read, strict=True))
 
 
 def _complete(
     runs: list[Run], splits: list[Splits], results: dict[int, Result]
 ) -> list[Result]:
     """The results of all runs, of those too that are not trained yet."""
+    if len(results) == len(runs):
+        return [results[i] for i in range(len(runs))]
+    from samkeras.experiment.runs.train import without_metrics
+
     return [
         results[i]
         if i in results
@@ -288,6 +177,7 @@ def _draw(
 ) -> list[Path]:
     """Draws a figure's pictures, of what there is, and records them. Returns the paths
     of those that can be drawn."""
+    start_backend(session)  # whose machine the pictures name
     drawn: list[Path] = []
     for picture in figure.pictures:
         run_dir = Path(session.run_dir)
@@ -318,19 +208,6 @@ def print_address(tracker: Tracker, parent: Record | RecordedRun | None) -> None
         print(f"What they say together: {page}")
 
 
-def _count_work(run: Run, splits: Splits) -> float:
-    per_epoch = run.task.steps_per_epoch(run.config, splits)
-    if per_epoch is None:
-        raise ValueError("a run's data are read before it trains")
-    try:
-        passes = run.passes
-    except InputError:
-        raise
-    except Exception:
-        passes = 1.0  # A fault in a method of its own: the run says so.
-    return passes * run.config.total_epochs * per_epoch
-
-
 def _check_writable(folder: Path) -> None:
     parent = folder.absolute()
     while not parent.exists():
@@ -359,22 +236,17 @@ def _find_finished(
     runs: list[Run],
     marks: list[Marks],
     place: _Place,
-) -> tuple[dict[int, Result], RecordedRun | None]:
-    """The results of the runs that MLflow holds as finished, by position, and their
-    parent if that is finished; none that are to be trained again. The view of a study
-    gets them."""
+) -> tuple[dict[int, tuple[Result, RecordedRun]], RecordedRun | None]:
+    """The runs that MLflow holds as finished, by position, each with its result, and
+    their parent if that is finished; none that are to be trained again."""
     if session.rerun:
-        tracker.scatter(place.folder.name)
         return {}, None
     *found, parent = tracker.find_finished([*marks, (place.mark,)])
-    finished, taken = {}, []
+    finished: dict[int, tuple[Result, RecordedRun]] = {}
     for i, (run, recorded) in enumerate(zip(runs, found, strict=True)):
         result = recorded and _read_result(run, recorded)
         if recorded is not None and result is not None:
-            finished[i] = result
-            taken.append(recorded)
-    if len(runs) > 1:
-        tracker.gather(place.folder.name, taken)
+            finished[i] = result, recorded
     return finished, parent
 
 

@@ -12,10 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
-
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.machine import describe_machine, find_versions
+from samkeras.experiment.machine import describe_machine, find_versions, name_backend
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.runs.result import SIZES, Result, list_numbers
@@ -340,7 +338,7 @@ def summarize(
         "conclusion": conclusion,
         "varied": varied,
         "config": common,
-        "backend": keras.backend.backend(),
+        "backend": name_backend(),
         "versions": find_versions(),
         "machine": describe_machine(),
     }

@@ -1,15 +1,12 @@
-"""What is printed of runs: what would run, and what came out."""
+"""What is printed of runs: what came out."""
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Sequence
 
-import keras
 from rich.console import Console
 
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.values import as_text, count_decimals
-from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.comparison import (
@@ -29,47 +26,12 @@ from samkeras.experiment.studies.conclusion import (
     with_error,
 )
 from samkeras.experiment.studies.figure import VALUES
-from samkeras.workload import Splits
 
 MAX_LISTED = 24  # runs, each in a row of its own
 MAX_ROWS = 40  # of means
 FAILED = "FAILED"
 
 Columns = dict[str, list[str]]
-
-
-def print_dry_run(runs: list[Run], splits: list[Splits]) -> None:
-    """Says what would run: a grid in a line a run, one run in full."""
-    devices = ", ".join(keras.distribution.list_devices())
-    varied = varied_fields(each.config for each in runs)
-    for each, loaded in zip(runs, splits, strict=True):
-        config, info = each.config, loaded.info
-        size = measure_size(each, info)
-        shown = f"{size.num_params:,} trainable"
-        if config.is_pruned:
-            shown += f", non-zero: {size.num_nonzero:,}"
-        steps = "unknown until the data set is on disk"
-        per_epoch = each.task.steps_per_epoch(config, loaded)
-        if per_epoch is not None:
-            steps = (
-                f"{per_epoch:,} an epoch, {per_epoch * config.total_epochs:,} in all"
-            )
-        if len(runs) > 1:
-            print(f"{label(each, varied)}: parameters: {shown}; steps: {steps}")
-            continue
-        for name, value in dataclasses.asdict(config).items():
-            print(f"{name}: {as_text(value)}")
-        sizes = (info.num_train, info.num_validation)
-        train, validation = (f"{n:,}" if n else "unknown" for n in sizes)
-        print(
-            f"data: {info.name}, {train} training and {validation} validation "
-            f"examples of shape {info.input_shape}, {info.num_outputs} outputs"
-        )
-        print(f"parameters: {shown}")
-        print(f"steps: {steps}")
-        print(f"devices: {devices} ({keras.backend.backend()})")
-    if len(runs) > 1:
-        print(f"{len(runs)} runs on {devices} ({keras.backend.backend()})")
 
 
 def print_table(results: list[Result], num_runs: int, verbose: int) -> None:

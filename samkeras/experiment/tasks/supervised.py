@@ -1,23 +1,15 @@
 """Learning from examples."""
 
-import contextlib
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import keras
-import numpy as np
-
-from samkeras.backend import backend
-from samkeras.data.batches import Batches
 from samkeras.data.content import describe_content
 from samkeras.data.examples import Examples
 from samkeras.data.order import count_places
 from samkeras.data.splits import Splits
 from samkeras.errors import InputError
+from samkeras.experiment.machine import name_backend
 from samkeras.experiment.options.groups import (
     Amounts,
     Augmentation,
@@ -29,10 +21,15 @@ from samkeras.experiment.options.groups import (
     Options,
     Treebank,
 )
-from samkeras.experiment.runs.member import NotFiniteError
-from samkeras.experiment.runs.pace import Pace
-from samkeras.model import SAMModel
 from samkeras.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from samkeras.data.batches import Batches
+    from samkeras.experiment.tasks.validation import ExampleValidation
+    from samkeras.model import SAMModel
+
+# keras and what imports it is imported where a run trains: to look up finished runs
+# takes none of the seconds that it takes.
 
 
 class Supervised:
@@ -43,6 +40,8 @@ class Supervised:
     is_shared = True
 
     def devices(self) -> list[str]:
+        import keras
+
         return keras.distribution.list_devices()
 
     def load(self, config: Any) -> Splits[Examples]:
@@ -119,6 +118,8 @@ class Supervised:
         for name, group, is_lacking, what, why in needs:
             if getattr(group.of(config), name) and is_lacking:
                 raise InputError(f"--{name} needs {what}, and {info.name} {why}")
+
+    def check_devices(self, config: Any) -> None:
         self._multiple(config)
 
     def list_scores(self, workload: Any) -> list[str] | None:
@@ -131,9 +132,11 @@ class Supervised:
         config: Any,
         data: Examples,
         stream: str,
-        model: SAMModel,
+        model: "SAMModel",
         process: tuple[int, int] | None = None,
-    ) -> Batches:
+    ) -> "Batches":
+        from samkeras.backend import backend
+
         return data.batches(
             config.batch_size,
             derive_seed(config.seed, stream),
@@ -144,8 +147,11 @@ class Supervised:
         )
 
     def validation(
-        self, config: Any, data: Examples, model: SAMModel
+        self, config: Any, data: Examples, model: "SAMModel"
     ) -> "ExampleValidation":
+        from samkeras.backend import backend
+        from samkeras.experiment.tasks.validation import ExampleValidation
+
         batches = data.batches(
             config.batch_size,
             multiple_of=self._multiple(config),
@@ -153,7 +159,7 @@ class Supervised:
         )
         return ExampleValidation(model, batches, config.target.load().score)
 
-    def pruning_batch(self, config: Any, data: Examples, model: SAMModel) -> Any:
+    def pruning_batch(self, config: Any, data: Examples, model: "SAMModel") -> Any:
         return self.batches(config, data, "pruning", model, process=(0, 1))[0]
 
     def steps_per_epoch(self, config: Any, splits: Splits[Examples]) -> int | None:
@@ -176,7 +182,7 @@ class Supervised:
         if num_devices == 1:
             return 1
         multiple, reason = num_devices, f"the {num_devices} devices"
-        if config.m_sharpness and keras.backend.backend() == "tensorflow":
+        if config.m_sharpness and name_backend() == "tensorflow":
             # There a group of examples is on one device.
             multiple = num_devices * config.m_sharpness
             reason += f" times --m_sharpness {config.m_sharpness}"
@@ -186,71 +192,3 @@ class Supervised:
                 f"Received: {config.batch_size}"
             )
         return multiple
-
-
-class ExampleValidation:
-    """Validation on examples. See samkeras.task.Validation.
-
-    Args:
-        model: what is validated.
-        batches: of all the examples.
-        score: see samkeras.workload.Workload.
-    """
-
-    def __init__(
-        self,
-        model: SAMModel,
-        batches: Batches,
-        score: Callable[..., dict[str, float]] | None,
-    ):
-        self._model, self._batches, self._score = model, batches, score
-        self._predict = model.make_call_function()
-        self._pace = Pace(model.steps_per_execution)
-
-    def evaluate(self, pause: Callable[[], None]) -> dict[str, float]:
-        """The metrics, and what is measured on the whole set at once.
-
-        Raises:
-            NotFiniteError: the examples do not define a score.
-        """
-        model, like = self._model, self._batches.specs
-        model.reset_metrics()
-        self._pace.start()
-        logs: dict[str, Any] = {}
-        loss, count = None, 0
-        with contextlib.closing(self._batches.take(model.steps_per_execution)) as parts:
-            for part in itertools.chain.from_iterable(map(self._pace.cut, parts)):
-                pause()
-                logs = model.test_on_batches(part, like)
-                if loss is not None:  # of the part before, until which there is none
-                    backend.fetch(loss)
-                    self._pace.end(count)
-                loss, count = logs["loss"], len(part)
-        scores = {name: float(value) for name, value in backend.fetch(logs).items()}
-        if self._score is not None and all(map(math.isfinite, scores.values())):
-            scores |= self._measure(self._score, pause)
-        return {f"val_{name}": value for name, value in scores.items()}
-
-    def _measure(
-        self, score: Callable[..., dict[str, float]], pause: Callable[[], None]
-    ) -> dict[str, float]:
-        """A score of the predictions for the whole set."""
-        predictions, labels = [], []
-        for index in range(self._batches.left):
-            pause()
-            x, y, *weights = self._batches[index]
-            predictions.append(keras.ops.convert_to_numpy(self._predict(x)))
-            labels.append((y, *(weights or [np.ones(len(y))])))
-        columns = [np.concatenate(arrays) for arrays in zip(*labels, strict=True)]
-        scores = score(*columns, np.concatenate(predictions))
-        scores = {name: float(value) for name, value in scores.items()}
-        for name, value in scores.items():
-            if math.isnan(value):
-                raise NotFiniteError(
-                    f"val_{name} is nan: the validation examples do not define it; "
-                    "validate on more of them"
-                )
-        return scores
-
-    def illustrate(self, folder: Path) -> list[Path]:
-        return []

@@ -17,6 +17,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.options.values import plain_text
 from samkeras.experiment.tracking.journal import Delivered, Journal, locked
 from samkeras.experiment.tracking.record import RecordedRun, View
+from samkeras.quiet import leave_out
 
 JOURNAL_TAG = "samkeras.journal"
 VIEW_KEY = "samkeras"
@@ -452,7 +453,8 @@ def _import_client() -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_SEC))
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    with warnings.catch_warnings():
+    # Half a second, for tables that nobody here asks for.
+    with warnings.catch_warnings(), leave_out("pandas", "pyarrow"):
         warnings.simplefilter("ignore")
         from mlflow.tracking import MlflowClient
 

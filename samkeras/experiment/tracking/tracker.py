@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,16 @@ class MLflowTracker:
     def find_finished(
         self, fingerprints: Sequence[Sequence[str]]
     ) -> list[RecordedRun | None]:
-        asked = {mark for marks in fingerprints for mark in marks}
-        asked -= self._finished.keys()
-        found = self._ask(lambda: self._store.find_finished(self._experiment, asked))
-        known = {**(found or {}), **self._finished}
+        known = dict(self._finished)
+        for place in range(max(map(len, fingerprints))):
+            # The next one of each that is not found yet.
+            asked = {
+                marks[place]
+                for marks in fingerprints
+                if place < len(marks) and known.keys().isdisjoint(marks)
+            }
+            ask = partial(self._store.find_finished, self._experiment, asked)
+            known |= self._ask(ask) or {}
         return [
             next((known[mark] for mark in marks if mark in known), None)
             for marks in fingerprints

@@ -115,7 +115,6 @@ from samkeras.experiment import command
 path, *options = sys.argv[1:]
 code = command.main([*options, "--rerun"])
 print("AGAIN", flush=True)
-command.join_processes = lambda keras: None  # which is done once a process
 code |= command.main(options)
 
 import numpy as np

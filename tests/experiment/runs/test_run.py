@@ -31,7 +31,7 @@ from samkeras.experiment.runs import build, data
 from samkeras.experiment.runs.member import Member, Place
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.tasks.supervised import ExampleValidation
+from samkeras.experiment.tasks.validation import ExampleValidation
 from samkeras.experiment.tracking.record import MemoryTracker
 from tests import helpers
 from tests.dying import die_with_a_run

@@ -492,7 +492,7 @@ def test_a_wrong_monitor_is_told_before_a_game_is_played(
     monkeypatch.setattr(atari_ppo, "workload", wrong)
     assert command.main(["atari_ppo", "--frames=64", f"--run_dir={tmp_path}"]) == 2
     assert "must be one of val_score, val_score_std" in capsys.readouterr().err
-    assert not records
+    assert not any(records.values())
 
 
 def test_a_run_is_recorded(train, tmp_path, monkeypatch):

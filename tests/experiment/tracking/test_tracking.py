@@ -84,8 +84,9 @@ def test_everything_is_recorded(tracker, recorded, curve, store, tmp_path):
     assert child.info.start_time == head["time"]
 
 
-def test_finished_runs_are_found_among_many(tracker, tmp_path):
-    """Those of late by one question, older ones by one each; the newest counts."""
+def test_finished_runs_are_found_among_many(tracker, tmp_path, monkeypatch):
+    """Those of late by one question, older ones by one each; the newest counts. What
+    else a run may be known by is asked only of one that is not found."""
     session = tracker()
     for i, name in enumerate(("old", "twice", "x", "y", "twice", "new")):
         run = session.start(name, {"fingerprint": name}, None, tmp_path / str(i))
@@ -93,8 +94,17 @@ def test_finished_runs_are_found_among_many(tracker, tmp_path):
         run.end("FINISHED")
         time.sleep(0.002)  # MLflow tells runs of one millisecond apart by chance
     session.close()
-    found = tracker().find_finished([("old",), ("twice",), ("none", "new")])
+    session, asked = tracker(), []
+    ask = session._store.find_finished
+
+    def find_finished(experiment, marks):
+        asked.append(set(marks))
+        return ask(experiment, marks)
+
+    monkeypatch.setattr(session._store, "find_finished", find_finished)
+    found = session.find_finished([("old",), ("twice", "x"), ("none", "new")])
     assert [run.metrics["number"] for run in found] == [0, 4, 5]
+    assert asked == [{"old", "twice", "none"}, {"new"}]
 
 
 def test_a_run_goes_on_where_it_was(tracker, recorded, curve, tmp_path):

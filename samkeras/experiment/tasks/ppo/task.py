@@ -1,16 +1,16 @@
 """Learning to play a game by proximal policy optimization."""
 
-from typing import Any, ClassVar
-
-import keras
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from samkeras.data.atari import Game
 from samkeras.data.splits import Splits
 from samkeras.experiment.options.groups import Options, PPOOptions
-from samkeras.experiment.tasks.ppo.evaluation import Evaluation
-from samkeras.experiment.tasks.ppo.rollouts import Rollouts
-from samkeras.model import SAMModel
 from samkeras.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from samkeras.experiment.tasks.ppo.evaluation import Evaluation
+    from samkeras.experiment.tasks.ppo.rollouts import Rollouts
+    from samkeras.model import SAMModel
 
 
 class PPO:
@@ -22,6 +22,8 @@ class PPO:
 
     def devices(self) -> list[str]:
         """The first: the steps of a game are small."""
+        import keras
+
         return keras.distribution.list_devices()[:1]
 
     def load(self, config: Any) -> Splits[Game]:
@@ -33,16 +35,23 @@ class PPO:
     def list_scores(self, workload: Any) -> list[str]:
         return ["val_score", "val_score_std"]
 
+    def check_devices(self, config: Any) -> None:
+        """Any first device will do."""
+
     def batches(
-        self, config: Any, data: Game, stream: str, model: SAMModel
-    ) -> Rollouts:
+        self, config: Any, data: Game, stream: str, model: "SAMModel"
+    ) -> "Rollouts":
+        from samkeras.experiment.tasks.ppo.rollouts import Rollouts
+
         seed = derive_seed(config.seed, stream)
         return Rollouts(data, model.make_call_function(), config, seed)
 
-    def validation(self, config: Any, data: Game, model: SAMModel) -> Evaluation:
+    def validation(self, config: Any, data: Game, model: "SAMModel") -> "Evaluation":
+        from samkeras.experiment.tasks.ppo.evaluation import Evaluation
+
         return Evaluation(model.make_call_function(), data, config)
 
-    def pruning_batch(self, config: Any, data: Game, model: SAMModel) -> Any:
+    def pruning_batch(self, config: Any, data: Game, model: "SAMModel") -> Any:
         return self.batches(config, data, "pruning", model)[0]
 
     def steps_per_epoch(self, config: Any, splits: Splits[Game]) -> int:
