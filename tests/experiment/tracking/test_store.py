@@ -3,6 +3,7 @@
 import dataclasses
 import http.server
 import json
+import sqlite3
 import threading
 from pathlib import Path
 from unittest.mock import Mock
@@ -87,6 +88,20 @@ def test_a_view_shows_the_runs_of_its_grid(tracker, store, tmp_path, request):
     runs = f"#/experiments/{experiment.experiment_id}/runs?"
     assert url.endswith(f"{runs}viewStateShareKey=grid_2&workflowType=machine_learning")
     assert unsaved.endswith(f"{runs}workflowType=machine_learning")
+
+
+def test_a_new_store_is_as_mlflow_makes_it(store, tmp_path):
+    """Also where a command was killed at making one."""
+    path = tmp_path / "runs.db"
+    (tmp_path / "runs.db.new").write_text("half a store")
+    MLflowStore(f"sqlite:///{path}").open()
+    query = "SELECT sql FROM sqlite_master UNION SELECT * FROM alembic_version"
+    ours, theirs = (
+        sqlite3.connect(file).execute(query).fetchall()
+        for file in (path, store.removeprefix("sqlite:///"))
+    )
+    assert ours == theirs
+    assert {each.name for each in tmp_path.iterdir()} == {"runs.db", "runs.db.lock"}
 
 
 def test_a_link_opens_on_the_port_of_the_user_interface(tracker, monkeypatch):
