@@ -142,4 +142,5 @@ def run_and_exit() -> None:
         # What is left is for nobody, and would fail at Python's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     end_at_once()
+    gc.freeze()  # else Python's end looks through all that was imported, for seconds
     sys.exit(code)
