@@ -115,6 +115,22 @@ def explained(what: str, session: Session, config: Config) -> Iterator[None]:
         ) from None
 
 
+@contextlib.contextmanager
+def left_to_the_run() -> Iterator[None]:
+    """Within its `with` block a fault of a workload's own code is passed over: the run
+    itself tells of it, and the others train.
+
+    Raises:
+        InputError: bad input is told at once.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception:
+        pass
+
+
 def record_failure(logger: Record, failure: Failure) -> None:
     """Ends a run's record as failed; its folder and record hold the traceback."""
     # The reason may be a full disk.

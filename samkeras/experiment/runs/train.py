@@ -124,8 +124,7 @@ def _train(
 def without_metrics(run: Run, info: DataInfo, failure: Failure) -> Result:
     """The result of a run that failed, or is missing; of no size if none can be
     built."""
-    try:
+    size = ModelSize(0, 0, 0.0)
+    with contextlib.suppress(Exception):
         size = measure_size(run, info)
-    except Exception:
-        size = ModelSize(0, 0, 0.0)
     return Result(run.config, size.num_params, size.num_nonzero, {}, *failure)

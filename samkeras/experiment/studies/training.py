@@ -11,7 +11,7 @@ from samkeras.experiment.options.groups import Dropout, Linearized
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.data import Memory, read_data
-from samkeras.experiment.runs.failure import TRACEBACK, explained
+from samkeras.experiment.runs.failure import TRACEBACK, explained, left_to_the_run
 from samkeras.experiment.runs.progress import ProgressDisplay
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result, check_measured
@@ -74,7 +74,8 @@ def _check(session: Session, left: Sequence[tuple[Run, Splits]]) -> None:
         config = run.config
         options = (config.match_width, Linearized.of(config).alpha)
         if any(o is not None for o in (*options, Dropout.of(config).dropout)):
-            _check_model(run, loaded)
+            with left_to_the_run():
+                measure_size(run, loaded.info)
     config, workload = left[0][0].config, left[0][0].workload
     num_processes = backend.find_process()[1]
     if num_processes > 1 and (session.workers > 1 or session.ray is not None):
@@ -89,20 +90,6 @@ def _check(session: Session, left: Sequence[tuple[Run, Splits]]) -> None:
             f"{workload.monitor} is of all predictions or games together. "
             f"Received: {num_processes} processes"
         )
-
-
-def _check_model(run: Run, splits: Splits) -> None:
-    """Builds a run's model without its weights.
-
-    Raises:
-        InputError: its options do not allow it.
-    """
-    try:
-        measure_size(run, splits.info)
-    except InputError:
-        raise
-    except Exception:
-        pass  # A fault in its code: the run says so, and the others train.
 
 
 def train(
@@ -182,10 +169,7 @@ def _count_work(run: Run, splits: Splits) -> float:
     per_epoch = run.task.steps_per_epoch(run.config, splits)
     if per_epoch is None:
         raise ValueError("a run's data are read before it trains")
-    try:
+    passes = 1.0
+    with left_to_the_run():
         passes = run.passes
-    except InputError:
-        raise
-    except Exception:
-        passes = 1.0  # A fault in a method of its own: the run says so.
     return passes * run.config.total_epochs * per_epoch
