@@ -76,16 +76,19 @@ def list_numbers(workload: Workload) -> tuple[list[str], bool]:
     return [*names, *SIZES], workload.monitor in validated
 
 
-def check_measured(config: Config) -> None:
-    """Checks that keras knows what a run's workload names, and that validations will
-    give the metric that is reported, as far as that is known before they do.
+def check_measured(config: Config, workload: Workload) -> None:
+    """Checks that keras knows what a workload names, and that validations will give the
+    metric that is reported, as far as that is known before they do.
+
+    Args:
+        config: of one of its runs.
+        workload: the workload.
 
     Raises:
         InputError: they will not.
     """
     import keras
 
-    workload = config.target.load()
     _check_names("loss", [workload.loss], keras.losses, config)
     _check_names("metrics", workload.metrics, keras.metrics, config)
     names = workload.task.list_scores(workload)

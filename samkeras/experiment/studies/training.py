@@ -29,7 +29,7 @@ def check_at_once(session: Session, runs: Sequence[Run], figure: Figure | None) 
         InputError: something is wrong.
     """
     with explained("read what it measures", session, runs[0].config):
-        check_measured(runs[0].config)
+        check_measured(runs[0].config, runs[0].workload)
         if figure is not None:
             pictures.check_numbers(figure, runs[0].workload)
     for run in runs:
