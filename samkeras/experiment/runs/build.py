@@ -20,7 +20,7 @@ from samkeras.experiment.options.groups import Config, Dropout, Linearized
 from samkeras.experiment.runs.failure import name_options
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.runs.schedule import build_schedule
+from samkeras.experiment.runs.schedule import Rate, build_schedule
 from samkeras.linearized import ScaledSquaredError, centre
 from samkeras.model import SAMModel
 from samkeras.pruning import count_kept, find_kernels
@@ -132,16 +132,21 @@ def count_params(weights: list[keras.Variable]) -> int:
     return sum(math.prod(weight.shape) for weight in weights)
 
 
-def compile_model(run: Run, model: SAMModel, num_batches: int) -> None:
-    """Compiles a run's model for epochs of `num_batches` steps."""
+def compile_model(run: Run, model: SAMModel, num_batches: int) -> Rate:
+    """Compiles a run's model for epochs of `num_batches` steps.
+
+    Returns:
+        The learning rate of its steps.
+    """
     config, workload = run.config, run.workload
     alpha = Linearized.of(config).alpha
     loss = _find_loss(workload.loss, config)
     is_mirrored = (
         keras.backend.backend() == "tensorflow" and len(run.task.devices()) > 1
     )
+    rate = build_schedule(config, num_batches)
     model.compile(
-        optimizer=_build_optimizer(config, num_batches),
+        optimizer=_build_optimizer(config, rate),
         loss=ScaledSquaredError(alpha) if alpha else loss,
         # Weighted, because several devices share batches that are filled up.
         weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
@@ -154,6 +159,7 @@ def compile_model(run: Run, model: SAMModel, num_batches: int) -> None:
         else min(config.steps_per_execution, num_batches),
         jit_compile=False if is_mirrored else _choose_jit_compile(model),
     )
+    return rate
 
 
 def prune_model(
@@ -212,9 +218,7 @@ def _find_loss(loss: Any, config: Config) -> Any:
     return loss if len(needed) > 1 else loss(config)
 
 
-def _build_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
-    """The base optimizer; `steps` is the number of steps of an epoch."""
-    rate = build_schedule(config, steps)
+def _build_optimizer(config: Config, rate: Rate) -> keras.optimizers.Optimizer:
     if config.optimizer == "sgd":
         return samkeras.SGD(
             rate, momentum=config.momentum, global_clipnorm=config.clip_norm

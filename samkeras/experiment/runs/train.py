@@ -30,7 +30,6 @@ from samkeras.experiment.runs.member import Member
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.runs.schedule import build_schedule
 from samkeras.experiment.tracking.record import Record, Tracker
 from samkeras.model import SAMModel
 
@@ -110,10 +109,9 @@ def _train(
     )
     batches = task.batches(config, examples, "order", model)
     validation = task.validation(config, validated, model)
-    compile_model(run, model, batches.total)
+    rate = compile_model(run, model, batches.total)
     if config.is_pruned:
         prune_model(run, model, size.sparsity, examples)
-    rate = build_schedule(config, batches.total)
     member = Member(run, rate, logger, checkpoints, progress)
     with StopRequest() as stop:
         loop = Loop(model, batches, validation, member, config.total_epochs, stop)

@@ -120,7 +120,7 @@ class Supervised:
                 raise InputError(f"--{name} needs {what}, and {info.name} {why}")
 
     def check_devices(self, config: Any) -> None:
-        self._multiple(config)
+        self._multiple(config.batch_size, config.m_sharpness)
 
     def list_scores(self, workload: Any) -> list[str] | None:
         if workload.score is not None:
@@ -142,7 +142,7 @@ class Supervised:
             derive_seed(config.seed, stream),
             augment=Augmentation.of(config).augment and stream == "order",
             steps=config.steps_a_round,
-            multiple_of=self._multiple(config),
+            multiple_of=self._multiple(config.batch_size, config.m_sharpness),
             process=process or backend.find_process(),
         )
 
@@ -154,7 +154,7 @@ class Supervised:
 
         batches = data.batches(
             config.batch_size,
-            multiple_of=self._multiple(config),
+            multiple_of=self._multiple(config.batch_size, config.m_sharpness),
             process=backend.find_process(),
         )
         return ExampleValidation(model, batches, config.target.load().score)
@@ -169,10 +169,15 @@ class Supervised:
         if num_train is None:
             return None
         fill_to = config.batch_size if splits.collate else None
-        count = count_places(num_train, True, self._multiple(config), fill_to)
+        count = count_places(
+            num_train,
+            True,
+            self._multiple(config.batch_size, config.m_sharpness),
+            fill_to,
+        )
         return math.ceil(count / config.batch_size)
 
-    def _multiple(self, config: Any) -> int:
+    def _multiple(self, batch_size: int, m: int | None) -> int:
         """What the size of every batch of a run is a multiple of on this machine.
 
         Raises:
@@ -182,13 +187,13 @@ class Supervised:
         if num_devices == 1:
             return 1
         multiple, reason = num_devices, f"the {num_devices} devices"
-        if config.m_sharpness and name_backend() == "tensorflow":
+        if m and name_backend() == "tensorflow":
             # There a group of examples is on one device.
-            multiple = num_devices * config.m_sharpness
-            reason += f" times --m_sharpness {config.m_sharpness}"
-        if config.batch_size % multiple:
+            multiple = num_devices * m
+            reason += f" times --m_sharpness {m}"
+        if batch_size % multiple:
             raise InputError(
                 f"--batch_size must be a multiple of {multiple}, {reason}. "
-                f"Received: {config.batch_size}"
+                f"Received: {batch_size}"
             )
         return multiple
