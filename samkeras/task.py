@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from samkeras.data.splits import Splits
 
 if TYPE_CHECKING:  # they import keras, and what only looks up runs needs none
+    from samkeras.calls import Training
     from samkeras.data.batches import Batches
     from samkeras.model import SAMModel
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:  # they import keras, and what only looks up runs needs none
 class Validation(Protocol):
     """What a model is validated by after each epoch."""
 
-    def evaluate(self, pause: Callable[[], None]) -> dict[str, float]:
-        """Scores of the model, by the names that they are recorded by.
+    def evaluate(self, pause: Callable[[], None]) -> "Training[dict[str, float]]":
+        """Scores of the model, by the names that they are recorded by: a generator that
+        asks for the steps of an evaluation, if it takes any.
 
         Args:
             pause: to be called about every second; may raise.

@@ -17,7 +17,7 @@ from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import Target, find_target
 from samkeras.experiment.runs.loop import Loop
 from samkeras.experiment.runs.member import Member
-from samkeras.experiment.runs.pace import Pace
+from samkeras.experiment.runs.turns import Pace
 from samkeras.methods import Context, Role
 
 FEATURES, HIDDEN, CLASSES = 5, 8, 3
@@ -167,13 +167,13 @@ def request_stop(monkeypatch, at: tuple | None) -> None:
     it, ("end", epoch)."""
     pauses = Counter()
 
-    def pause(self, place, loss=None):
+    def pause(self, place, steps=None):
         now = ("train", place.epoch, place.step)
         if place.logs is not None:
             now = ("validate", place.epoch, pauses[place.epoch])
             pauses[place.epoch] += 1
         self._stop.requested |= at == now
-        PAUSE(self, place, loss)
+        PAUSE(self, place, steps)
 
     def end_epoch(self, model, batches, place, scores):
         END_EPOCH(self, model, batches, place, scores)
@@ -181,7 +181,7 @@ def request_stop(monkeypatch, at: tuple | None) -> None:
             signal.raise_signal(signal.SIGINT)
 
     if at is not None:  # whose step has to begin a part, whatever the machine's speed
-        monkeypatch.setattr(Pace, "end", lambda self, steps: None)
+        monkeypatch.setattr(Pace, "begin", lambda self, count: lambda: None)
     monkeypatch.setattr(Loop, "_pause", pause)
     monkeypatch.setattr(Member, "end_epoch", end_epoch)
 

@@ -40,10 +40,10 @@ class Rows:
     def __len__(self) -> int:
         return self.count
 
-    def split(self, count: int) -> "tuple[Rows, Rows]":
-        """The first `count` of these batches, and the others."""
-        rest = replace(self, start=self.start + count, count=self.count - count)
-        return replace(self, count=count), rest
+    def __getitem__(self, part: slice) -> "Rows":
+        """Some of these batches, one after the other."""
+        start, stop, _ = part.indices(self.count)
+        return replace(self, start=self.start + start, count=max(0, stop - start))
 
 
 class Interface(Protocol):

@@ -6,7 +6,7 @@ import itertools
 import os
 import pickle
 import platform
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.experimental.sparse import JAXSparse
 from jax.extend.core import jaxprs_in_params  # pyright: ignore[reportUnknownVariableType]
 from jax.sharding import NamedSharding, PartitionSpec
+from keras.optimizers.schedules import LearningRateSchedule as Rate
 
 from samkeras.backend.interface import Item, Logs, Pairs, Rows, Tensor, Tree
 from samkeras.scope import Scope
@@ -285,7 +286,8 @@ class CompiledSteps:
     """A step, and several of them in one call, compiled.
 
     Args:
-        step: (values of inputs, state, batch) -> (logs, state), pure.
+        step: (values of inputs, state, batch[, rate]) -> (logs, state), pure; `rate`, a
+            schedule, takes the place of the learning rate's own.
         inputs: variables that no step changes, read anew at each call.
         num_steps: number of batches that one call takes from its iterator, >= 1.
         state_shardings: shardings of `state`, or None.
@@ -293,13 +295,13 @@ class CompiledSteps:
 
     def __init__(
         self,
-        step: Callable[[list[Tensor], Tree, Tree], tuple[Logs, Tree]],
+        step: Callable[..., tuple[Logs, Tree]],
         inputs: list[keras.Variable],
         num_steps: int,
         state_shardings: Any,
     ):
         # Traced once for a shape of batches, whichever programs take it.
-        self._step = jax.jit(step, inline=True)
+        self._step, self._raw_step = jax.jit(step, inline=True), step
         self._inputs, self._num_steps = inputs, num_steps
         out_shardings = None if state_shardings is None else (None, state_shardings)
         compile_ = functools.partial(
@@ -309,6 +311,9 @@ class CompiledSteps:
         self._one_row, self._all_rows = (
             compile_(function, static_argnums=2)
             for function in (self._take_row, self._take_rows)
+        )
+        self._together = jax.jit(
+            self._take_together, donate_argnums=1, static_argnums=(2, 3, 4)
         )
         self._can_fuse: bool | None = None
 
@@ -350,9 +355,35 @@ class CompiledSteps:
             logs, state = self._one_row(values, state, *given, _scalar(number))
         return logs, state
 
+    def take_together(
+        self,
+        values: Sequence[list[Tensor]],
+        states: Sequence[Tree],
+        rows: Sequence[Rows],
+        rates: tuple[Rate, ...] | None,
+    ) -> list[tuple[Logs, Tree]]:
+        """`take` of several states, each with its values of inputs and rows.
+
+        Args:
+            rates: schedules of their learning rates, in place of the step's own.
+        """
+        first = rows[0]
+        lists = zip(*(each.tables for each in rows), strict=True)
+        # What all have is not copied for each of them.
+        is_common = tuple(all(t is many[0] for t in many) for many in map(tuple, lists))
+        tables = [
+            [each.tables[i] for each in (rows[:1] if common else rows)]
+            for i, common in enumerate(is_common)
+        ]
+        arrays = [each.arrays for each in rows]
+        start, end = map(_scalar, (first.start, first.start + first.count))
+        static = (first.gather, rates, is_common)
+        return self._together(values, states, *static, tables, arrays, start, end)
+
     def count_programs(self) -> int:
         """The programs compiled so far."""
-        programs = (self._one_step, self._all_steps, self._one_row, self._all_rows)
+        rows = (self._one_row, self._all_rows, self._together)
+        programs = (self._one_step, self._all_steps, *rows)
         return sum(program._cache_size() for program in programs)
 
     def _find_can_fuse(self, values: list[Tensor], state: Tree, batch: Tree) -> bool:
@@ -402,14 +433,46 @@ class CompiledSteps:
         def take(number: Tensor, state: Tree) -> tuple[Logs, Tree]:
             return self._take_row(values, state, gather, tables, rows, number)
 
-        def body(number: Tensor, carry: tuple[Logs, Tree]) -> tuple[Logs, Tree]:
-            logs, new_state = take(number, carry[1])
-            return _like(carry[0], logs), _like(carry[1], new_state)
+        return _repeat(take, state, start, end)
 
-        logs, _ = jax.eval_shape(take, start, state)
-        zeros = jax.tree.map(lambda log: jnp.zeros(log.shape, log.dtype), logs)
-        # A loop of so many steps as are asked for: no number of them is compiled anew.
-        return jax.lax.fori_loop(start, end, body, (zeros, state))
+    def _take_together(
+        self,
+        values: Sequence[list[Tensor]],
+        states: Sequence[Tree],
+        gather: Callable[[Tree, Tree], Tree],
+        rates: tuple[Rate, ...] | None,
+        is_common: tuple[bool, ...],
+        tables: list[list[Tensor]],
+        rows: Sequence[Tree],
+        start: Tensor,
+        end: Tensor,
+    ) -> list[tuple[Logs, Tree]]:
+        axes = [None if common else 0 for common in is_common]
+        joined = [
+            many[0] if common else jnp.stack(many)
+            for many, common in zip(tables, is_common, strict=True)
+        ]
+        numbers: Tensor = jnp.arange(len(states))
+        everyone = (_stack_trees(values), _stack_trees(rows), numbers)
+
+        def take_one(
+            state: Tree,
+            values: Tree,
+            rows: Tree,
+            which: Tensor,
+            tables: Tree,
+            at: Tensor,
+        ) -> tuple[Logs, Tree]:
+            rate = None if rates is None else _Chosen(rates, which)
+            return self._raw_step(values, state, _read(gather, tables, rows, at), rate)
+
+        take_all = jax.vmap(take_one, (0, 0, 0, 0, axes, None))
+
+        def take(number: Tensor, state: Tree) -> tuple[Logs, Tree]:
+            return take_all(state, *everyone, joined, number)
+
+        taken = _repeat(take, _stack_trees(states), start, end)
+        return _unstack_tree(taken, len(states))
 
 
 def _read(
@@ -417,6 +480,50 @@ def _read(
 ) -> Tree:
     """A batch, by its number among those of `rows`."""
     return gather(tables, jax.tree.map(lambda array: array[number], rows))
+
+
+def _stack_trees(trees: Sequence[Tree]) -> Tree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unstack_tree(tree: Tree, count: int) -> list[Tree]:
+    def pick(number: int) -> Tree:
+        return jax.tree.map(lambda array: array[number], tree)
+
+    return [pick(number) for number in range(count)]
+
+
+class _Chosen(Rate):
+    """One of several schedules.
+
+    Args:
+        rates: these.
+        number: which, int scalar.
+    """
+
+    def __init__(self, rates: tuple[Rate, ...], number: Tensor):
+        self._rates, self._number = rates, number
+
+    def __call__(self, step: Tensor) -> Tensor:
+        rates = [jnp.asarray(rate(step)) for rate in self._rates]
+        return jnp.stack(rates)[self._number]
+
+
+def _repeat(
+    take: Callable[[Tensor, Tree], tuple[Logs, Tree]],
+    state: Tree,
+    start: Tensor,
+    end: Tensor,
+) -> tuple[Logs, Tree]:
+    """Takes steps, of any number of which is one program."""
+
+    def body(number: Tensor, carry: tuple[Logs, Tree]) -> tuple[Logs, Tree]:
+        logs, new_state = take(number, carry[1])
+        return _like(carry[0], logs), _like(carry[1], new_state)
+
+    logs, _ = jax.eval_shape(take, start, state)
+    zeros = jax.tree.map(lambda log: jnp.zeros(log.shape, log.dtype), logs)
+    return jax.lax.fori_loop(start, end, body, (zeros, state))
 
 
 def _scalar(number: int) -> Tensor:

@@ -247,6 +247,26 @@ class BaseTrainer(keras.Model):
         """Evaluates some batches, see `train_on_batches`."""
         raise NotImplementedError
 
+    def take_together(
+        self, models: Sequence["BaseTrainer"], rows: Sequence[Rows], is_training: bool
+    ) -> list[Logs]:
+        """Takes steps of several models in one program, which is this one's: they have
+        the same layers, method and optimizer, and differ in the numbers that these are
+        made with: weights, seeds, rho, l2, masks and learning rates.
+
+        Args:
+            models: compiled.
+            rows: of each model, as many batches of the same shapes.
+            is_training: whether to train them, or to evaluate.
+
+        Returns:
+            Each model's logs, as `train_on_batches` gives them.
+
+        Raises:
+            NotImplementedError: keras runs on another backend than JAX.
+        """
+        raise NotImplementedError("models train together on JAX alone")
+
     def get_gradient_metrics_result(self) -> Logs:
         """The gradients' metrics so far in the epoch; none without a method."""
         if self._rule.metrics is None:

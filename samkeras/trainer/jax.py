@@ -1,9 +1,11 @@
 """keras' JAX trainer around a sharpness-aware step."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, cast
 
 import keras
+from keras.optimizers.schedules import LearningRateSchedule as Rate
 
 from samkeras.backend.interface import Logs, Rows
 from samkeras.backend.jax import CompiledSteps, copy, settled, to_devices, values_of
@@ -19,6 +21,9 @@ PARTS = (
     "optimizer_variables",
     "metrics_variables",
 )
+
+
+TEST_PARTS = tuple(part for part in PARTS if part != "optimizer_variables")
 
 
 class Trainer(BaseTrainer):
@@ -83,26 +88,16 @@ class Trainer(BaseTrainer):
     def train_on_batches(
         self, batches: Sequence[Batch] | Rows, like: Any = None
     ) -> Logs:
-        self._build_like(batches)
-        self.make_train_function()
-        return self._run_on_batches(self.train_function, PARTS, batches)
+        return self._take(batches, is_training=True)
 
     def test_on_batches(
         self, batches: Sequence[Batch] | Rows, like: Any = None
     ) -> Logs:
-        self._build_like(batches)
-        self.make_test_function()
-        parts = [part for part in PARTS if part != "optimizer_variables"]
-        return self._run_on_batches(self.test_function, parts, batches)
+        return self._take(batches, is_training=False)
 
-    def _run_on_batches(
-        self, function: Any, parts: Sequence[str], batches: Sequence[Batch] | Rows
-    ) -> Logs:
-        """Calls a compiled function of steps until it has taken all batches."""
-        state = self._get_jax_state(
-            **dict.fromkeys(parts, True), purge_model_variables=False
-        )
-        self._jax_state_synced = False
+    def _take(self, batches: Sequence[Batch] | Rows, is_training: bool) -> Logs:
+        self._build_like(batches)
+        function, state = self._find_steps(is_training), self._take_state(is_training)
         logs: Logs = {}
         if isinstance(batches, Rows):
             logs, state = settled(function.take(state, batches))
@@ -110,9 +105,47 @@ class Trainer(BaseTrainer):
             iterator = map(to_devices, batches)
             for _ in range(0, len(batches), self.steps_per_execution):
                 logs, state = settled(function(state, iterator))
+        self._put_state(state, is_training)
+        return logs
+
+    def take_together(
+        self, models: Sequence[BaseTrainer], rows: Sequence[Rows], is_training: bool
+    ) -> list[Logs]:
+        others = cast(Sequence[Trainer], models)
+        for model, some in zip(others, rows, strict=True):
+            model._build_like(some)
+        self._build_like(rows[0])
+        states = [model._take_state(is_training) for model in others]
+        inputs = [model._find_inputs() if is_training else [] for model in others]
+        rates = _list_rates(others) if is_training else None
+        results = self._find_steps(is_training).take_together(
+            [values_of(variables) for variables in inputs], states, rows, rates
+        )
+        for model, (_, state) in zip(others, results, strict=True):
+            model._put_state(state, is_training)
+        return [logs for logs, _ in results]
+
+    def _find_steps(self, is_training: bool) -> Any:
+        """The compiled steps of training or of an evaluation."""
+        if is_training:
+            self.make_train_function()
+            return self.train_function
+        self.make_test_function()
+        return self.test_function
+
+    def _take_state(self, is_training: bool) -> Any:
+        """The values of all variables, which the steps are given with their memory."""
+        parts = PARTS if is_training else TEST_PARTS
+        state = self._get_jax_state(
+            **dict.fromkeys(parts, True), purge_model_variables=False
+        )
+        self._jax_state_synced = False
+        return state
+
+    def _put_state(self, state: Any, is_training: bool) -> None:
+        parts = PARTS if is_training else TEST_PARTS
         self._jax_state = dict(zip(parts, state, strict=True))
         self.jax_state_sync()
-        return logs
 
     def make_call_function(self) -> Callable[[Any], Any]:
         compiled = super().make_call_function()
@@ -126,8 +159,10 @@ class Trainer(BaseTrainer):
             return
         inputs = self._find_inputs()
 
-        def step(values: list[Tensor], state: Any, data: Batch) -> Any:
-            with Scope(zip(inputs, values, strict=True)):
+        def step(
+            values: list[Tensor], state: Any, data: Batch, rate: Rate | None = None
+        ) -> Any:
+            with Scope(zip(inputs, values, strict=True)), self._follow(rate):
                 return self.train_step(state, data)
 
         shardings = None
@@ -137,6 +172,19 @@ class Trainer(BaseTrainer):
             step, inputs, self.steps_per_execution, shardings
         )
 
+    @contextlib.contextmanager
+    def _follow(self, rate: Rate | None) -> Generator[None]:
+        """Has the optimizer follow another schedule of its learning rate."""
+        if rate is None:
+            yield
+            return
+        optimizer = _unwrap(self.optimizer)
+        own, optimizer._learning_rate = optimizer._learning_rate, rate
+        try:
+            yield
+        finally:
+            optimizer._learning_rate = own
+
     def make_test_function(self, force: bool = False) -> None:
         if self.test_function is not None and not force:
             return
@@ -144,7 +192,9 @@ class Trainer(BaseTrainer):
             super().make_test_function(force)
             return
 
-        def step(values: list[Tensor], state: Any, data: Batch) -> Any:
+        def step(
+            values: list[Tensor], state: Any, data: Batch, rate: Rate | None = None
+        ) -> Any:
             return self.test_step(state, data)
 
         shardings = None
@@ -161,6 +211,21 @@ class Trainer(BaseTrainer):
         functions = (self.train_function, self.test_function)
         compiled = [f for f in functions if isinstance(f, CompiledSteps)]
         return sum(function.count_programs() for function in compiled)
+
+
+def _unwrap(optimizer: Any) -> Any:
+    """The optimizer that moves the weights."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _list_rates(models: Sequence[Trainer]) -> tuple[Rate, ...] | None:
+    """The schedules of the models' learning rates, which are constants of a program;
+    None where they are all the same, or numbers, which are not."""
+    rates = [_unwrap(model.optimizer)._learning_rate for model in models]
+    if not isinstance(rates[0], Rate):
+        return None
+    configs = [rate.get_config() for rate in rates]
+    return None if all(c == configs[0] for c in configs) else tuple(rates)
 
 
 class _Reset:

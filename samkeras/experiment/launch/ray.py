@@ -15,7 +15,7 @@ from samkeras.experiment.launch.workers import (
     Job,
     complete,
     give_up,
-    train_alone,
+    train_apart,
 )
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import CODE, Target, is_checkout
@@ -202,8 +202,10 @@ def _train(
     if folder.is_dir():
         os.chdir(folder)
 
-    def tell(event, *values):
+    def tell(number: int, event: str, *values: Any) -> None:
         relay.tell.remote(number, event, values)
 
-    tell("start")
-    return train_alone(run, session, parent, parent_id, _memory, tell)
+    tell(number, "start")
+    runs = {number: run}
+    ((_, outcome),) = train_apart(runs, session, parent, parent_id, _memory, tell)
+    return outcome

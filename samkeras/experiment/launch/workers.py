@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from samkeras.backend import backend
 from samkeras.errors import InputError
+from samkeras.experiment.launch.groups import Member, group, train_group
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.data import Memory, read_data
 from samkeras.experiment.runs.describe import start_record
@@ -27,7 +29,7 @@ from samkeras.experiment.runs.progress import ProgressDisplay, RunProgress
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.runs.train import train, without_metrics
+from samkeras.experiment.runs.train import without_metrics
 from samkeras.experiment.tracking.record import Record, Tracker
 from samkeras.experiment.tracking.tracker import MLflowTracker
 from samkeras.workload import Splits
@@ -63,14 +65,23 @@ class Job:
 def train_here(
     jobs: list[Job], tracker: Tracker, progress: ProgressDisplay
 ) -> Iterator[tuple[Job, Result]]:
-    """Trains runs one after the other in this process."""
-    for job in jobs:
-        told = progress.start_run(job.number)
-        with backend.split_batches(job.run.task.devices()):
-            result = train(
-                job.run, job.session, job.splits, tracker, job.parent_id, told
-            )
-        yield job, result
+    """Trains runs in this process: one after the other, or a group after the other."""
+    for some in _group(jobs, progress):
+        members = [
+            Member(job.number, job.run, job.splits, progress.start_run(job.number))
+            for job in some
+        ]
+        by_number = {job.number: job for job in some}
+        session, parent = some[0].session, some[0].parent_id
+        for number, result in train_group(members, session, tracker, parent):
+            yield by_number[number], result
+
+
+def _group(jobs: list[Job], progress: ProgressDisplay) -> list[list[Job]]:
+    """Runs that train together."""
+    runs, splits = [job.run for job in jobs], [job.splits for job in jobs]
+    places = group(runs, splits, jobs[0].session, progress.say)
+    return [[jobs[i] for i in some] for some in places]
 
 
 def train_in_workers(
@@ -84,38 +95,41 @@ def train_in_workers(
     Raises:
         KeyboardInterrupt: this process was interrupted; the runs in training are saved.
     """
-    waiting = list(reversed(jobs))
+    waiting = list(reversed(_group(jobs, progress)))
     attempts = dict.fromkeys((job.number for job in jobs), 0)
-    workers = [_Worker(i, num_workers) for i in range(min(num_workers, len(jobs)))]
+    workers = [_Worker(i, num_workers) for i in range(min(num_workers, len(waiting)))]
     try:
-        while waiting or any(worker.job for worker in workers):
+        while waiting or any(worker.jobs for worker in workers):
             for worker in workers:
-                if worker.job is None and waiting:
-                    job = waiting.pop()
-                    worker.give(job)
-                    attempts[job.number] += 1
-                    progress.start_run(job.number)
-            busy: dict[Any, tuple[_Worker, Job]] = {
-                w.connection: (w, w.job) for w in workers if w.job
-            }
+                if not worker.jobs and waiting:
+                    some = waiting.pop()
+                    worker.give(some)
+                    for job in some:
+                        attempts[job.number] += 1
+                        progress.start_run(job.number)
+            busy: dict[Any, _Worker] = {w.connection: w for w in workers if w.jobs}
             for connection in wait(busy):
-                worker, job = busy[connection]
+                worker = busy[connection]
                 event, *values = worker.hear()
                 match event:
                     case "result":
-                        worker.job = None
-                        yield job, complete(job, tracker, values[0])
+                        number, outcome = values
+                        job = worker.jobs.pop(number)
+                        yield job, complete(job, tracker, outcome)
                     case "stopped":
                         raise KeyboardInterrupt
-                    case "died" if attempts[job.number] < ATTEMPTS:
+                    case "died" if attempts[min(worker.jobs)] < ATTEMPTS:
                         progress.say(f"{values[0]}; its run goes on in another one")
+                        waiting.append([*worker.jobs.values()])
                         worker.start()
-                        waiting.append(job)
                     case "died":
+                        lost = [*worker.jobs.values()]
                         worker.start()
-                        yield job, give_up(job, tracker, Failure(values[0]))
+                        for job in lost:
+                            yield job, give_up(job, tracker, Failure(values[0]))
                     case _:
-                        progress.take(job.number, event, *values)
+                        number, *values = values
+                        progress.take(number, event, *values)
     finally:
         _stop(workers)
 
@@ -138,10 +152,10 @@ def give_up(job: Job, tracker: Tracker, failure: Failure) -> Result:
 
 
 class _Worker:
-    """A process that trains one run at a time.
+    """A process that trains one run at a time, or one group.
 
     Attributes:
-        job: the run that it trains, if it does.
+        jobs: the runs that it trains, by their numbers; none while it waits.
         process: itself.
         connection: on which it tells of the run.
     """
@@ -154,22 +168,24 @@ class _Worker:
         """Starts the process, again if it has died."""
         # A forked one would share the backend's threads, which do not survive it.
         context = multiprocessing.get_context("spawn")
-        self.job: Job | None = None
+        self.jobs: dict[int, Job] = {}
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, *self._place))
         with hidden_from_children():
             self.process.start()
         theirs.close()
 
-    def give(self, job: Job) -> None:
-        self.job = job
-        parent = job.parent and job.parent.folder
+    def give(self, jobs: list[Job]) -> None:
+        self.jobs = {job.number: job for job in jobs}
+        runs = {job.number: job.run for job in jobs}
+        first = jobs[0]
+        parent = first.parent and first.parent.folder
         with contextlib.suppress(BrokenPipeError):  # hear() says that it died
-            self.connection.send((job.run, job.session, parent, job.parent_id))
+            self.connection.send((runs, first.session, parent, first.parent_id))
 
     def hear(self) -> tuple:
-        """The next that the process says: a run's progress, ("result", result),
-        ("stopped",) or ("died", why)."""
+        """The next that the process says: a run's progress, its number second,
+        ("result", number, result), ("stopped",) or ("died", why)."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -182,14 +198,14 @@ class _Worker:
 def _stop(workers: list[_Worker]) -> None:
     """Ends the processes, and the runs that they train at the end of a step."""
     for worker in workers:
-        if worker.job is None:
+        if not worker.jobs:
             worker.connection.close()
         else:
             worker.process.terminate()
     for worker in workers:
         while worker.process.is_alive():
             try:
-                if worker.job is None:
+                if not worker.jobs:
                     worker.process.join()
                 else:  # what nobody reads would hold it up
                     worker.hear()
@@ -203,62 +219,68 @@ def _work(connection: Connection, number: int, num_workers: int) -> None:
     os.setpgrp()
     _share_machine(number, num_workers)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    memory, told_at = Recall(), 0.0
+    memory: Memory = Recall()
+    told_at: dict[int, float] = {}
 
-    def tell(event, *values):
-        nonlocal told_at
+    def tell(number: int, event: str, *values: Any) -> None:
         if event == "reach":  # each step does
-            if time.monotonic() - told_at < REACH_EVERY_SEC:
+            if time.monotonic() - told_at.get(number, 0.0) < REACH_EVERY_SEC:
                 return
-            told_at = time.monotonic()
+            told_at[number] = time.monotonic()
         with contextlib.suppress(BrokenPipeError):  # _end_with_parent stops the run
-            connection.send((event, *values))
+            connection.send((event, number, *values))
 
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         signal.signal(signal.SIGTERM, raise_interrupt)
         while True:
-            run, session, parent, parent_id = connection.recv()
+            runs, session, parent, parent_id = connection.recv()
+            outcomes = train_apart(runs, session, parent, parent_id, memory, tell)
             try:
-                result = train_alone(run, session, parent, parent_id, memory, tell)
+                for outcome in outcomes:
+                    connection.send(("result", *outcome))
             except KeyboardInterrupt:
                 connection.send(("stopped",))
                 break
-            connection.send(("result", result))
     end_at_once()
 
 
-def train_alone(
-    run: Run,
+def train_apart(
+    runs: dict[int, Run],
     session: Session,
     parent: Path | None,
     parent_id: str | None,
     memory: Memory,
     tell: Callable[..., None],
-) -> Result | Failure:
-    """Trains and records a run that belongs to a grid of another process, or says why
-    it could not begin.
+) -> Iterator[tuple[int, Result | Failure]]:
+    """Trains and records runs that belong to a grid of another process, as a group, or
+    says why they could not begin. Gives the number and the result of each.
 
     Args:
-        run: what it is.
-        session: how it is executed.
+        runs: what they are, by their numbers.
+        session: how they are executed.
         parent: the folder of the grid, as that process knows it.
         parent_id: the id of its record.
         memory: of the data that this process has read already.
-        tell: takes the run's progress, see RunProgress.
+        tell: takes a run's number and progress, see RunProgress.
     """
     backend.cache_programs()
-    experiment = session.experiment or run.config.target.experiment
+    first = next(iter(runs.values())).config
+    experiment = session.experiment or first.target.experiment
     try:
-        splits = read_data(run.config, memory)  # which a node may not have
+        members = [
+            # Which data a node may not have.
+            Member(n, run, read_data(run.config, memory), RunProgress(partial(tell, n)))
+            for n, run in runs.items()
+        ]
         # A process that died, or its node, may not have let go of the run yet.
         tracker = MLflowTracker(session.tracking_uri, experiment, patience=PATIENCE_SEC)
     except Exception as error:
-        return explain(error, run.config)
+        yield from dict.fromkeys(runs, explain(error, first)).items()
+        return
     try:
         if parent is not None and parent_id is not None:
             tracker.know(parent, parent_id)
-        with backend.split_batches(run.task.devices()):
-            return train(run, session, splits, tracker, parent_id, RunProgress(tell))
+        yield from train_group(members, session, tracker, parent_id)
     finally:
         tracker.close()
 

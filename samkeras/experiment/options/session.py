@@ -19,6 +19,8 @@ class Session:
     """directory of the runs' files; the default one is in the project's folder"""
     workers: PositiveInt = 1
     """processes that train runs at the same time, and share the cores and GPUs"""
+    replicas: PositiveInt = 1
+    """runs that train in one program, which differ in numbers such as seed and rho"""
     ray: str | None = None
     """train the runs on the Ray cluster at this address: HOST:PORT or auto"""
     cpus_per_run: NonNegativeFloat = 1.0
@@ -42,4 +44,7 @@ class Session:
         if self.ray is None:
             names = ("cpus_per_run", "gpus_per_run", "tpus_per_run")
             return dict.fromkeys(names, "--ray HOST:PORT or auto")
-        return {"workers": "--ray null: give one of the two, not both"}
+        return {
+            "workers": "--ray null: give one of the two, not both",
+            "replicas": "--ray null: on Ray each run has a place of its own",
+        }

@@ -63,11 +63,13 @@ def _build(run: Run, info: DataInfo) -> SAMModel:
 
 
 class ModelSize(NamedTuple):
-    """Trainable parameters of a run's model, and those left after pruning."""
+    """Trainable parameters of a run's model, those left after pruning, and whether it
+    has convolutions."""
 
     num_params: int
     num_nonzero: int
     sparsity: float
+    convolves: bool = False
 
 
 def measure_size(run: Run, info: DataInfo) -> ModelSize:
@@ -90,7 +92,7 @@ def _measure_size(config: Config, info: DataInfo) -> ModelSize:
         model = _build(run, info)
         num_params = count_params(model.trainable_variables)
         if not config.is_pruned:
-            return ModelSize(num_params, num_params, 0.0)
+            return ModelSize(num_params, num_params, 0.0, has_convolution(model))
         size = count_params(find_kernels(model))
         sparsity = config.sparsity or 0.0  # or match_width says it
         if config.match_width is not None:
@@ -105,9 +107,8 @@ def _measure_size(config: Config, info: DataInfo) -> ModelSize:
                     f"{num_params - size:,} outside its kernels, never pruned"
                 )
             sparsity = 1 - num_kept / size
-    return ModelSize(
-        num_params, num_params - size + count_kept(size, sparsity), sparsity
-    )
+    num_nonzero = num_params - size + count_kept(size, sparsity)
+    return ModelSize(num_params, num_nonzero, sparsity, has_convolution(model))
 
 
 def check_memory(devices: list[str], num_params: int) -> None:
@@ -201,11 +202,15 @@ def _choose_jit_compile(model: SAMModel) -> bool | str:
     their batches, and makes recurrent networks ten times as slow.
     """
     has_many_shapes = any(None in tensor.shape[1:] for tensor in model.inputs)
-    has_convolution = any(
+    return "auto" if has_many_shapes or has_convolution(model) else True
+
+
+def has_convolution(model: SAMModel) -> bool:
+    """Whether a model has convolutions, those of patches aside, which are products."""
+    return any(
         isinstance(layer, keras.layers.Conv2D) and layer.kernel_size != layer.strides
         for layer in model.layers
     )
-    return "auto" if has_many_shapes or has_convolution else True
 
 
 def _find_loss(loss: Any, config: Config) -> Any:

@@ -109,6 +109,29 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint_*.npz"))
 
 
+Moment = tuple[int, int]
+"""An epoch, counted from 0, and its steps that are done."""
+
+
+def find_common_place(folders: list[Path]) -> Moment | None:
+    """The newest moment that each of some runs, of whose folders these are, can go back
+    to, so that they go on as they were, side by side; None if there is none, where one
+    of them is far ahead."""
+    common = set.intersection(*map(_list_moments, folders))
+    return max(common, default=None)
+
+
+def _list_moments(folder: Path) -> set[Moment]:
+    """Those that a run can go back to; its start where no more is lost than that."""
+    moments = {_moment_of(path) for path in _paths(folder)}
+    return moments | {(0, 0)} if len(moments) < NUM_KEPT else moments
+
+
+def _moment_of(path: Path) -> Moment:
+    _, epoch, step = path.stem.split("_")
+    return int(epoch), int(step)
+
+
 class Checkpoints:
     """A run's checkpoints in its folder, of which the last two are kept.
 
@@ -120,10 +143,18 @@ class Checkpoints:
         fingerprint: the run's, written into each checkpoint.
         warn: told in one line what is wrong with a checkpoint or its writing, or what
             others there are.
+        newest: the newest moment to go back to. None (default): the last.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, warn: Callable[[str], None]):
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        warn: Callable[[str], None],
+        newest: Moment | None = None,
+    ):
         self._folder, self._fingerprint, self._warn = folder, fingerprint, warn
+        self._newest = newest
         self._writer = threading.Thread()
         self._error: Exception | None = None
 
@@ -174,6 +205,8 @@ class Checkpoints:
             path.unlink()  # left by a kill
         problems = []
         for path in reversed(_paths(self._folder)):
+            if self._newest is not None and _moment_of(path) > self._newest:
+                continue
             try:
                 found = self._read(path)
                 check(*found)

@@ -32,13 +32,17 @@ def hidden_from_children() -> Iterator[None]:
 
 
 class StopRequest:
-    """Within its `with` block the first signal only sets `requested`, so that training
-    can finish its step and save. Outside, and from the second on, a signal raises
-    KeyboardInterrupt."""
+    """Within its `with` blocks, of which several may be open at once, the first signal
+    only sets `requested`, so that training can finish its step and save. Outside, and
+    from the second on, a signal raises KeyboardInterrupt."""
 
     requested = False
+    _depth = 0
 
     def __enter__(self) -> "StopRequest":
+        self._depth += 1
+        if self._depth > 1:
+            return self
         self._previous = {
             number: signal.signal(number, self._note)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -46,6 +50,9 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth > 0:
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

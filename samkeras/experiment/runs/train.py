@@ -3,6 +3,7 @@
 import contextlib
 import time
 
+from samkeras.calls import Training
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import LabelNoise
@@ -16,7 +17,7 @@ from samkeras.experiment.runs.build import (
     measure_size,
     prune_model,
 )
-from samkeras.experiment.runs.checkpoint import Checkpoints
+from samkeras.experiment.runs.checkpoint import Checkpoints, Moment
 from samkeras.experiment.runs.describe import (
     describe_model,
     describe_noise,
@@ -41,19 +42,23 @@ def train(
     tracker: Tracker,
     parent: str | None,
     progress: RunProgress,
-) -> Result:
+    stop: StopRequest,
+    newest: Moment | None = None,
+) -> Training[Result]:
     """Trains one run and records it, in the scope of its devices. A failure is recorded
     and returned.
 
     Args:
         parent: id of the record of the run that this one is nested in, if it is.
+        stop: whether a stop is requested.
+        newest: see Checkpoints.
     """
     started, config = time.monotonic(), run.config
     try:
         logger, mark = start_record(run, session, splits, tracker, parent)
     except (InputError, OSError) as error:
         return without_metrics(run, splits.info, Failure(str(error)))
-    checkpoints = Checkpoints(logger.folder, mark, progress.say)
+    checkpoints = Checkpoints(logger.folder, mark, progress.say, newest)
     try:
         if session.rerun:
             checkpoints.clear()
@@ -64,7 +69,9 @@ def train(
         check_memory(run.task.devices(), size.num_params)
         model = build_model(run, splits.info)
         describe_model(logger, size, model)
-        _train(run, session, model, size, splits, logger, checkpoints, progress)
+        yield from _train(
+            run, session, model, size, splits, logger, checkpoints, progress, stop
+        )
         logger.end("FINISHED")
     except KeyboardInterrupt:
         try:
@@ -97,7 +104,8 @@ def _train(
     logger: Record,
     checkpoints: Checkpoints,
     progress: RunProgress,
-) -> None:
+    stop: StopRequest,
+) -> Training[None]:
     """Trains a run's new model to the end, and records what comes out."""
     config, task = run.config, run.task
     examples = splits.train
@@ -113,9 +121,9 @@ def _train(
     if config.is_pruned:
         prune_model(run, model, size.sparsity, examples)
     member = Member(run, rate, logger, checkpoints, progress)
-    with StopRequest() as stop:
+    with stop:
         loop = Loop(model, batches, validation, member, config.total_epochs, stop)
-        loop.train()
+        yield from loop.train()
     member.finish(model, validation)
 
 

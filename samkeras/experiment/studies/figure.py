@@ -83,6 +83,7 @@ class Figure:
         variants: options that win over the grid's; the runs are those of each of them.
         small: options that `--preset small` puts in the place of all those.
         changes: options, with their values, that were given in the place of the file's.
+        replicas: `--replicas` on a GPU or TPU, unless it is given.
     """
 
     path: Path
@@ -93,6 +94,7 @@ class Figure:
     variants: Sequence[Options] = ({},)
     small: Options = field(default_factory=dict)
     changes: dict[str, str] = field(default_factory=dict)
+    replicas: int = 1
 
     @property
     def name(self) -> str:
@@ -111,7 +113,15 @@ class Figure:
         return [{**self.grid, **variant, **small} for variant in self.variants]
 
 
-FIGURE_FIELDS = ("title", "workload", "grid", "variants", "small", "pictures")
+FIGURE_FIELDS = (
+    "title",
+    "workload",
+    "grid",
+    "variants",
+    "small",
+    "pictures",
+    "replicas",
+)
 PICTURE_FIELDS = tuple(f.name for f in dataclasses.fields(Picture))
 # What a file without a list of pictures says of its only one.
 ONLY_FIELDS = tuple(name for name in PICTURE_FIELDS if name not in ("name", "title"))
@@ -292,6 +302,11 @@ def _check_figure(figure: Figure) -> None:
         for option, values in options.items():
             if values == []:
                 raise InputError(f"{path}: {name} has no values for {option}: no runs")
+    replicas: object = figure.replicas
+    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 1:
+        raise InputError(
+            f"{path}: replicas must be an integer >= 1. Received: {replicas}"
+        )
     if not figure.variants:
         raise InputError(f"{path}: variants is empty: no runs")
 

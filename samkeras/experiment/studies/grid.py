@@ -102,7 +102,9 @@ def _run_grid(
     if data:
         from samkeras.experiment.studies import training
 
-        interrupted = training.train(session, runs, data, parent, results, tracker)
+        interrupted = training.train(
+            session, runs, data, figure, parent, results, tracker
+        )
     failed = any(result.failure for result in results.values())
     found = [results[i] for i in sorted(results)]
     drawn: list[Path] = []

@@ -1,6 +1,9 @@
 """The runs of a study that are not finished: checked, and trained."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+
+import keras
 
 from samkeras.backend import backend
 from samkeras.errors import InputError
@@ -64,6 +67,15 @@ def prepare(
     return read
 
 
+def _with_replicas(session: Session, figure: Figure | None) -> Session:
+    """The session, in which a figure's runs train together on an accelerator."""
+    is_jax = keras.backend.backend() == "jax"
+    on_cpu = keras.distribution.list_devices()[0].startswith("cpu")
+    if figure is None or session.replicas > 1 or on_cpu or not is_jax:
+        return session
+    return dataclasses.replace(session, replicas=figure.replicas)
+
+
 def _check(session: Session, left: Sequence[tuple[Run, Splits]]) -> None:
     """Checks what can be known before the data is read.
 
@@ -83,6 +95,11 @@ def _check(session: Session, left: Sequence[tuple[Run, Splits]]) -> None:
             "--workers and --ray train many runs at once, several processes train one "
             f"run together. Received: both, with {num_processes} processes"
         )
+    if session.replicas > 1 and keras.backend.backend() != "jax":
+        raise InputError(
+            "--replicas needs KERAS_BACKEND=jax. "
+            f"Received: {session.replicas}, with {keras.backend.backend()}"
+        )
     is_whole = workload.score is not None or not workload.task.is_shared
     if num_processes > 1 and is_whole:
         raise InputError(
@@ -96,6 +113,7 @@ def train(
     session: Session,
     runs: Sequence[Run],
     data: Mapping[int, Splits],
+    figure: Figure | None,
     parent: Record | None,
     results: dict[int, Result],
     tracker: Tracker,
@@ -106,6 +124,7 @@ def train(
         session: how they are executed.
         runs: all of them.
         data: of those that are left, by position.
+        figure: what is drawn of them, if it is.
         parent: the record of the run that they are nested in, if they are.
         results: of the others, by position.
         tracker: records them.
@@ -113,6 +132,7 @@ def train(
     Returns:
         Whether it was interrupted.
     """
+    session = _with_replicas(session, figure)
     jobs = [Job(i, runs[i], session, splits, parent) for i, splits in data.items()]
     work = {job.number: _count_work(job.run, job.splits) for job in jobs}
     varied = varied_fields(run.config for run in runs)

@@ -1,19 +1,16 @@
 """Validation on examples."""
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
-from samkeras.backend import backend
+from samkeras.calls import Call, Steps, Training
 from samkeras.data.batches import Batches
 from samkeras.experiment.runs.failure import NotFiniteError
-from samkeras.experiment.runs.pace import Pace
 from samkeras.model import SAMModel
 
 
@@ -34,9 +31,8 @@ class ExampleValidation:
     ):
         self._model, self._batches, self._score = model, batches, score
         self._predict = model.make_call_function()
-        self._pace = Pace(model.steps_per_execution)
 
-    def evaluate(self, pause: Callable[[], None]) -> dict[str, float]:
+    def evaluate(self, pause: Callable[[], None]) -> Training[dict[str, float]]:
         """The metrics, and what is measured on the whole set at once.
 
         Raises:
@@ -44,18 +40,17 @@ class ExampleValidation:
         """
         model, like = self._model, self._batches.specs
         model.reset_metrics()
-        self._pace.start()
-        logs: dict[str, Any] = {}
-        loss, count = None, 0
+        steps: Steps | None = None
         with contextlib.closing(self._batches.take(model.steps_per_execution)) as parts:
-            for part in itertools.chain.from_iterable(map(self._pace.cut, parts)):
-                pause()
-                logs = model.test_on_batches(part, like)
-                if loss is not None:  # of the part before, until which there is none
-                    backend.fetch(loss)
-                    self._pace.end(count)
-                loss, count = logs["loss"], len(part)
-        scores = {name: float(value) for name, value in backend.fetch(logs).items()}
+            for part in parts:
+                rest = part
+                while len(rest):
+                    pause()
+                    taken = yield Call(model, rest, like, is_training=False)
+                    if steps is not None:  # the device is at the ones after
+                        steps.wait()
+                    steps, rest = taken, rest[taken.count :]
+        scores = {} if steps is None else steps.wait()
         if self._score is not None and all(map(math.isfinite, scores.values())):
             scores |= self._measure(self._score, pause)
         return {f"val_{name}": value for name, value in scores.items()}

@@ -130,6 +130,56 @@ def test_twenty_kills_change_nothing(tmp_path, undisturbed):
     assert_as_undisturbed(tmp_path, undisturbed)
 
 
+def weights_by_run(folder: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for path in folder.glob("runs/*/final.npz"):
+        with np.load(path) as file:
+            arrays = [np.ravel(array) for array in file.values()]
+        found[path.parent.name] = np.concatenate(arrays)
+    return found
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="models train together on JAX"
+)
+def test_ten_kills_of_a_group_change_nothing(tmp_path):
+    """Its runs go back to what all of them have, and go on together."""
+    options = [*ONE_RUN, "--seed", "0,1,2", "--replicas", "3"]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    for folder in (undisturbed, killed):
+        folder.mkdir()
+    finish(start(undisturbed, options))
+    moments = random.Random(1)
+    for _ in range(10):
+        process = start(killed, options)
+        known = set(killed.glob("runs/*/checkpoint_*"))
+
+        def wrote_one(known=known):
+            return set(killed.glob("runs/*/checkpoint_*")) - known
+
+        wait_for(wrote_one, process)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+    finish(start(killed, options))
+    found, expected = weights_by_run(killed), weights_by_run(undisturbed)
+    assert found.keys() == expected.keys()
+    assert len(found) == 3
+    for name, weights in expected.items():
+        np.testing.assert_array_equal(found[name], weights)
+    runs, others = recorded_runs(killed), recorded_runs(undisturbed)
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
+    for run in runs:
+        curve = client.get_metric_history(run.info.run_id, "loss")
+        assert sorted(point.step for point in curve) == list(range(EPOCHS))
+    bests = [
+        sorted(r.data.metrics["best_val_accuracy"] for r in both)
+        for both in (runs, others)
+    ]
+    assert bests[0] == bests[1]
+
+
 def test_a_preempted_run_saves_and_says_so(tmp_path, undisturbed):
     """SIGTERM ends it with 130 within seconds, marked as killed; the same command
     ends as if nothing had happened."""

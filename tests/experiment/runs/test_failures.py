@@ -218,8 +218,8 @@ def test_a_failure_travels_from_other_processes(train, recorded, change, tmp_pat
 
     def train_there():
         with patch.object(workers, "MLflowTracker", lambda *_, **__: tracker):
-            run, tell = Run(config), Mock()
-            done = workers.train_alone(run, session, None, None, Recall(), tell)
+            runs, told = {0: Run(config)}, (Recall(), Mock())
+            ((_, done),) = workers.train_apart(runs, session, None, None, *told)
         job = Job(0, Run(config), session, splits, None)
         return workers.complete(job, tracker, pickle.loads(pickle.dumps(done)))
 

@@ -18,6 +18,7 @@ from samkeras.data.batches import EpochBatches
 from samkeras.experiment.runs import build, data
 from samkeras.experiment.runs.member import Member, Place
 from samkeras.experiment.runs.run import Run
+from samkeras.experiment.runs.turns import train_together
 from samkeras.experiment.tasks.validation import ExampleValidation
 from tests import helpers
 from tests.experiment.runs.making import MNIST, SMALL
@@ -341,7 +342,8 @@ def test_a_score_is_given_labels_weights_and_predictions(with_weights):
     feed = Mock(__getitem__=lambda _, i: batches[i], left=3, specs=None)
     feed.take = lambda count: ([batch] for batch in batches)
     model = helpers.compile_classifier(helpers.build_classifier())
-    scores = ExampleValidation(model, feed, score).evaluate(lambda: None)
+    evaluation = ExampleValidation(model, feed, score).evaluate(lambda: None)
+    ((_, scores),) = train_together([evaluation])
     labels, weights, predictions = given
     np.testing.assert_array_equal(labels, y)
     assert set(weights) == {2.0 if with_weights else 1.0}

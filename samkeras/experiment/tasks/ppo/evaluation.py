@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from samkeras.calls import Training
 from samkeras.data.atari import Game
 from samkeras.experiment.options.groups import PPOOptions
 from samkeras.experiment.tasks.ppo.rollouts import Policy, play
@@ -29,8 +30,9 @@ class Evaluation:
     def __init__(self, policy: Policy, game: Game, config: PPOOptions):
         self._policy, self._game, self._config = policy, game, config
 
-    def evaluate(self, pause: Callable[[], None]) -> dict[str, float]:
+    def evaluate(self, pause: Callable[[], None]) -> Training[dict[str, float]]:
         """The mean score of the games, and its standard deviation."""
+        yield from ()  # it asks for no steps
         seed = derive_seed(self._config.seed, "evaluation")
         count = self._config.eval_games
         scores = np.zeros(count)

@@ -1,0 +1,148 @@
+"""Runs that train together: their steps are one program."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from samkeras.backend import backend
+from samkeras.data.examples import ArrayExamples
+from samkeras.experiment.options.groups import Config
+from samkeras.experiment.options.session import Session
+from samkeras.experiment.runs.build import measure_size
+from samkeras.experiment.runs.checkpoint import find_common_place
+from samkeras.experiment.runs.interrupt import StopRequest
+from samkeras.experiment.runs.progress import RunProgress
+from samkeras.experiment.runs.result import Result
+from samkeras.experiment.runs.run import Run
+from samkeras.experiment.runs.train import train
+from samkeras.experiment.runs.turns import train_together
+from samkeras.experiment.tracking.record import Tracker
+from samkeras.workload import Splits
+
+# Numbers of a run, of any of which its steps are the same program.
+NUMBERS = ("seed", "rho", "learning_rate", "label_noise")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run of a group.
+
+    Attributes:
+        number: its place among all runs.
+        run: what it is.
+        splits: its data.
+        progress: told how far it is.
+    """
+
+    number: int
+    run: Run
+    splits: Splits
+    progress: RunProgress
+
+
+def group(
+    runs: Sequence[Run],
+    splits: Sequence[Splits],
+    session: Session,
+    say: Callable[[str], None],
+) -> list[list[int]]:
+    """The places of runs that train together, `--replicas` of them at most.
+
+    Args:
+        runs: all of them.
+        splits: the data of each.
+        session: how they are executed.
+        say: told why some do not.
+    """
+    if session.replicas == 1:
+        return [[i] for i in range(len(runs))]
+    is_here = session.workers == 1
+    if is_here and keras.distribution.list_devices()[0].startswith("cpu"):
+        say("--replicas gains little on a CPU, where one run keeps all cores busy")
+    alike: dict[Any, list[int]] = {}
+    reasons: dict[str, None] = {}
+    for i, (run, loaded) in enumerate(zip(runs, splits, strict=True)):
+        reason = _find_hindrance(run, loaded, session)
+        key = (i,) if reason else _shape(run.config)
+        alike.setdefault(key, []).append(i)
+        if reason is not None:
+            reasons[reason] = None
+    for reason in reasons:
+        say(f"--replicas: {reason} train one after the other")
+    size = session.replicas
+    return [
+        places[start : start + size]
+        for places in alike.values()
+        for start in range(0, len(places), size)
+    ]
+
+
+def _find_hindrance(run: Run, splits: Splits, session: Session) -> str | None:
+    """Which runs do not train together, if this is one."""
+    examples = splits.train
+    if len(run.task.devices()) > 1:
+        return "runs on several devices"
+    if not (isinstance(examples, ArrayExamples) and examples.can_be_resident):
+        return "runs whose batches the host makes"
+    if session.resident_data == 0:
+        return "runs with --resident_data 0"
+    try:
+        convolves = measure_size(run, splits.info).convolves
+    except Exception:
+        return "runs that cannot be built"  # each says why
+    return "convolutions, which fill the device alone," if convolves else None
+
+
+def _shape(config: Config) -> tuple[tuple[str, Any], ...]:
+    """What runs that train together have the same."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    if values["optimizer"] != "adamw":  # whose decay is a constant of the program
+        values["weight_decay"] = values["weight_decay"] > 0
+    return tuple((n, str(v)) for n, v in values.items() if n not in NUMBERS)
+
+
+def train_group(
+    members: Sequence[Member],
+    session: Session,
+    tracker: Tracker,
+    parent: str | None,
+) -> Iterator[tuple[int, Result]]:
+    """Trains runs, together where they are several, in the scope of their devices, and
+    gives the number and the result of each as it ends.
+
+    Raises:
+        KeyboardInterrupt: a stop was requested; all are saved.
+    """
+    stop = StopRequest()
+    newest = None
+    if len(members) > 1:
+        folders = [_find_folder(each, session) for each in members]
+        newest = find_common_place(folders)
+    trainings = [
+        train(
+            each.run,
+            session,
+            each.splits,
+            tracker,
+            parent,
+            each.progress,
+            stop,
+            newest,
+        )
+        for each in members
+    ]
+    with backend.split_batches(members[0].run.task.devices()):
+        for place, result in train_together(trainings):
+            # Of the time that all have taken together, a run's share.
+            seconds = result.numbers.get("seconds", 0.0) / len(members)
+            numbers = {**result.numbers, "seconds": seconds}
+            yield members[place].number, dataclasses.replace(result, numbers=numbers)
+
+
+def _find_folder(member: Member, session: Session) -> Path:
+    marks = member.run.find_marks(member.splits)
+    return member.run.find_folder(session.run_dir, marks)[0]

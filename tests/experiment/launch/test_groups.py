@@ -1,0 +1,233 @@
+"""Runs that train together, in one program, are runs as any other."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import run as command
+from samkeras.experiment.launch import groups
+from samkeras.experiment.options.session import Session
+from samkeras.experiment.runs.checkpoint import find_common_place
+from samkeras.experiment.runs.data import read_data
+from samkeras.experiment.runs.member import Member
+from samkeras.experiment.runs.recall import Recall
+from samkeras.experiment.runs.run import Run
+from tests import helpers
+from tests.experiment.runs.test_resume import build_noisy_model
+from workloads import mnist_mlp
+
+needs_jax = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="models train together on JAX"
+)
+# 8 steps an epoch, the last one of fewer examples.
+OPTIONS = {
+    "--dataset": "mnist_5k",
+    "--batch_size": "32",
+    "--train_examples": "250",
+    "--validation_examples": "100",
+    "--epochs": "2",
+}
+
+
+@pytest.fixture
+def train(records, tmp_path, monkeypatch, capsys):
+    """A function: (name, options) -> (exit code, output, final weights by the runs'
+    titles, records). Runs of one name share their folders and experiment."""
+    workload = dataclasses.replace(mnist_mlp.workload, build=build_noisy_model)
+    monkeypatch.setattr(mnist_mlp, "workload", workload)
+    final, finish = {}, Member.finish
+
+    def keep_weights(self, model, validation):
+        weights = [np.ravel(w) for w in model.get_weights()]
+        final[self._run.title] = np.concatenate(weights)
+        finish(self, model, validation)
+
+    monkeypatch.setattr(Member, "finish", keep_weights)
+
+    def call(name: str, *options: str, stop_at: tuple | None = None):
+        with pytest.MonkeyPatch.context() as context:
+            helpers.request_stop(context, stop_at)
+            final.clear()
+            places = ["--run_dir", str(tmp_path / name), "--experiment", name]
+            others = {k: v for k, v in OPTIONS.items() if k not in options}
+            others = [text for pair in others.items() for text in pair]
+            code = command.main(["workloads/mnist_mlp", *others, *places, *options])
+        found = [r for r in records[name] if "config.yaml" in r.files]
+        return code, capsys.readouterr().out, dict(final), found
+
+    return call
+
+
+SAMPLES = {
+    "cifar10_resnet18": "mnist_5k",
+    "mnist_mlp": "mnist_5k",
+    "sst2_lstm": "crowdflower",
+}
+FIVE_AND_ONE = [{"dataset": "mnist_5k", "seed": i} for i in range(5)]
+FIVE_AND_ONE.insert(2, {"dataset": "mnist_5k", "batch_size": 32})
+
+METHODS = {
+    "base": ["--sam", "false"],
+    "sam": ["--method", "sam"],
+    "unnormalized": ["--method", "unnormalized"],
+    "random": ["--method", "random"],
+    "asam": ["--method", "asam"],
+    "fsam": ["--method", "fsam"],
+}
+EXTRAS = {
+    "base": ["--label_noise", "0,0.2"],
+    "sam": ["--weight_decay", "1e-4,1e-3", "--lr_schedule", "cosine"],
+    "unnormalized": ["--pruner", "snip", "--sparsity", "0.5"],
+    "random": ["--optimizer", "adamw", "--weight_decay", "0.01"],
+    "asam": ["--learning_rate", "0.01,0.1", "--lr_milestones", "[0.5]"],
+    "fsam": ["--m_sharpness", "10", "--batch_size", "50"],
+}
+
+
+@needs_jax
+@pytest.mark.parametrize("method", METHODS)
+def test_a_group_gives_the_weights_and_numbers_of_single_runs(train, method):
+    """For every method, with BatchNorm and dropout, label noise, masks, groups of
+    examples, schedules and optimizers that have a state."""
+    options = [*METHODS[method], *EXTRAS[method], "--seed", "0,1"]
+    if method != "base":
+        options += ["--sam", "--rho", "0.01,0.1"]
+    code, _, single, apart = train("single", *options)
+    assert code == 0
+    code, _, grouped, together = train("group", *options, "--replicas", "8")
+    assert code == 0
+    assert len(single) == len(together) == (8 if method in ("sam", "asam") else 4)
+    for title, weights in single.items():
+        np.testing.assert_allclose(grouped[title], weights, atol=1e-5)
+    for one, other in zip(apart, together, strict=True):
+        assert one.params.keys() == other.params.keys()
+        assert one.metrics.keys() == other.metrics.keys()
+        for name in ("loss", "val_accuracy", "final_val_accuracy", "best_epoch"):
+            assert one.metrics[name] == pytest.approx(other.metrics[name], abs=1e-5)
+
+
+@needs_jax
+def test_a_run_that_becomes_infinite_fails_alone(train):
+    options = ["--learning_rate", "0.05,1e30", "--replicas", "2"]
+    code, out, weights, runs = train("group", *options)
+    assert code == 1
+    assert "loss is" in out
+    assert [run.status for run in runs] == ["FINISHED", "FAILED"]
+    (rest,) = weights.values()
+    _, _, single, _ = train("single", "--learning_rate", "0.05")
+    np.testing.assert_allclose(rest, next(iter(single.values())), atol=1e-5)
+
+
+@needs_jax
+def test_a_group_that_was_stopped_goes_on_to_the_bit(train, tmp_path):
+    """Also where one of its runs has lost its last checkpoint: all go back to what each
+    of them has."""
+    options = ["--sam", "--seed", "0,1,2", "--replicas", "4", "--epochs", "3"]
+    options += ["--steps_per_execution", "3"]
+    _, _, whole, _ = train("whole", *options)
+    for place in (("train", 1, 3), ("end", 1)):
+        code, out, _, _ = train("parts", *options, stop_at=place)
+        assert code == 130
+        assert "0 finished" not in out
+    kept = sorted((tmp_path / "parts").glob("*/checkpoint_*"))
+    assert len(kept) == 6
+    kept[-1].unlink()
+    code, out, weights, runs = train("parts", *options)
+    assert code == 0
+    assert out.count("going on after 1 epochs and 3 steps") == 3
+    for title, expected in whole.items():
+        np.testing.assert_array_equal(weights[title], expected)
+    assert {run.status for run in runs[-3:]} == {"FINISHED"}
+
+
+@needs_jax
+def test_a_run_goes_on_in_another_group_and_alone(train):
+    options = ["--sam", "--epochs", "3"]
+    _, _, whole, _ = train("whole", *options, "--seed", "0,1,2")
+    stopped = [*options, "--replicas", "3"]
+    assert train("parts", *stopped, "--seed", "0,1", stop_at=("end", 0))[0] == 130
+    code, _, weights, _ = train("parts", *stopped, "--seed", "1,2")
+    assert code == 0
+    code, _, alone, _ = train("parts", *options, "--seed", "0")
+    assert code == 0
+    for title, expected in whole.items():
+        found = {**weights, **alone}[title]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def touch(folder, *moments: tuple[int, int]) -> None:
+    folder.mkdir()
+    for epoch, step in moments:
+        (folder / f"checkpoint_{epoch:06}_{step:08}.npz").touch()
+
+
+@pytest.mark.parametrize(
+    ("held", "common"),
+    [
+        ([[(2, 0), (3, 0)], [(3, 0), (3, 7)]], (3, 0)),
+        ([[(1, 0)], []], (0, 0)),  # killed before one's first
+        ([[], []], (0, 0)),
+        ([[(48, 0), (49, 0)], []], None),  # which would lose 49 epochs
+        ([[(1, 0), (2, 0)], [(4, 0), (5, 0)]], None),
+    ],
+    ids=str,
+)
+def test_the_newest_moment_that_all_have(tmp_path, held, common):
+    folders = [tmp_path / str(i) for i in range(len(held))]
+    for folder, moments in zip(folders, held, strict=True):
+        touch(folder, *moments)
+    assert find_common_place(folders) == common
+
+
+def test_which_runs_are_one_program():
+    """Those that differ in numbers, of which the program makes no constants."""
+    make = helpers.make_config
+    first = make("mnist_mlp", sam=True, weight_decay=1e-4)
+    alike = [{"seed": 3}, {"rho": 0.2}, {"learning_rate": 0.3}, {"label_noise": 0.2}]
+    others = [{"weight_decay": 0.0}, {"batch_size": 64}, {"width_mult": 2.0}]
+    others += [{"sam": False}, {"method": "asam"}, {"epochs": 7}, {"momentum": 0.5}]
+    shape = groups._shape(first)
+    for changes in [*alike, {"weight_decay": 1e-3}]:
+        assert groups._shape(dataclasses.replace(first, **changes)) == shape
+    for changes in others:
+        assert groups._shape(dataclasses.replace(first, **changes)) != shape
+    decayed = make("mnist_mlp", optimizer="adamw", weight_decay=1e-4)
+    more = dataclasses.replace(decayed, weight_decay=1e-3)
+    assert groups._shape(decayed) != groups._shape(more)
+
+
+@pytest.mark.parametrize(
+    ("workload", "options", "reason"),
+    [
+        ("cifar10_resnet18", [], "convolutions, which fill the device alone,"),
+        ("mnist_mlp", ["--resident_data", "0"], "runs with --resident_data 0"),
+        ("sst2_lstm", [], "runs whose batches the host makes"),
+    ],
+)
+def test_runs_that_gain_nothing_train_one_after_the_other(workload, options, reason):
+    """And it is said, once."""
+    arguments = ["--dataset", SAMPLES[workload], "--seed", "0,1", "--replicas", "2"]
+    target = helpers.find_target(workload)
+    session, configs = helpers.parse_command(target, [*arguments, *options])
+    runs, said = [Run(config) for config in configs], []
+    splits = [read_data(config, Recall()) for config in configs]
+    assert groups.group(runs, splits, session, said.append) == [[0], [1]]
+    assert said[1:] == [f"--replicas: {reason} train one after the other"]
+    assert "CPU" in said[0]
+
+
+def test_groups_are_no_larger_than_they_may_be():
+    session = Session(replicas=2)
+    runs = [Run(helpers.make_config("mnist_mlp", **o)) for o in FIVE_AND_ONE]
+    splits = [read_data(run.config, Recall()) for run in runs]
+    found = groups.group(runs, splits, session, lambda line: None)
+    assert sorted(found) == [[0, 1], [2], [3, 4], [5]]
+
+
+def test_a_backend_without_replicas_refuses_them(monkeypatch, capsys):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    arguments = ["workloads/mnist_mlp", "--dataset", "mnist_5k", "--replicas", "2"]
+    assert command.main(arguments) == 2
+    assert "--replicas needs KERAS_BACKEND=jax" in capsys.readouterr().err
