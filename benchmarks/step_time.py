@@ -120,7 +120,8 @@ class SamKeras(Contender):
         import samkeras
         from samkeras.data.examples import ArrayExamples
 
-        self.batches = ArrayExamples(*task.data()).batches(BATCH, task.seed)
+        examples = ArrayExamples(*task.data(), is_resident=True)  # as run.py has it
+        self.batches = examples.batches(BATCH, task.seed)
         self.model = self.build_model(task)
         self.model.compile(
             samkeras.SGD(LEARNING_RATE, momentum=MOMENTUM),
