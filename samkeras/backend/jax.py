@@ -313,7 +313,7 @@ class CompiledSteps:
             for function in (self._take_row, self._take_rows)
         )
         self._together = jax.jit(
-            self._take_together, donate_argnums=1, static_argnums=(2, 3, 4)
+            self._take_together, donate_argnums=1, static_argnums=(6, 7, 8)
         )
         self._can_fuse: bool | None = None
 
@@ -376,9 +376,14 @@ class CompiledSteps:
             for i, common in enumerate(is_common)
         ]
         arrays = [each.arrays for each in rows]
-        start, end = map(_scalar, (first.start, first.start + first.count))
+        # By programs of their own: to compile them within the steps' takes the longer
+        # the more runs there are.
+        together = map(_stack_trees, (values, states, arrays))
+        joined = [many[0] if len(many) == 1 else _join(*many) for many in tables]
+        bounds = map(_scalar, (first.start, first.start + first.count))
         static = (first.gather, rates, is_common)
-        return self._together(values, states, *static, tables, arrays, start, end)
+        taken = self._together(*together, joined, *bounds, *static)
+        return _unstack_tree(taken, len(states))
 
     def count_programs(self) -> int:
         """The programs compiled so far."""
@@ -437,42 +442,31 @@ class CompiledSteps:
 
     def _take_together(
         self,
-        values: Sequence[list[Tensor]],
-        states: Sequence[Tree],
+        values: list[Tensor],
+        states: Tree,
+        rows: Tree,
+        tables: list[Tensor],
+        start: Tensor,
+        end: Tensor,
         gather: Callable[[Tree, Tree], Tree],
         rates: tuple[Rate, ...] | None,
         is_common: tuple[bool, ...],
-        tables: list[list[Tensor]],
-        rows: Sequence[Tree],
-        start: Tensor,
-        end: Tensor,
-    ) -> list[tuple[Logs, Tree]]:
+    ) -> tuple[Logs, Tree]:
         axes = [None if common else 0 for common in is_common]
-        joined = [
-            many[0] if common else jnp.stack(many)
-            for many, common in zip(tables, is_common, strict=True)
-        ]
-        numbers: Tensor = jnp.arange(len(states))
-        everyone = (_stack_trees(values), _stack_trees(rows), numbers)
+        numbers: Tensor = jnp.arange(len(jax.tree.leaves(states)[0]))
 
         def take_one(
-            state: Tree,
-            values: Tree,
-            rows: Tree,
-            which: Tensor,
-            tables: Tree,
-            at: Tensor,
+            state: Tree, values: Tree, rows: Tree, who: Tensor, tables: Tree, at: Tensor
         ) -> tuple[Logs, Tree]:
-            rate = None if rates is None else _Chosen(rates, which)
+            rate = None if rates is None else _Chosen(rates, who)
             return self._raw_step(values, state, _read(gather, tables, rows, at), rate)
 
         take_all = jax.vmap(take_one, (0, 0, 0, 0, axes, None))
 
-        def take(number: Tensor, state: Tree) -> tuple[Logs, Tree]:
-            return take_all(state, *everyone, joined, number)
+        def take(number: Tensor, states: Tree) -> tuple[Logs, Tree]:
+            return take_all(states, values, rows, numbers, tables, number)
 
-        taken = _repeat(take, _stack_trees(states), start, end)
-        return _unstack_tree(taken, len(states))
+        return _repeat(take, states, start, end)
 
 
 def _read(
@@ -482,15 +476,27 @@ def _read(
     return gather(tables, jax.tree.map(lambda array: array[number], rows))
 
 
+@jax.jit
+def _join(*arrays: Tensor) -> Tensor:
+    return jnp.stack(arrays)
+
+
+@jax.jit
+def _part(array: Tensor) -> list[Tensor]:
+    return list(jnp.unstack(array))
+
+
 def _stack_trees(trees: Sequence[Tree]) -> Tree:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(_join, *trees)
 
 
 def _unstack_tree(tree: Tree, count: int) -> list[Tree]:
-    def pick(number: int) -> Tree:
-        return jax.tree.map(lambda array: array[number], tree)
-
-    return [pick(number) for number in range(count)]
+    leaves, structure = jax.tree.leaves(tree), jax.tree.structure(tree)
+    parts = [_part(leaf) for leaf in leaves]
+    return [
+        jax.tree.unflatten(structure, [part[number] for part in parts])
+        for number in range(count)
+    ]
 
 
 class _Chosen(Rate):
