@@ -90,16 +90,21 @@ def train_together(
     """Trains runs in turns, and gives their numbers and results as they end.
 
     Raises:
-        KeyboardInterrupt: a stop was requested, and each of them has seen to it.
+        KeyboardInterrupt: one of them was interrupted. The others are sent what they
+            have asked for, so that they can see to a stop themselves, and interrupted
+            when they ask for more.
     """
-    device, interrupt = Device(), None
+    device = Device()
+    interrupt: KeyboardInterrupt | None = None
     answers: dict[int, Any] = dict.fromkeys(range(len(trainings)))
     while answers:
         calls: dict[int, Call] = {}
         for number, answer in answers.items():
             training = trainings[number]
             try:
-                if isinstance(answer, BaseException):
+                if interrupt is not None and answer is None:
+                    training.close()  # it has not begun
+                elif isinstance(answer, BaseException):
                     calls[number] = training.throw(answer)
                 else:
                     calls[number] = training.send(answer)
@@ -107,9 +112,13 @@ def train_together(
                 yield number, end.value
             except KeyboardInterrupt as error:
                 interrupt = error
-        try:
-            answers = dict(zip(calls, device.take([*calls.values()]), strict=True))
-        except KeyboardInterrupt as error:  # the second one
-            answers = dict.fromkeys(calls, error)
+        if interrupt is None:
+            try:
+                found = device.take([*calls.values()])
+                answers = dict(zip(calls, found, strict=True))
+                continue
+            except KeyboardInterrupt as error:  # the second one
+                interrupt = error
+        answers = dict.fromkeys(calls, interrupt)
     if interrupt is not None:
         raise interrupt

@@ -92,13 +92,33 @@ def test_trainings_in_turns_end_as_alone():
     assert len(set(alone)) == 3
 
 
-def test_an_interrupt_of_one_waits_for_the_others():
-    """Each has what it asked for, and sees for itself that it has to stop."""
-    trainings = train_together([train_apart(0, 1), train_apart(1)])
-    number, _ = next(trainings)
-    assert number == 1
+def test_an_interrupt_of_one_stops_the_others():
+    """Each has what it asked for, so that it can save, and no more; what has not begun
+    does not begin."""
+    seen = []
+
+    def see():
+        training = train_apart(1)
+        steps = None
+        while True:
+            try:
+                steps = yield training.send(steps)
+                seen.append("steps")
+            except KeyboardInterrupt:
+                seen.append("interrupt")
+                raise
+
+    def begin():
+        seen.append("begun")
+        yield from train_apart(2)
+
+    trainings = [train_apart(0, 1), see()]
     with pytest.raises(KeyboardInterrupt):
-        next(trainings)
+        next(train_together(trainings))
+    assert seen == ["steps", "interrupt"]
+    with pytest.raises(KeyboardInterrupt):
+        next(train_together([train_apart(0, 0), begin()]))
+    assert "begun" not in seen
 
 
 def test_an_error_is_raised_in_the_training_that_asked():
