@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -41,9 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_keras():
-    """The same seed before each test; no policy, names or graphs left after it."""
+    """The same seed before each test; no policy, names, graphs or models left after
+    it."""
     keras.utils.set_random_seed(0)
     yield
+    alike = sys.modules.get("samkeras.experiment.runs.alike")
+    if alike is not None:
+        alike.models.clear()
     keras.config.set_dtype_policy("float32")
     keras.backend.clear_session(free_memory=False)  # collecting takes 0.3 s a test
 

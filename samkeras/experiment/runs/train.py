@@ -9,6 +9,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.options.groups import LabelNoise
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs import data
+from samkeras.experiment.runs.alike import models
 from samkeras.experiment.runs.build import (
     ModelSize,
     build_model,
@@ -74,6 +75,7 @@ def train(
         )
         logger.end("FINISHED")
     except KeyboardInterrupt:
+        models.clear()
         try:
             checkpoints.wait()
         finally:  # interrupted once more
@@ -81,6 +83,7 @@ def train(
                 logger.end("KILLED", "interrupted")
         raise
     except Exception as error:
+        models.clear()
         checkpoints.wait()
         failure = explain(error, config)
         record_failure(logger, failure)
@@ -116,8 +119,12 @@ def _train(
         [examples, splits.validation], session.resident_data, progress.note
     )
     batches = task.batches(config, examples, "order", model)
-    validation = task.validation(config, validated, model)
     rate = compile_model(run, model, batches.total)
+    kept = models.exchange(run, splits.info, model, batches)
+    if kept is not model:
+        model = kept
+        batches = task.batches(config, examples, "order", model)
+    validation = task.validation(config, validated, model)
     if config.is_pruned:
         prune_model(run, model, size.sparsity, examples)
     member = Member(run, rate, logger, checkpoints, progress)

@@ -1,0 +1,105 @@
+"""Runs that differ in numbers alone share what is compiled, and nothing else."""
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from samkeras.experiment.runs import alike
+from tests.experiment.runs.making import MNIST
+from tests.experiment.runs.test_resume import build_noisy_model
+from workloads import mnist_mlp
+
+pytestmark = pytest.mark.one_backend
+
+# 3 steps, the last one of fewer examples, and so in the validation.
+OPTIONS = ["--dataset", "mnist_5k", "--train_examples", "80", "--batch_size", "32"]
+OPTIONS += ["--validation_examples", "40", "--epochs", "2"]
+FSAM = ["--sam", "--method", "fsam", "--optimizer", "adamw", "--weight_decay", "0.01"]
+
+
+@pytest.fixture
+def num_shared(monkeypatch):
+    """A function: () -> how often a run was given another's model."""
+    runs, renew = [], alike._renew
+
+    def note(model, new):
+        runs.append(new)
+        renew(model, new)
+
+    monkeypatch.setattr(alike, "_renew", note)
+    return lambda: len(runs)
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+
+    def read(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(read)
+    return arrays
+
+
+def read_runs(runs) -> dict[str, tuple]:
+    """The curves of runs, but for their speed, and their best and last weights."""
+    found = {}
+    for run in runs:
+        if "grid" not in run.tags:
+            curves = {k: v for k, v in run.curves.items() if "per_second" not in k}
+            files = sorted(run.folder.glob("*.weights.h5"))
+            found[run.name] = curves, *map(read_weights, files)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "num_models"),
+    [
+        pytest.param(
+            ["--sam", "--rho", "0.05,0.2"], 1, id="rho", marks=pytest.mark.each_backend
+        ),
+        (["--sam", "true,false", "--seed", "0,1", "--lr_milestones", "[0.5]"], 2),
+        ([*FSAM, "--precision", "mixed_float16", "--seed", "0,1"], 1),
+        (["--sam", "--label_noise", "0.2", "--m_sharpness", "16", "--seed", "0,1"], 1),
+    ],
+)
+def test_runs_that_share_a_model_are_as_alone(
+    train, recorded, num_shared, monkeypatch, options, num_models
+):
+    """To the bit: weights, BatchNorm and dropout, optimizer and method start anew."""
+    workload = dataclasses.replace(mnist_mlp.workload, build=build_noisy_model)
+    monkeypatch.setattr(mnist_mlp, "workload", workload)
+    assert train(*OPTIONS, *options, target=MNIST)[0] == 0
+    together = read_runs(recorded())
+    assert num_shared() == len(together) - num_models > 0
+    monkeypatch.setattr(alike, "_is_known", lambda run: False)
+    assert train(*OPTIONS, *options, "--rerun", target=MNIST)[0] == 0
+    assert num_shared() == len(together) - num_models
+    alone = read_runs(recorded()[len(together) :])
+    np.testing.assert_equal(together, alone)
+
+
+def test_a_pruned_run_shares_no_model(train, num_shared):
+    """Its masks are in the programs."""
+    options = ["--pruner", "magnitude", "--sparsity", "0.5", "--seed", "0,1"]
+    assert train(*OPTIONS, "--width_mult", "0.1", *options, target=MNIST)[0] == 0
+    assert num_shared() == 0
+
+
+def test_a_run_that_failed_leaves_no_model(train, num_shared):
+    options = ["--sam", "--rho", "0.05,1e30,0.1", "--width_mult", "0.1"]
+    assert train(*OPTIONS, *options, target=MNIST)[0] == 1
+    assert num_shared() == 1  # by the failing run, and by none after it
+
+
+def test_few_models_are_kept(train, num_shared, monkeypatch):
+    """The last ones, of so many parameters in all."""
+    monkeypatch.setattr(alike, "MAX_PARAMS", 60_000)
+    options = ["--width_mult", "0.1,0.2", "--seed", "0,1"]
+    assert train(*OPTIONS, *options, target=MNIST)[0] == 0
+    assert num_shared() == 2
+    assert [config.width_mult for config in alike.models._kept] == [0.2]
