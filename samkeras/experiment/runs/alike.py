@@ -29,16 +29,16 @@ class Kept(NamedTuple):
 
 
 class Models:
-    """A process' models."""
+    """A process' models, none of which a run has that still trains."""
 
     def __init__(self) -> None:
-        self._kept: dict[Config, Kept] = {}  # the last one used comes last
+        self._kept: dict[Config, Kept] = {}  # the last one kept comes last
 
-    def exchange(
+    def take(
         self, run: Run, info: DataInfo, model: SAMModel, batches: Batches
     ) -> SAMModel:
         """The model of an earlier run whose programs are this one's, with all that this
-        one's new model holds; or else the new model, which is kept for later runs.
+        one's new model holds; or else the new model.
 
         Args:
             run: the run.
@@ -46,22 +46,23 @@ class Models:
             model: its new model, compiled, not trained.
             batches: what it is trained on.
         """
-        if not _is_known(run):
+        kept = self._kept.pop(_without_numbers(run.config), None)
+        if kept is None or kept.workload is not run.workload or kept.info != info:
             return model
         model.build_for(batches.example)
-        alike, new = _without_numbers(run.config), Kept(model, run.workload, info)
-        kept = self._kept.pop(alike, new)
-        if kept.workload is not new.workload or kept.info != new.info:
-            kept = new
-        if kept is not new:
-            _renew(kept.model, model)
-        self._kept[alike] = kept
-        while sum(_count(each.model) for each in self._kept.values()) > MAX_PARAMS:
-            del self._kept[next(iter(self._kept))]
+        _renew(kept.model, model)
         return kept.model
 
+    def keep(self, run: Run, info: DataInfo, model: SAMModel) -> None:
+        """Keeps the model of a run that is over."""
+        if not _is_known(run):
+            return
+        self._kept[_without_numbers(run.config)] = Kept(model, run.workload, info)
+        while sum(_count(each.model) for each in self._kept.values()) > MAX_PARAMS:
+            del self._kept[next(iter(self._kept))]
+
     def clear(self) -> None:
-        """Keeps none, as where a run has failed, whose model is anywhere in a step."""
+        """Keeps none."""
         self._kept.clear()
 
 

@@ -75,7 +75,6 @@ def train(
         )
         logger.end("FINISHED")
     except KeyboardInterrupt:
-        models.clear()
         try:
             checkpoints.wait()
         finally:  # interrupted once more
@@ -83,7 +82,6 @@ def train(
                 logger.end("KILLED", "interrupted")
         raise
     except Exception as error:
-        models.clear()
         checkpoints.wait()
         failure = explain(error, config)
         record_failure(logger, failure)
@@ -120,9 +118,8 @@ def _train(
     )
     batches = task.batches(config, examples, "order", model)
     rate = compile_model(run, model, batches.total)
-    kept = models.exchange(run, splits.info, model, batches)
-    if kept is not model:
-        model = kept
+    new, model = model, models.take(run, splits.info, model, batches)
+    if model is not new:
         batches = task.batches(config, examples, "order", model)
     validation = task.validation(config, validated, model)
     if config.is_pruned:
@@ -132,6 +129,7 @@ def _train(
         loop = Loop(model, batches, validation, member, config.total_epochs, stop)
         yield from loop.train()
     member.finish(model, validation)
+    models.keep(run, splits.info, model)
 
 
 def without_metrics(run: Run, info: DataInfo, failure: Failure) -> Result:

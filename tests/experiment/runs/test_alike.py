@@ -76,6 +76,7 @@ def test_runs_that_share_a_model_are_as_alone(
     assert train(*OPTIONS, *options, target=MNIST)[0] == 0
     together = read_runs(recorded())
     assert num_shared() == len(together) - num_models > 0
+    alike.models.clear()
     monkeypatch.setattr(alike, "_is_known", lambda run: False)
     assert train(*OPTIONS, *options, "--rerun", target=MNIST)[0] == 0
     assert num_shared() == len(together) - num_models
@@ -91,9 +92,19 @@ def test_a_pruned_run_shares_no_model(train, num_shared):
 
 
 def test_a_run_that_failed_leaves_no_model(train, num_shared):
+    """It may be anywhere within a step."""
     options = ["--sam", "--rho", "0.05,1e30,0.1", "--width_mult", "0.1"]
     assert train(*OPTIONS, *options, target=MNIST)[0] == 1
     assert num_shared() == 1  # by the failing run, and by none after it
+
+
+def test_runs_that_train_together_share_no_model(train, num_shared):
+    """Each has one of its own, one of which a later run is given."""
+    options = [*OPTIONS, "--sam", "--rho", "0.05,0.1", "--width_mult", "0.1"]
+    assert train(*options, "--replicas", "2", target=MNIST)[0] == 0
+    assert num_shared() == 0
+    assert train(*options[:-3], "0.2", *options[-2:], target=MNIST)[0] == 0
+    assert num_shared() == 1
 
 
 def test_few_models_are_kept(train, num_shared, monkeypatch):
