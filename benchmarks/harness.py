@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +228,19 @@ def serve(contender: Contender) -> None:
         print("done", flush=True)
 
 
+@contextlib.contextmanager
+def full_precision() -> Generator[None]:
+    """Has contenders, on either backend, compute in float32 alone: they are compared in
+    it, and timed as a GPU or TPU computes where it is not told."""
+    import jax
+
+    from samkeras.backend import backend
+
+    with backend.full_precision(), jax.default_matmul_precision("highest"):
+        yield
+
+
+@full_precision()
 def train_each(contenders: Mapping[str, Callable[[], Contender]]) -> dict[str, list]:
     """The weights of each contender after an epoch in the task's order."""
     weights = {}

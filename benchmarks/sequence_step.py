@@ -34,6 +34,7 @@ from harness import (
     Contender,
     Row,
     demand_same,
+    full_precision,
     make_parser,
     names_of,
     report,
@@ -220,6 +221,7 @@ def parse_arguments() -> Namespace:
     return parser.parse_args()
 
 
+@full_precision()
 def find_deviations(workload: str, width_mult: float) -> dict[str, float]:
     """How far samkeras is from hand-written JAX after steps of SAM: the weights,
     ||difference|| / ||how far JAX moved||, and the metrics, the largest difference."""

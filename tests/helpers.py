@@ -148,6 +148,17 @@ def batches_of(x: np.ndarray, y: np.ndarray, size: int = 16) -> list[tuple]:
     return [(x[start : start + size], y[start : start + size]) for start in starts]
 
 
+def is_precise() -> bool:
+    """Whether float32 products are of float32 here and now on every device."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.config.jax_default_matmul_precision == "highest"
+    import tensorflow as tf
+
+    return not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
 def norm(tensors: list) -> float:
     """The L2 norm of a list of arrays as one vector."""
     return float(np.linalg.norm(flat(tensors)))

@@ -12,6 +12,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from tests.helpers import is_precise
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "harness")
 pytestmark = pytest.mark.skipif(
@@ -114,6 +116,22 @@ def test_another_computation_ends_a_benchmark(harness):
     for deviation in (1e-3, float("nan")):
         with pytest.raises(SystemExit, match="Not the same computation: ours"):
             harness.demand_same({"hand": 0.0, "ours": deviation}, tolerance=1e-4)
+
+
+def test_contenders_are_compared_in_full_precision_and_timed_without(harness):
+    """A GPU's own rounding would tell them apart: they are alike to 1e-4."""
+
+    class Watching(harness.Contender):
+        def epoch(self, number):
+            self.was_precise = is_precise()
+
+        def weights(self):
+            return [self.was_precise]
+
+    watching = Watching()
+    assert harness.train_each({"ours": lambda: watching}) == {"ours": [True]}
+    harness.train_in_turns({"ours": lambda: watching}, rounds=1)
+    assert not watching.was_precise
 
 
 def test_a_contender_may_live_in_a_process_of_its_own(harness, tmp_path, monkeypatch):

@@ -161,6 +161,13 @@ class Interface(Protocol):
         the examples split over the devices of the scope that one is in."""
         ...
 
+    # ── how exactly it computes ──
+
+    def full_precision(self) -> AbstractContextManager[None]:
+        """Has what is compiled and run in it, in this thread, multiply float32 numbers
+        as they are, where the device would round them first."""
+        ...
+
     # ── variables ──
 
     def values_of(self, variables: Iterable[keras.Variable]) -> list[Tensor]:

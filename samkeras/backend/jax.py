@@ -147,6 +147,12 @@ def _place(array: np.ndarray, spec: PartitionSpec) -> Tensor:
     return jax.make_array_from_process_local_data(layout, array)
 
 
+@contextlib.contextmanager
+def full_precision() -> Generator[None]:
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 def values_of(variables: Iterable[keras.Variable]) -> list[Tensor]:
     return [variable.value for variable in variables]
 

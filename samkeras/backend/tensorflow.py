@@ -150,6 +150,17 @@ def place_rows(array: np.ndarray) -> Tensor:
     return tf.convert_to_tensor(array)  # of which each copy takes its part
 
 
+@contextlib.contextmanager
+def full_precision() -> Generator[None]:
+    settings: Any = tf.config.experimental
+    before = settings.tensor_float_32_execution_enabled()
+    settings.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        settings.enable_tensor_float_32_execution(before)
+
+
 def values_of(variables: Iterable[keras.Variable]) -> list[Tensor]:
     # The values themselves may be variables.
     return [tf.convert_to_tensor(variable.value) for variable in variables]

@@ -1,6 +1,8 @@
 """Half precision, and loss scaling that SAM must see through."""
 
+import contextlib
 import math
+import re
 
 import keras
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 from keras.optimizers import LossScaleOptimizer
 
 import samkeras
+from samkeras.backend import backend
 from tests.helpers import (
     build_classifier,
     compile_classifier,
+    is_precise,
     random_examples,
     relative_error,
     train,
@@ -32,6 +36,40 @@ def test_mixed_bfloat16_trains_as_float32_does():
     moved = relative_error(start, weights[0])
     # bfloat16 keeps 8 bits: errors of a few percent of the way that training went.
     assert relative_error(weights[1], weights[0]) < 0.1 * moved
+
+
+def test_full_precision_ends_where_it_began():
+    """Also where what is within it fails, or another one is in it."""
+    assert not is_precise()
+    with contextlib.suppress(KeyError), backend.full_precision():
+        with backend.full_precision():
+            assert is_precise()
+        assert is_precise()
+        raise KeyError
+    assert not is_precise()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="reads JAX's programs")
+def test_every_product_of_a_step_is_of_full_precision():
+    """Those of both passes and of derivatives; outside it they are the device's."""
+    import jax
+
+    model = compile_classifier(build_classifier(), method=samkeras.SAM(0.5))
+    x, y = random_examples(16)
+    model.build_for((x, y))
+    parts = (model.trainable_variables, model.non_trainable_variables)
+    parts += (model.optimizer.variables, model.metrics_variables)
+    state = tuple(backend.values_of(variables) for variables in parts)
+
+    def find_products() -> list[str]:
+        program = str(jax.make_jaxpr(model.train_step)(state, (x, y)))
+        return re.findall(r"dot_general\[.*?precision=(\w+|\(.*?\))", program, re.S)
+
+    with backend.full_precision():
+        found = find_products()
+    assert len(found) > 6
+    assert {"HIGHEST" in each for each in found} == {True}
+    assert not [each for each in find_products() if "HIGHEST" in each]
 
 
 def test_l2_is_not_divided_by_the_loss_scale():

@@ -1,5 +1,6 @@
 """Runs that train together: their steps are one program."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,10 @@ def train_group(
         )
         for each in members
     ]
-    with backend.split_batches(members[0].run.task.devices()):
+    first = members[0].run
+    is_strict = first.config.is_strict
+    precision = backend.full_precision() if is_strict else contextlib.nullcontext()
+    with precision, backend.split_batches(first.task.devices()):
         for place, result in train_together(trainings):
             # Of the time that all have taken together, a run's share.
             seconds = result.numbers.get("seconds", 0.0) / len(members)

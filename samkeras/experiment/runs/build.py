@@ -34,7 +34,7 @@ def build_model(run: Run, info: DataInfo) -> SAMModel:
         InputError: the options ask for what the model has not.
     """
     config = run.config
-    keras.config.set_dtype_policy(config.precision)
+    keras.config.set_dtype_policy("float32" if config.is_strict else config.precision)
     # Keras draws the seeds of initializers and dropout from Python's generator;
     # keras.utils.set_random_seed would import TensorFlow for every backend.
     random.seed(derive_seed(config.seed, "init"))

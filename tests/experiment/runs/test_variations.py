@@ -6,9 +6,10 @@ import pytest
 import run as command
 from samkeras.data.images import load_images
 from samkeras.experiment.runs import build, data
+from samkeras.experiment.runs.member import Member
 from samkeras.experiment.runs.run import Run
 from tests.experiment.runs.making import SMALL
-from tests.helpers import arrays_of, parse_runs
+from tests.helpers import arrays_of, is_precise, parse_runs
 
 pytestmark = pytest.mark.one_backend
 
@@ -35,6 +36,29 @@ def test_every_method_trains(train, recorded, options):
     assert len(runs) == len(children)
     assert train(*grid)[0] == 0
     assert len(recorded()) == len(children) + 1
+
+
+@pytest.mark.each_backend
+def test_strict_precision_is_of_its_run_alone(train, recorded, monkeypatch):
+    """A CPU rounds nothing anyway: there the weights are the same to the bit."""
+    found, finish = [], Member.finish
+
+    def keep(self, model, validation):
+        found.append((is_precise(), model.compute_dtype, model.get_weights()))
+        finish(self, model, validation)
+
+    monkeypatch.setattr(Member, "finish", keep)
+    options = ["--width_mult", "0.1", "--sam"]
+    grid = [*SMALL, *options, "--precision", "float32_strict,float32"]
+    assert train(*grid)[0] == 0
+    (is_strict, policy, strict), (is_other_strict, _, other) = found
+    assert (is_strict, policy, is_other_strict) == (True, "float32", False)
+    assert not is_precise()
+    for left, right in zip(strict, other, strict=True):
+        np.testing.assert_array_equal(left, right)
+    first, second, _ = recorded()
+    assert first.params["precision"] == "float32_strict"
+    assert first.tags["fingerprint"] != second.tags["fingerprint"]
 
 
 @pytest.mark.each_backend
