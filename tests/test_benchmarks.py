@@ -180,6 +180,25 @@ def test_a_wrong_name_is_told_the_right_ones(harness, monkeypatch, capsys):
     assert "'sam' is none of scan, samkeras" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("host", "--examples 600 --epochs 2", {"device", "whole run"}),
+        ("replicas", "--examples 512 --replicas 2 --width_mult 0.05", {1, 2}),
+    ],
+)
+def test_a_benchmark_of_the_houses_runs_ends_with_its_rows(
+    name, options, expected, harness, monkeypatch
+):
+    """Those that take what runs are made of, which changes more than the library."""
+    benchmark, found = importlib.import_module(name), []
+    monkeypatch.setattr(benchmark, "report", lambda args, rows: found.extend(rows))
+    monkeypatch.setattr(sys, "argv", [name, "--rounds", "1", *options.split()])
+    benchmark.main()
+    assert {row.get("replicas", row["name"]) for row in found} == expected
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_benchmark_takes_from_the_project_is_there(name, harness):
     """Most is imported late, where it is used, so that --help answers at once."""
