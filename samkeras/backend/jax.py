@@ -458,21 +458,25 @@ class CompiledSteps:
         rates: tuple[Rate, ...] | None,
         is_common: tuple[bool, ...],
     ) -> tuple[Logs, Tree]:
-        axes = [None if common else 0 for common in is_common]
+        common, own = (
+            [t for t, known in zip(tables, is_common, strict=True) if known == which]
+            for which in (True, False)
+        )
+
+        def take_one(run: tuple[Tree, ...]) -> tuple[Logs, Tree]:
+            state, values, rows, number, own = run
+            all_have, has = iter(common), iter(own)
+            tables = tuple(next(all_have if known else has) for known in is_common)
+            rate = None if rates is None else _Chosen(rates, number)
+
+            def take(at: Tensor, state: Tree) -> tuple[Logs, Tree]:
+                batch = _read(gather, tables, rows, at)
+                return self._raw_step(values, state, batch, rate)
+
+            return _repeat(take, state, start, end)
+
         numbers: Tensor = jnp.arange(len(jax.tree.leaves(states)[0]))
-
-        def take_one(
-            state: Tree, values: Tree, rows: Tree, who: Tensor, tables: Tree, at: Tensor
-        ) -> tuple[Logs, Tree]:
-            rate = None if rates is None else _Chosen(rates, who)
-            return self._raw_step(values, state, _read(gather, tables, rows, at), rate)
-
-        take_all = jax.vmap(take_one, (0, 0, 0, 0, axes, None))
-
-        def take(number: Tensor, states: Tree) -> tuple[Logs, Tree]:
-            return take_all(states, values, rows, numbers, tables, number)
-
-        return _repeat(take, states, start, end)
+        return map_runs(take_one, (states, values, rows, numbers, own))
 
 
 def _read(
@@ -480,6 +484,15 @@ def _read(
 ) -> Tree:
     """A batch, by its number among those of `rows`."""
     return gather(tables, jax.tree.map(lambda array: array[number], rows))
+
+
+def map_runs(function: Callable[[Tree], Tree], runs: Tree) -> Tree:
+    """A function of one run, of several."""
+    # On CPU products of many matrices are slower than one after the other, which are
+    # those of single runs to the bit.
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(function, runs)
+    return jax.vmap(function)(runs)
 
 
 @jax.jit
