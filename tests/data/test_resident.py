@@ -98,6 +98,7 @@ def test_images_are_cropped_and_mirrored_on_the_device_as_on_the_host():
 
 
 def test_an_array_is_on_the_device_once_and_as_long_as_it_is_used():
+    gc.collect()
     array = np.arange(5.0)
     assert tables.find(array) is tables.find(array)
     count = len(tables)

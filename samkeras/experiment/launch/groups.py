@@ -10,11 +10,11 @@ from typing import Any
 import keras
 
 from samkeras.backend import backend
-from samkeras.data.examples import ArrayExamples
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.checkpoint import find_common_place
+from samkeras.experiment.runs.data import can_be_resident
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.result import Result
@@ -84,13 +84,10 @@ def group(
 
 def _find_hindrance(run: Run, splits: Splits, session: Session) -> str | None:
     """Which runs do not train together, if this is one."""
-    examples = splits.train
     if len(run.task.devices()) > 1:
         return "runs on several devices"
-    if not (isinstance(examples, ArrayExamples) and examples.can_be_resident):
-        return "runs whose batches the host makes"
-    if session.resident_data == 0:
-        return "runs with --resident_data 0"
+    if not can_be_resident((splits.train, splits.validation), session.resident_data):
+        return "runs whose batches come from the host"
     try:
         convolves = measure_size(run, splits.info).convolves
     except Exception:

@@ -1,7 +1,8 @@
 """A run's data, read once for all runs whose options give the same."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,34 +62,45 @@ def add_noise(
     return splits.train.with_label_noise(rate, num_classes, seed)
 
 
-def find_resident(
-    examples: list[Any], share: float, note: Callable[[str], None]
-) -> list[Any]:
-    """The same examples, on the device where they all fit there.
+def can_be_resident(examples: Sequence[Any], share: float) -> bool:
+    """Whether a run's examples can all be on the device: arrays, of one size, that take
+    no more than a share of its memory."""
+    return _size(examples) <= share * _find_memory()
 
-    Args:
-        examples: of a run; those that are no arrays, or of different sizes, stay as
-            they are.
-        share: of the device's memory that they may take; 0: none.
-        note: told if they do not fit.
-    """
-    able = [e for e in examples if isinstance(e, ArrayExamples) and e.can_be_resident]
-    needed = sum(each.x.nbytes + each.y.nbytes for each in able)
-    if not able or share == 0:
-        return examples
+
+def _find_memory() -> int:
     from samkeras.backend import backend
 
-    memory = backend.find_memory()
-    if needed > share * memory:
+    return backend.find_memory()
+
+
+def _size(examples: Sequence[Any]) -> float:
+    """The bytes that examples take on the device; infinite where they cannot be
+    there."""
+    are_able = all(isinstance(e, ArrayExamples) and e.can_be_resident for e in examples)
+    if not are_able:
+        return math.inf
+    return sum(each.x.nbytes + each.y.nbytes for each in examples)
+
+
+def find_resident(
+    examples: Sequence[Any], share: float, note: Callable[[str], None]
+) -> Sequence[Any]:
+    """The same examples, on the device where they can be.
+
+    Args:
+        examples: of a run.
+        share: of the device's memory that they may take; 0: none.
+        note: told if they take more.
+    """
+    if can_be_resident(examples, share):
+        return [dataclasses.replace(each, is_resident=True) for each in examples]
+    size = _size(examples)
+    if share > 0 and size < math.inf:
+        memory = share * _find_memory()
         note(
-            f"batches come from the host: the data take {needed / 2**30:.1f} GiB, "
+            f"batches come from the host: the data take {size / 2**30:.3g} GiB, "
             f"--resident_data {share:g} of the device's memory is "
-            f"{share * memory / 2**30:.1f} GiB"
+            f"{memory / 2**30:.3g} GiB"
         )
-        return examples
-    return [
-        dataclasses.replace(each, is_resident=True)
-        if any(each is one for one in able)
-        else each
-        for each in examples
-    ]
+    return examples

@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from samkeras.errors import InputError
-from samkeras.experiment.launch.start import broadcast, find_process, start_backend
+from samkeras.experiment.launch.start import (
+    broadcast,
+    find_process,
+    import_keras,
+    start_backend,
+)
 from samkeras.experiment.options.fingerprint import Marks
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.options.targets import home, is_checkout
+from samkeras.experiment.options.targets import Target, home, is_checkout
 from samkeras.experiment.runs.data import Memory, describe_data
 from samkeras.experiment.runs.failure import Failure, explained
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
@@ -75,7 +80,7 @@ def _run_grid(
         splits = [describe_data(run.config, described) for run in runs]
     if session.dry_run:
         return _say_what_would_run(session, runs, splits, figure)
-    _check_writable(Path(session.run_dir))
+    _check_places(session, target)
     tracker = make_tracker(
         session.tracking_uri, session.experiment or target.experiment
     )
@@ -208,6 +213,20 @@ def print_address(tracker: Tracker, parent: Record | RecordedRun | None) -> None
     page = None if run_id is None else tracker.page_url(run_id)
     if page is not None:
         print(f"What they say together: {page}")
+
+
+def _check_places(session: Session, target: Target) -> None:
+    """Checks where runs are kept and trained, before anything is made.
+
+    Raises:
+        InputError: the one cannot be written, or the other not reached.
+    """
+    _check_writable(Path(session.run_dir))
+    if session.ray is not None:
+        import_keras()
+        from samkeras.experiment.launch import ray as cluster
+
+        cluster.connect(session, target)
 
 
 def _check_writable(folder: Path) -> None:

@@ -62,8 +62,6 @@ def prepare(
     memory: Memory = Recall()
     with explained("load its data", session, runs[0].config):
         read = [read_data(run.config, memory) for run in runs]
-    if session.ray is not None:
-        cluster.connect(session, runs[0].config.target)
     return read
 
 

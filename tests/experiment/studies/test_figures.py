@@ -9,7 +9,7 @@ import keras
 import pytest
 
 import run as command
-from samkeras.experiment.launch import workers
+from samkeras.experiment.launch import groups
 from samkeras.experiment.options.targets import FIGURES
 from samkeras.experiment.runs.member import Member
 from samkeras.experiment.studies import pictures as drawing
@@ -88,7 +88,7 @@ def test_a_command_trains_and_draws(draw, recorded, tmp_path, monkeypatch):
     def train(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(workers, "train", train)
+    monkeypatch.setattr(groups, "train", train)
     code, again, _ = draw()
     assert (code, again) == (0, rows)
     assert made <= {path.name for path in folder.iterdir()}
@@ -131,7 +131,7 @@ def test_one_command_draws_all_pictures_of_a_grid(
     def train(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(workers, "train", train)
+    monkeypatch.setattr(groups, "train", train)
     code, found, _ = draw(name="loss")
     assert (code, found) == (0, trained)
     assert recorded()["figure"] == runs["figure"]
@@ -191,9 +191,10 @@ def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(run)
+        yield from ()  # it asks the device for nothing
         return make_trained(run.config)
 
-    monkeypatch.setattr(workers, "train", train)
+    monkeypatch.setattr(groups, "train", train)
     code, rows, _ = draw()
     assert code == 130
     assert [row["unfinished_runs"] for row in rows] == ["0", "1"]
