@@ -84,6 +84,9 @@ def group(
 
 def _find_hindrance(run: Run, splits: Splits, session: Session) -> str | None:
     """Which runs do not train together, if this is one."""
+    if not run.config.target.is_house:
+        # What it makes of its numbers may be constants of its program.
+        return "runs of workloads of your own"
     if len(run.task.devices()) > 1:
         return "runs on several devices"
     if not can_be_resident((splits.train, splits.validation), session.resident_data):

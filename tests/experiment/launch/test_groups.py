@@ -9,6 +9,7 @@ import pytest
 import run as command
 from samkeras.experiment.launch import groups
 from samkeras.experiment.options.session import Session
+from samkeras.experiment.options.targets import resolve_target
 from samkeras.experiment.runs.checkpoint import find_common_place
 from samkeras.experiment.runs.data import read_data
 from samkeras.experiment.runs.member import Member
@@ -237,6 +238,18 @@ def test_runs_that_gain_nothing_train_one_after_the_other(workload, options, rea
     assert groups.group(runs, splits, session, said.append) == [[0], [1]]
     assert said[1:] == [f"--replicas: {reason} train one after the other"]
     assert "CPU" in said[0]
+
+
+def test_what_a_workload_of_ones_own_makes_of_its_numbers_is_not_shared():
+    """Its loss, layers and methods may hold rho or the seed as constants of a program,
+    which would be those of another run of a group."""
+    target = resolve_target("examples/two_moons/two_moons.py")
+    session, configs = helpers.parse_command(target, ["--seed", "0,1", "--replicas=2"])
+    runs, said = [Run(config) for config in configs], []
+    splits = [read_data(config, Recall()) for config in configs]
+    assert groups.group(runs, splits, session, said.append) == [[0], [1]]
+    reason = "--replicas: runs of workloads of your own train one after the other"
+    assert reason in said
 
 
 def test_groups_are_no_larger_than_they_may_be():
