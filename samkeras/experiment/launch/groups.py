@@ -29,7 +29,7 @@ NUMBERS = ("seed", "rho", "learning_rate", "label_noise")
 
 
 @dataclass(frozen=True)
-class Member:
+class Replica:
     """A run of a group.
 
     Attributes:
@@ -107,7 +107,7 @@ def _shape(config: Config) -> tuple[tuple[str, Any], ...]:
 
 
 def train_group(
-    members: Sequence[Member],
+    members: Sequence[Replica],
     session: Session,
     tracker: Tracker,
     parent: str | None,
@@ -147,6 +147,6 @@ def train_group(
             yield members[place].number, dataclasses.replace(result, numbers=numbers)
 
 
-def _find_folder(member: Member, session: Session) -> Path:
+def _find_folder(member: Replica, session: Session) -> Path:
     marks = member.run.find_marks(member.splits)
     return member.run.find_folder(session.run_dir, marks)[0]

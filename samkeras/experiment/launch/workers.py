@@ -15,7 +15,7 @@ from typing import Any
 
 from samkeras.backend import backend
 from samkeras.errors import InputError
-from samkeras.experiment.launch.groups import Member, group, train_group
+from samkeras.experiment.launch.groups import Replica, group, train_group
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.data import Memory, read_data
 from samkeras.experiment.runs.describe import start_record
@@ -68,7 +68,7 @@ def train_here(
     """Trains runs in this process: one after the other, or a group after the other."""
     for some in _group(jobs, progress):
         members = [
-            Member(job.number, job.run, job.splits, progress.start_run(job.number))
+            Replica(job.number, job.run, job.splits, progress.start_run(job.number))
             for job in some
         ]
         by_number = {job.number: job for job in some}
@@ -269,7 +269,9 @@ def train_apart(
     try:
         members = [
             # Which data a node may not have.
-            Member(n, run, read_data(run.config, memory), RunProgress(partial(tell, n)))
+            Replica(
+                n, run, read_data(run.config, memory), RunProgress(partial(tell, n))
+            )
             for n, run in runs.items()
         ]
         # A process that died, or its node, may not have let go of the run yet.

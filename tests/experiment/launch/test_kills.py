@@ -112,20 +112,21 @@ def assert_as_undisturbed(folder: Path, undisturbed: Path) -> None:
         assert run.data.metrics[name] == expected.data.metrics[name]
 
 
+def kill_soon(folder: Path, options: list[str], seconds: float) -> None:
+    """Starts a command, and kills it some time after it has written a checkpoint."""
+    process = start(folder, options)
+    known = set(folder.glob("runs/*/checkpoint_*"))
+    wait_for(lambda: set(folder.glob("runs/*/checkpoint_*")) - known, process)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+
+
 def test_twenty_kills_change_nothing(tmp_path, undisturbed):
     """SIGKILL at random moments, some of them while a checkpoint is being written."""
     moments = random.Random(0)
     for _ in range(20):
-        process = start(tmp_path, ONE_RUN)
-        known = set(tmp_path.glob("runs/*/checkpoint_*"))
-
-        def wrote_one(known=known):
-            return set(tmp_path.glob("runs/*/checkpoint_*")) - known
-
-        wait_for(wrote_one, process)
-        time.sleep(moments.uniform(0, 0.2))
-        process.kill()
-        process.communicate()
+        kill_soon(tmp_path, ONE_RUN, moments.uniform(0, 0.2))
     finish(start(tmp_path, ONE_RUN))
     assert_as_undisturbed(tmp_path, undisturbed)
 
@@ -151,16 +152,7 @@ def test_ten_kills_of_a_group_change_nothing(tmp_path):
     finish(start(undisturbed, options))
     moments = random.Random(1)
     for _ in range(10):
-        process = start(killed, options)
-        known = set(killed.glob("runs/*/checkpoint_*"))
-
-        def wrote_one(known=known):
-            return set(killed.glob("runs/*/checkpoint_*")) - known
-
-        wait_for(wrote_one, process)
-        time.sleep(moments.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
+        kill_soon(killed, options, moments.uniform(0, 0.3))
     finish(start(killed, options))
     found, expected = weights_by_run(killed), weights_by_run(undisturbed)
     assert found.keys() == expected.keys()
