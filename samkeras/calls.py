@@ -8,8 +8,6 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import keras
-
 from samkeras.backend import backend
 from samkeras.backend.interface import Logs, Rows
 from samkeras.model import SAMModel
@@ -40,9 +38,7 @@ class Call:
         rows = self.batches
         if not isinstance(rows, Rows):
             return id(self)
-        arrays = keras.tree.flatten((rows.tables, rows.arrays))
-        shapes = tuple((tuple(a.shape), str(a.dtype)) for a in arrays)
-        return (self.is_training, rows.gather, rows.start, rows.count, shapes)
+        return (self.is_training, rows.start, rows.count, rows.shape)
 
 
 class Steps:

@@ -28,6 +28,7 @@ class Rows:
         specs: what a batch is like, keras.KerasTensors.
         start: the first batch of these.
         count: how many these are.
+        after: those of another shape that will be taken after these, if it is known.
     """
 
     tables: Tree
@@ -36,6 +37,14 @@ class Rows:
     specs: Any
     start: int
     count: int
+    after: "Rows | None" = None
+
+    @property
+    def shape(self) -> Hashable:
+        """What batches have in common that one program takes."""
+        arrays = keras.tree.flatten((self.tables, self.arrays))
+        shapes = tuple((tuple(a.shape), str(a.dtype)) for a in arrays)
+        return (self.gather, shapes)
 
     def __len__(self) -> int:
         return self.count

@@ -7,6 +7,7 @@ import os
 import pickle
 import platform
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from samkeras.tensors import map_floats
 # Loops over groups of examples are unrolled on CPU up to this number.
 MAX_UNROLLED = 16
 CACHE_BYTES = 2 * 2**30
+_compiling = ThreadPoolExecutor(thread_name_prefix="compile")
 
 
 def compile_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -322,6 +324,7 @@ class CompiledSteps:
             self._take_together, donate_argnums=1, static_argnums=(6, 7, 8)
         )
         self._can_fuse: bool | None = None
+        self._compiled: dict[Hashable, Future[Any]] = {}  # programs by shapes of rows
 
     def __call__(self, state: Tree, iterator: Iterator[Tree]) -> tuple[Logs, Tree]:
         """The logs of the last step and the state, which is donated.
@@ -352,6 +355,7 @@ class CompiledSteps:
                 functools.partial(_read, rows.gather), rows.tables, rows.arrays, 0
             )
             self._can_fuse = self._find_can_fuse(values, state, batch)
+        self._compile_for(values, state, rows)
         given = (rows.gather, rows.tables, rows.arrays)
         start, end = rows.start, rows.start + rows.count
         if self._can_fuse:
@@ -360,6 +364,22 @@ class CompiledSteps:
         for number in range(start, end):
             logs, state = self._one_row(values, state, *given, _scalar(number))
         return logs, state
+
+    def _compile_for(self, values: list[Tensor], state: Tree, rows: Rows) -> None:
+        """Compiles the program of some rows, and meanwhile that of those after them,
+        for which the device does not wait."""
+        following: Rows | None = rows
+        while following is not None:
+            if following.shape not in self._compiled:
+                given = (following.gather, following.tables, following.arrays)
+                program, bounds = self._one_row, map(_scalar, (0,))
+                if self._can_fuse:
+                    program, bounds = self._all_rows, map(_scalar, (0, 1))
+                lowered = program.lower(values, state, *given, *bounds)
+                # A later call finds what was compiled so.
+                self._compiled[following.shape] = _compiling.submit(lowered.compile)
+            following = following.after
+        self._compiled[rows.shape].result()
 
     def take_together(
         self,

@@ -240,10 +240,14 @@ class EpochBatches(PassBatches):
             return rows
 
         batches = map(rows_of, range(first_batch, self.total))
+        groups = [
+            keras.tree.map_structure(lambda *a: np.stack(a), *group)
+            for _, group in itertools.groupby(batches, lambda rows: len(rows["index"]))
+        ]
         placed: list[Rows] = []
-        for _, group in itertools.groupby(batches, lambda rows: len(rows["index"])):
-            arrays = keras.tree.map_structure(lambda *a: np.stack(a), *group)
-            placed.append(
+        for arrays in reversed(groups):
+            placed.insert(
+                0,
                 Rows(
                     tuple(tables.find(array) for array in (self._x, self._y)),
                     keras.tree.map_structure(backend.place_rows, arrays),
@@ -251,7 +255,8 @@ class EpochBatches(PassBatches):
                     self.specs,
                     0,
                     len(arrays["index"]),
-                )
+                    after=placed[0] if placed else None,
+                ),
             )
         return placed
 

@@ -128,6 +128,24 @@ def test_a_part_of_any_size_is_the_same_program():
     np.testing.assert_array_equal(weights[0], weights[2])
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="programs of JAX")
+@pytest.mark.parametrize("convolves", [False, True])
+def test_a_smaller_last_batch_is_compiled_for_beside_the_others(convolves, caplog):
+    """Its program is begun with theirs, which the device is not to wait for."""
+    import jax
+
+    batches = make_examples(is_resident=True).batches(16, 3)
+    model = build_model(convolves)
+    model.build_for(batches.example)
+    counts = []
+    with jax.log_compiles():
+        for part in batches.take(3):
+            model.train_on_batches(part)
+            counts.append(caplog.text.count("Compiling jit(_take_row"))
+    assert counts == [2, 2]
+    assert model.count_programs() == 2
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="a guard of JAX")
 @pytest.mark.parametrize("convolves", [False, True])
 def test_nothing_crosses_from_the_host_within_an_epoch(convolves):
