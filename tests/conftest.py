@@ -48,7 +48,7 @@ def fresh_keras():
     yield
     alike = sys.modules.get("samkeras.experiment.runs.alike")
     if alike is not None:
-        alike.models.clear()
+        alike.kept.clear()
     keras.config.set_dtype_policy("float32")
     keras.backend.clear_session(free_memory=False)  # collecting takes 0.3 s a test
 

@@ -9,7 +9,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.options.groups import LabelNoise
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs import data
-from samkeras.experiment.runs.alike import models
+from samkeras.experiment.runs.alike import Alike
 from samkeras.experiment.runs.build import (
     ModelSize,
     build_model,
@@ -118,7 +118,8 @@ def _train(
     )
     batches = task.batches(config, examples, "order", model)
     rate = compile_model(run, model, batches.total)
-    new, model = model, models.take(run, splits.info, model, batches)
+    alike = Alike(run, splits.info)
+    new, model = model, alike.take(model, batches)
     if model is not new:
         batches = task.batches(config, examples, "order", model)
     validation = task.validation(config, validated, model)
@@ -129,7 +130,7 @@ def _train(
         loop = Loop(model, batches, validation, member, config.total_epochs, stop)
         yield from loop.train()
     member.finish(model, validation)
-    models.keep(run, splits.info, model)
+    alike.keep(model)
 
 
 def without_metrics(run: Run, info: DataInfo, failure: Failure) -> Result:

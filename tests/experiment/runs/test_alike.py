@@ -76,8 +76,8 @@ def test_runs_that_share_a_model_are_as_alone(
     assert train(*OPTIONS, *options, target=MNIST)[0] == 0
     together = read_runs(recorded())
     assert num_shared() == len(together) - num_models > 0
-    alike.models.clear()
-    monkeypatch.setattr(alike, "_is_known", lambda run: False)
+    alike.kept.clear()
+    monkeypatch.setattr(alike.Alike, "keep", lambda self, model: None)
     assert train(*OPTIONS, *options, "--rerun", target=MNIST)[0] == 0
     assert num_shared() == len(together) - num_models
     alone = read_runs(recorded()[len(together) :])
@@ -113,4 +113,4 @@ def test_few_models_are_kept(train, num_shared, monkeypatch):
     options = ["--width_mult", "0.1,0.2", "--seed", "0,1"]
     assert train(*OPTIONS, *options, target=MNIST)[0] == 0
     assert num_shared() == 2
-    assert [config.width_mult for config in alike.models._kept] == [0.2]
+    assert [key[-1].width_mult for key in alike.kept] == [0.2]
