@@ -174,7 +174,7 @@ class SAMModel(Trainer):
 
     def make_train_function(self, force: bool = False) -> Any:
         self._build_method()  # before callbacks that restore its state
-        parts = (self.method, self.m_sharpness, *self._find_inputs())
+        parts = (self.method, self.m_sharpness, *self.find_inputs())
         made_of = getattr(self.train_function, "made_of", parts)
         # Masks may have been set in a model within this one.
         same = len(parts) == len(made_of) and all(map(operator.is_, parts, made_of))

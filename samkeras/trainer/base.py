@@ -303,7 +303,7 @@ class BaseTrainer(keras.Model):
             functools.partial(self, training=False), lambda: self.variables
         )
 
-    def _find_inputs(self) -> list[keras.Variable]:
+    def find_inputs(self) -> list[keras.Variable]:
         """Variables outside the model's state that a compiled step reads anew."""
         sources = (self._rule.method, self._rule.l2, self.masks)
         return [v for source in sources if source for v in source.variables]

@@ -116,7 +116,7 @@ class Trainer(BaseTrainer):
             model._build_like(some)
         self._build_like(rows[0])
         states = [model._take_state(is_training) for model in others]
-        inputs = [model._find_inputs() if is_training else [] for model in others]
+        inputs = [model.find_inputs() if is_training else [] for model in others]
         rates = _list_rates(others) if is_training else None
         results = self._find_steps(is_training).take_together(
             [values_of(variables) for variables in inputs], states, rows, rates
@@ -157,7 +157,7 @@ class Trainer(BaseTrainer):
         if self.run_eagerly or not self.jit_compile:
             super().make_train_function(force)
             return
-        inputs = self._find_inputs()
+        inputs = self.find_inputs()
 
         def step(
             values: list[Tensor], state: Any, data: Batch, rate: Rate | None = None

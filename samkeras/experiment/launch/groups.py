@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import keras
 from samkeras.backend import backend
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.session import Session
+from samkeras.experiment.runs.alike import find_shape
 from samkeras.experiment.runs.build import measure_size
 from samkeras.experiment.runs.checkpoint import find_common_place
 from samkeras.experiment.runs.data import can_be_resident
@@ -23,9 +24,6 @@ from samkeras.experiment.runs.train import train
 from samkeras.experiment.runs.turns import train_together
 from samkeras.experiment.tracking.record import Tracker
 from samkeras.workload import Splits
-
-# Numbers of a run, of any of which its steps are the same program.
-NUMBERS = ("seed", "rho", "learning_rate", "label_noise")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,11 @@ def group(
     reasons: dict[str, None] = {}
     for i, (run, loaded) in enumerate(zip(runs, splits, strict=True)):
         reason = _find_hindrance(run, loaded, session)
-        key = (i,) if reason else _shape(run.config)
+        key = (
+            i
+            if reason
+            else find_shape(dataclasses.replace(run.config, learning_rate=1))
+        )
         alike.setdefault(key, []).append(i)
         if reason is not None:
             reasons[reason] = None
@@ -98,12 +100,10 @@ def _find_hindrance(run: Run, splits: Splits, session: Session) -> str | None:
     return "convolutions, which fill the device alone," if convolves else None
 
 
-def _shape(config: Config) -> tuple[tuple[str, Any], ...]:
-    """What runs that train together have the same."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    if values["optimizer"] != "adamw":  # whose decay is a constant of the program
-        values["weight_decay"] = values["weight_decay"] > 0
-    return tuple((n, str(v)) for n, v in values.items() if n not in NUMBERS)
+def _shape(config: Config) -> Hashable:
+    """What runs that train together have the same. Their program takes the schedules of
+    all their learning rates."""
+    return find_shape(dataclasses.replace(config, learning_rate=1.0))
 
 
 def train_group(

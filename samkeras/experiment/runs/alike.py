@@ -4,18 +4,21 @@ what is compiled of one serves them all."""
 import dataclasses
 import itertools
 from collections.abc import Hashable
+from typing import Any
 
 import keras
 
 from samkeras.backend import backend
 from samkeras.data.batches import Batches
 from samkeras.data.splits import DataInfo
-from samkeras.experiment.options.methods import CLASSES
+from samkeras.experiment.options.groups import Config
 from samkeras.experiment.runs.build import count_params
 from samkeras.experiment.runs.run import Run
 from samkeras.model import SAMModel
 
 MAX_PARAMS = 2**25  # of all models that are kept
+# Numbers of a run that no program depends on: values of variables, or of the data.
+NUMBERS = ("seed", "rho", "label_noise")
 
 # A process' models, none of which a run has that still trains; the last one kept last.
 kept: dict[Hashable, SAMModel] = {}
@@ -35,9 +38,7 @@ class Alike:
         config, self._key = run.config, None
         is_alone = len(run.task.devices()) == 1
         if config.target.is_house and is_alone and not config.is_pruned:
-            rho = {"rho": 0.0} if config.method in CLASSES else {}
-            alike = dataclasses.replace(config, seed=0, **rho)
-            self._key = (run.workload.build, info, alike)
+            self._key = (run.workload.build, info, find_shape(config))
 
     def take(self, model: SAMModel, batches: Batches) -> SAMModel:
         """The model of an earlier one of them, with all that the run's new model holds;
@@ -63,6 +64,14 @@ class Alike:
             del kept[next(iter(kept))]
 
 
+def find_shape(config: Config) -> frozenset[tuple[str, Any]]:
+    """What runs of workloads of the house have the same whose programs are the same."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    if config.optimizer != "adamw":  # whose decay is a constant of the program
+        values["weight_decay"] = config.weight_decay > 0
+    return frozenset((n, str(v)) for n, v in values.items() if n not in NUMBERS)
+
+
 def _renew(model: SAMModel, new: SAMModel) -> None:
     """Has a model hold what a new one does."""
     pairs = zip(_find_variables(model), _find_variables(new), strict=True)
@@ -71,8 +80,7 @@ def _renew(model: SAMModel, new: SAMModel) -> None:
 
 
 def _find_variables(model: SAMModel) -> list[keras.Variable]:
-    numbers = [] if model.method is None else model.method.variables
-    return [*itertools.chain(*model.state().values()), *numbers]
+    return [*itertools.chain(*model.state().values()), *model.find_inputs()]
 
 
 def _count(model: SAMModel) -> int:

@@ -64,7 +64,12 @@ def read_runs(runs) -> dict[str, tuple]:
         ),
         (["--sam", "true,false", "--seed", "0,1", "--lr_milestones", "[0.5]"], 2),
         ([*FSAM, "--precision", "mixed_float16", "--seed", "0,1"], 1),
-        (["--sam", "--label_noise", "0.2", "--m_sharpness", "16", "--seed", "0,1"], 1),
+        (
+            ["--sam", "--label_noise", "0,0.2", "--m_sharpness", "16", "--seed", "0,1"],
+            1,
+        ),
+        (["--weight_decay", "0.1,0.2"], 1),
+        (["--weight_decay", "0,0.1", "--seed", "0,1"], 2),
     ],
 )
 def test_runs_that_share_a_model_are_as_alone(
@@ -113,4 +118,4 @@ def test_few_models_are_kept(train, num_shared, monkeypatch):
     options = ["--width_mult", "0.1,0.2", "--seed", "0,1"]
     assert train(*OPTIONS, *options, target=MNIST)[0] == 0
     assert num_shared() == 2
-    assert [key[-1].width_mult for key in alike.kept] == [0.2]
+    assert [dict(key[-1])["width_mult"] for key in alike.kept] == ["0.2"]
