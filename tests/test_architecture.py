@@ -26,7 +26,7 @@ LEVELS = (
     ("groups",),
     ("trainer",),
     ("model",),
-    ("pruning", "linearized", "calls"),
+    ("pruning", "linearized", "calls", "analysis"),
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 BACKENDS = ("jax", "tensorflow")

@@ -32,3 +32,23 @@ def shapes_alone() -> Generator[None]:
             yield
     finally:
         del waiting()[count:]  # else keras would make their values in its next scope
+
+
+@contextlib.contextmanager
+def unrounded(model: keras.Model) -> Generator[None]:
+    """Has a model compute in the types of its weights, whatever it trains in, and leave
+    its weights' regularizers out of its loss."""
+    changes: list[tuple[Any, str, Any]] = [
+        (layer, "dtype_policy", layer.variable_dtype)
+        for layer in model._flatten_layers()
+        if layer.compute_dtype != layer.variable_dtype
+    ]
+    changes += [(weight, "regularizer", None) for weight in model.weights]
+    before = [getattr(each, name, None) for each, name, _ in changes]
+    for each, name, value in changes:
+        setattr(each, name, value)
+    try:
+        yield
+    finally:
+        for (each, name, _), value in zip(changes, before, strict=True):
+            setattr(each, name, value)

@@ -14,6 +14,11 @@ Logs = dict[str, Tensor]
 Item = TypeVar("Item")
 Pairs = Sequence[tuple[keras.Variable, Tensor]]
 
+NO_SECOND_DERIVATIVES = (
+    "the model has no second derivatives on {backend}: build its recurrent layers with "
+    "use_cudnn=False and its attention with flash_attention=False. {reason}"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -82,6 +87,33 @@ class Interface(Protocol):
             scalar does not depend on it; and one of `variables` that was read past
             keras, one of the weights' if there is one, or None.
         """
+        ...
+
+    def hessian_product(
+        self,
+        function: Callable[[list[Tensor]], Tensor],
+        weights: list[Tensor],
+        vectors: list[Tensor],
+    ) -> list[Tensor]:
+        """The Hessian of function(weights) -> scalar, times a vector.
+
+        Raises:
+            ValueError: the function has no second derivatives.
+        """
+        ...
+
+    def push_forward(
+        self,
+        function: Callable[[list[Tensor]], Tensor],
+        weights: list[Tensor],
+        vectors: list[Tensor],
+    ) -> Tensor:
+        """The Jacobian of function(weights) -> tensor, times a vector."""
+        ...
+
+    def map_examples(self, function: Callable[[Tree], Tree], examples: Tree) -> Tree:
+        """A function of one example, of each: of the entries of the arrays' first
+        axes."""
         ...
 
     def compile_function(self, function: Callable[..., Tree]) -> Callable[..., Tree]:

@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import platform
+import re
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,15 @@ from jax.extend.core import jaxprs_in_params  # pyright: ignore[reportUnknownVar
 from jax.sharding import NamedSharding, PartitionSpec
 from keras.optimizers.schedules import LearningRateSchedule as Rate
 
-from samkeras.backend.interface import Item, Logs, Pairs, Rows, Tensor, Tree
+from samkeras.backend.interface import (
+    NO_SECOND_DERIVATIVES,
+    Item,
+    Logs,
+    Pairs,
+    Rows,
+    Tensor,
+    Tree,
+)
 from samkeras.scope import Scope
 from samkeras.tensors import map_floats
 
@@ -43,6 +52,35 @@ def value_and_grad(
 ) -> tuple[Tree, list[Tensor | None], keras.Variable | None]:
     (_, others), gradients = jax.value_and_grad(function, has_aux=True)(weights)
     return others, gradients, None
+
+
+def hessian_product(
+    function: Callable[[list[Tensor]], Tensor],
+    weights: list[Tensor],
+    vectors: list[Tensor],
+) -> list[Tensor]:
+    # Forward over reverse: a third of the memory of two passes back.
+    try:
+        return push_forward(jax.grad(function), weights, vectors)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if not re.search("differentiat|JVP", str(error), re.IGNORECASE):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            NO_SECOND_DERIVATIVES.format(backend="JAX", reason=reason)
+        ) from error
+
+
+def push_forward(
+    function: Callable[[list[Tensor]], Tensor],
+    weights: list[Tensor],
+    vectors: list[Tensor],
+) -> Tensor:
+    return jax.jvp(function, (weights,), (vectors,))[1]
+
+
+def map_examples(function: Callable[[Tree], Tree], examples: Tree) -> Tree:
+    return jax.vmap(function)(examples)
 
 
 def compile_reading(

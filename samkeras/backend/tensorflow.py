@@ -13,7 +13,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from samkeras.backend.interface import Item, Logs, Pairs, Rows, Tensor, Tree
+from samkeras.backend.interface import (
+    NO_SECOND_DERIVATIVES,
+    Item,
+    Logs,
+    Pairs,
+    Rows,
+    Tensor,
+    Tree,
+)
 from samkeras.tensors import map_floats
 
 
@@ -37,6 +45,51 @@ def value_and_grad(
         if gradient is not None:
             gradient.set_shape(weight.shape)  # that of sparse slices is not known
     return others, gradients, next(iter(raw), None)
+
+
+def hessian_product(
+    function: Callable[[list[Tensor]], Tensor],
+    weights: list[Tensor],
+    vectors: list[Tensor],
+) -> list[Tensor]:
+    # Reverse over reverse: a ForwardAccumulator fails in loops, as LSTM's.
+    with tf.GradientTape() as outer, _twice_differentiable_moments():
+        outer.watch(weights)
+        with tf.GradientTape() as inner:
+            inner.watch(weights)
+            scalar = function(weights)
+        found = _fill(inner.gradient(scalar, weights), weights)
+    try:
+        products = outer.gradient(found, weights, output_gradients=vectors)
+    except LookupError as error:
+        if "gradient" not in str(error).lower():
+            raise
+        raise ValueError(
+            NO_SECOND_DERIVATIVES.format(backend="TensorFlow", reason=error)
+        ) from error
+    return _fill(products, weights)
+
+
+def push_forward(
+    function: Callable[[list[Tensor]], Tensor],
+    weights: list[Tensor],
+    vectors: list[Tensor],
+) -> Tensor:
+    # What is pulled back from u is linear in u, and J' its derivative.
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            inner.watch(weights)
+            outputs = function(weights)
+        cotangent = tf.zeros_like(outputs)
+        outer.watch(cotangent)
+        pulled = inner.gradient(outputs, weights, output_gradients=cotangent)
+        pulled = _fill(pulled, weights)
+    pushed = outer.gradient(pulled, cotangent, output_gradients=vectors)
+    return _fill([pushed], [outputs])[0]
+
+
+def map_examples(function: Callable[[Tree], Tree], examples: Tree) -> Tree:
+    return tf.vectorized_map(function, examples)
 
 
 def compile_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -484,6 +537,38 @@ def _add_up(parts: list[Tensor | None]) -> Tensor | None:
     None where all are."""
     parts = [tf.convert_to_tensor(part) for part in parts if part is not None]
     return tf.add_n(parts) if parts else None
+
+
+def _fill(gradients: list[Tensor | None], like: list[Tensor]) -> list[Tensor]:
+    """Gradients, zero where there are none, whole where they are sparse slices."""
+    filled = [
+        tf.zeros_like(t) if g is None else tf.convert_to_tensor(g)
+        for g, t in zip(gradients, like, strict=True)
+    ]
+    for gradient, tensor in zip(filled, like, strict=True):
+        gradient.set_shape(tensor.shape)
+    return filled
+
+
+@contextlib.contextmanager
+def _twice_differentiable_moments() -> Generator[None]:
+    """Has normalizing layers be differentiated whole. TensorFlow takes the mean within
+    a variance for a constant, which is right for first derivatives alone."""
+
+    def moments(
+        x: Tensor, axes: list[int], shift: Any = None, keepdims: bool = False, **_: Any
+    ) -> tuple[Tensor, Tensor]:
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=True)
+        found = (mean, variance)
+        return found if keepdims else tuple(tf.squeeze(each, axes) for each in found)
+
+    before = tf.nn.moments
+    tf.nn.moments = moments
+    try:
+        yield
+    finally:
+        tf.nn.moments = before
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ class Layer:
     trainable: bool
     synchronized: bool
     compute_dtype: str
+    variable_dtype: str
+    call: Any
     _call_has_training_arg: bool
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...

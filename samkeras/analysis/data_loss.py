@@ -1,0 +1,426 @@
+"""The mean loss of a model over data, as a function of its weights."""
+
+import contextlib
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import keras
+import numpy as np
+from keras import ops
+
+from samkeras.backend import backend
+from samkeras.backend.insides import unrounded
+from samkeras.masks import Masks
+from samkeras.objective import Batch, Objective, Pairs, pairs_of
+from samkeras.scope import Scope
+from samkeras.tensors import Tensor, widest
+
+MEAN, WEIGHTED = "sum_over_batch_size", "mean_with_sample_weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was measured.
+
+    Attributes:
+        num_examples: of the data.
+        num_weights: trainable ones that are not pruned: the Hessian's size.
+        dtype: of weights and products.
+    """
+
+    num_examples: int
+    num_weights: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a compiled function is: a model's loss and its variables' values.
+
+    Attributes:
+        objective: the loss in evaluation.
+        weights: the trainable weights' values.
+        state: the others'.
+    """
+
+    objective: Objective
+    weights: list[Tensor]
+    state: Pairs
+
+    @property
+    def dtype(self) -> str:
+        """The type of flat vectors."""
+        return widest(self.weights)
+
+    def spread(self, vector: Tensor) -> list[Tensor]:
+        """A flat vector as tensors like the weights, zero where they are pruned."""
+        tensors: list[Tensor] = []
+        start = 0
+        for weight in self.weights:
+            shape: tuple[int, ...] = tuple(weight.shape)
+            end = start + int(np.prod(shape))
+            part = ops.reshape(vector[start:end], shape)
+            tensors.append(ops.cast(part, weight.dtype))
+            start = end
+        return self.objective.mask(tensors)
+
+    def flatten(self, tensors: list[Tensor]) -> Tensor:
+        """Tensors like the weights as a flat vector, zero where they are pruned."""
+        parts = [
+            ops.reshape(ops.cast(t, self.dtype), (-1,))
+            for t in self.objective.mask(tensors)
+        ]
+        return ops.concatenate(parts)
+
+    def shifted(self, offset: Tensor) -> "Point":
+        """The same at weights that differ by a flat vector."""
+        offsets = self.spread(offset)
+        weights = [w + o for w, o in zip(self.weights, offsets, strict=True)]
+        return Point(self.objective, weights, self.state)
+
+
+class DataLoss:
+    """A model's mean loss over examples, as a function of its weights.
+
+    It is the loss that the model was compiled with, as `evaluate` reports it: in
+    inference mode, without l2 or the weights' regularizers, in a fixed order, with
+    sample weights. Products of float32 numbers are not rounded to TF32 or bfloat16, and
+    a model of mixed precision is computed in float32. The weights are those that the
+    model has at each call; all of it compiles once.
+
+    Vectors are flat: the trainable weights one after the other, each in C order. Pruned
+    entries are zero in all of them, frozen weights have none.
+
+    Example:
+
+        data = DataLoss(model, (x, y))
+        data.loss(), data.gradient()[1], data.product(vector)  # H v
+        top_eigenvalues(model, data), trace(model, data)  # compiled once
+
+    Args:
+        model: a compiled keras.Model.
+        data: arrays (x, y[, sample_weight]) whose first axis is the example, or an
+            iterable of such batches.
+        batch_size: the most examples at once.
+
+    Raises:
+        ValueError: the model is not compiled or its loss has no mean, its weights are
+            of 16 bits or read past keras, or there are no examples.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Batch | Iterable[Batch],
+        batch_size: int = 256,
+    ):
+        if not model.compiled:
+            raise ValueError("compile the model with its loss before it is measured")
+        self.model, self.batch_size = model, batch_size
+        self._reduction = _find_reduction(model)
+        self.batches: list[Batch] = _split(data, batch_size)
+        self.num_examples = sum(map(_count, self.batches))
+        self._total = sum(map(self._find_amount, self.batches))
+        self._build()
+        self._evaluate = self.compile(self._evaluate_at)
+        self._differentiate = self.compile(self._differentiate_at)
+        self._multiply = self.compile(self._multiply_at)
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """What the loss is a function of."""
+        return self.model.trainable_variables
+
+    @property
+    def size(self) -> int:
+        """The length of vectors."""
+        return sum(int(np.prod(weight.shape)) for weight in self.weights)
+
+    @property
+    def dtype(self) -> str:
+        """The type of vectors."""
+        return widest(self.weights)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The fields of a Measurement."""
+        return {
+            "num_examples": self.num_examples,
+            "num_weights": self.size - Masks(self.weights).num_pruned,
+            "dtype": self.dtype,
+        }
+
+    def loss(self, offset: np.ndarray | None = None) -> float:
+        """f(w + offset)."""
+        totals = [self._evaluate(b, self._to_tensor(offset)) for b in self.batches]
+        return float(np.sum(_to_float64(totals)) / self._total)
+
+    def gradient(self, offset: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+        """f and its gradient at w + offset."""
+        tensor = self._to_tensor(offset)
+        parts = [self._differentiate(batch, tensor) for batch in self.batches]
+        losses, gradients = zip(*parts, strict=True)
+        loss = float(np.sum(_to_float64(losses)) / self._total)
+        return loss, self.mean_of(gradients)
+
+    def product(self, vector: np.ndarray) -> np.ndarray:
+        """The Hessian at w times a vector."""
+        tensor = self._to_tensor(vector)
+        return self.mean_of(self._multiply(batch, tensor) for batch in self.batches)
+
+    def mean_of(self, totals: Iterable[Tensor]) -> np.ndarray:
+        """The mean over the data, of flat sums over the examples of each batch."""
+        vector: np.ndarray = backend.fetch(functools.reduce(lambda a, b: a + b, totals))
+        return vector / np.asarray(self._total, vector.dtype)
+
+    def flatten(self, arrays: Sequence[Any]) -> np.ndarray:
+        """Arrays like the weights, variables too, as a vector, with zeros where the
+        weights are pruned.
+
+        Raises:
+            ValueError: they are not of the weights' shapes.
+        """
+        parts = [np.asarray(ops.convert_to_numpy(array)) for array in arrays]
+        expected = [tuple(weight.shape) for weight in self.weights]
+        found = [part.shape for part in parts]
+        if found != expected:
+            raise ValueError(
+                "there must be one array for each trainable weight, of its shape "
+                f"{expected}. Received: {found}"
+            )
+        return self.keep(np.concatenate([np.ravel(part) for part in parts]))
+
+    def keep(self, vector: np.ndarray) -> np.ndarray:
+        """A vector of the right type, with zeros where the weights are pruned."""
+        vector = np.array(vector, self.dtype)
+        masks = Masks(self.weights).to_arrays(self.weights)
+        start = 0
+        for number, weight in enumerate(self.weights):
+            end = start + int(np.prod(weight.shape))
+            if number in masks:
+                vector[start:end] *= np.ravel(masks[number])
+            start = end
+        return vector
+
+    def each_batch(self) -> list[Self]:
+        """The loss on each of the batches alone."""
+        parts: list[Self] = []
+        for batch in self.batches:
+            part = copy.copy(self)
+            part.batches, part.num_examples = [batch], _count(batch)
+            part._total = self._find_amount(batch)
+            parts.append(part)
+        return parts
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A compiled function (point, batch, tensors ...) -> tensors, without the
+        point, which is where the model is."""
+
+        def compute(batch: Batch, *arguments: Tensor) -> Any:
+            return function(self._find_point(), batch, *arguments)
+
+        def find_variables() -> list[keras.Variable]:
+            return [*self.model.variables, *Masks(self.weights).variables]
+
+        compiled = backend.compile_reading(compute, find_variables)
+
+        def call(batch: Batch, *arguments: Tensor) -> Any:
+            with self._measuring():
+                return compiled(batch, *arguments)
+
+        return call
+
+    def total_at(self, point: Point, batch: Batch) -> Callable[[list[Tensor]], Tensor]:
+        """weights -> the sum of the losses of a batch's examples."""
+
+        def total(weights: list[Tensor]) -> Tensor:
+            loss, _, _ = point.objective.evaluate(weights, point.state, batch)
+            return self.sum_of(loss, batch)
+
+        return total
+
+    def sum_of(self, loss: Tensor, batch: Batch) -> Tensor:
+        """The sum over a batch's examples, of its loss or a part of it."""
+        if self._reduction == "sum":
+            return loss
+        return loss * ops.cast(self._find_amount(batch), loss.dtype)
+
+    def loss_of(self, y_pred: Tensor, batch: Batch) -> Tensor:
+        """The loss of predictions."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        return self.model.compute_loss(
+            x=x,
+            y=y,
+            y_pred=y_pred,
+            sample_weight=sample_weight,
+            **_in_inference(self.model.compute_loss),
+        )
+
+    def _evaluate_at(self, point: Point, batch: Batch, offset: Tensor) -> Tensor:
+        return self.total_at(point, batch)(point.shifted(offset).weights)
+
+    def _differentiate_at(
+        self, point: Point, batch: Batch, offset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        weights = point.shifted(offset).weights
+        found = point.objective.differentiate(weights, point.state, batch, [])
+        gradient = point.flatten(found.gradients)
+        return self.sum_of(found.loss, batch), self.sum_of(gradient, batch)
+
+    def _multiply_at(self, point: Point, batch: Batch, vector: Tensor) -> Tensor:
+        return point.flatten(
+            backend.hessian_product(
+                self.total_at(point, batch), point.weights, point.spread(vector)
+            )
+        )
+
+    def _build(self) -> None:
+        """Makes what model and loss make when they are first called, and looks whether
+        they can be measured. Nothing is computed on JAX."""
+        first = _take(self.batches[0], 0, 1)
+        with Scope(), self._measuring():
+            _, loss = backend.trace(self._forward, first)
+        if len(loss.shape):
+            raise ValueError(
+                f"the loss must be a number. Received one of shape {tuple(loss.shape)}"
+            )
+        narrow = [w.path for w in self.weights if "16" in w.dtype]
+        if narrow:
+            raise ValueError(
+                "weights must be of float32 or float64: give a float32 copy of the "
+                f"model. Received: {narrow[0]}, of 16 bits"
+            )
+        if not self.weights:
+            raise ValueError("the model has no trainable weights")
+        raw: list[keras.Variable] = []
+
+        def differentiate() -> Tensor:
+            point = self._find_point()
+            found = point.objective.differentiate(point.weights, point.state, first, [])
+            raw.extend([] if found.raw is None else [found.raw])
+            return found.loss
+
+        with self._measuring():
+            backend.trace(differentiate)
+        if raw and raw[0].trainable:
+            raise ValueError(
+                "the model must read its weights through keras. Received: "
+                f"{raw[0].path}, which is read past it, as by a TFSMLayer"
+            )
+
+    def _forward(self, batch: Batch) -> tuple[Any, Tensor]:
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        y_pred = self.model(x, **_in_inference(self.model.call))
+        return y_pred, self.loss_of(y_pred, batch)
+
+    def _find_point(self) -> Point:
+        objective = Objective(
+            self._forward,
+            self.weights,
+            self.model.non_trainable_variables,
+            False,
+            ops.ones(()),
+        )
+        values = backend.values_of(objective.weights)
+        return Point(objective, values, pairs_of(objective.state))
+
+    def _find_amount(self, batch: Batch) -> Any:
+        """How many examples a batch's loss is a mean over, or their weight."""
+        _, _, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        if self._reduction == WEIGHTED and sample_weight is not None:
+            return ops.sum(sample_weight)
+        return _count(batch)
+
+    def _to_tensor(self, vector: np.ndarray | None) -> Tensor:
+        if vector is None:
+            return ops.zeros(self.size, self.dtype)
+        return ops.convert_to_tensor(vector, self.dtype)
+
+    @contextlib.contextmanager
+    def _measuring(self) -> Generator[None]:
+        with unrounded(self.model), backend.full_precision():
+            yield
+
+
+def prepare(
+    model: keras.Model, data: Batch | Iterable[Batch] | DataLoss, batch_size: int
+) -> DataLoss:
+    """Data as a DataLoss, which may be one already.
+
+    Raises:
+        ValueError: it is another model's.
+    """
+    if not isinstance(data, DataLoss):
+        return DataLoss(model, data, batch_size)
+    if data.model is not model:
+        raise ValueError("the DataLoss must be of the model that is measured")
+    return data
+
+
+def check_count(value: Any, name: str, least: int = 1) -> None:
+    """Refuses what is no whole number of at least `least`."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}. Received: {value!r}")
+
+
+def _in_inference(function: Callable[..., Any]) -> dict[str, bool]:
+    """The argument that says so, where a function takes one."""
+    parameters = inspect.signature(function).parameters
+    return {"training": False} if "training" in parameters else {}
+
+
+def _find_reduction(model: keras.Model) -> str:
+    losses: list[Any] = keras.tree.flatten(model.loss)
+    found: set[str] = {getattr(loss, "reduction", None) or MEAN for loss in losses}
+    found = {MEAN if kind == "mean" else kind for kind in found}
+    known = {MEAN, "sum", WEIGHTED}
+    if len(found) > 1 or not found <= known:
+        raise ValueError(
+            "the loss must be a mean over examples, or all losses their sums. "
+            f"Received losses with reduction={', '.join(sorted(found))}"
+        )
+    return next(iter(found), MEAN)
+
+
+def _split(data: Batch | Iterable[Batch], batch_size: int) -> list[Batch]:
+    """Batches of tensors, of at most that many examples."""
+    check_count(batch_size, "batch_size")
+    batches: Iterable[Any] = [data] if isinstance(data, tuple) else data
+    parts: list[Batch] = []
+    for batch in batches:
+        given = cast(tuple[Any, ...], batch if isinstance(batch, tuple) else (batch,))
+        whole = tuple(part for part in given if part is not None)
+        sizes = {len(array) for array in keras.tree.flatten(whole)}
+        if len(sizes) != 1:
+            raise ValueError(
+                "all arrays must have the same number of examples. "
+                f"Received: {sorted(sizes)}"
+            )
+        starts = range(0, sizes.pop(), batch_size)
+        parts += [_take(whole, start, start + batch_size) for start in starts]
+    if not parts:
+        raise ValueError("there must be data to measure. Received no examples")
+    return parts
+
+
+def _take(batch: Batch, start: int, end: int) -> Batch:
+    """Some examples of a batch, as tensors."""
+
+    def take(array: Any) -> Tensor:
+        return ops.convert_to_tensor(array[start:end])
+
+    return keras.tree.map_structure(take, batch)
+
+
+def _count(batch: Batch) -> Any:
+    """The number of a batch's examples."""
+    return ops.shape(keras.tree.flatten(batch)[0])[0]
+
+
+def _to_float64(numbers: Sequence[Tensor]) -> np.ndarray:
+    return np.asarray([np.asarray(n, "float64") for n in backend.fetch([*numbers])])

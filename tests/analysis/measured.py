@@ -1,0 +1,36 @@
+"""Measures networks with random weights, and saves the numbers.
+
+python -m tests.analysis.measured FILE, with KERAS_BACKEND in the environment.
+"""
+
+import sys
+
+import numpy as np
+
+from samkeras import analysis
+from tests.analysis.making import NETWORKS, build_network
+
+
+def measure(name: str) -> dict[str, np.ndarray]:
+    """Numbers of one of the NETWORKS."""
+    model, arrays = build_network(name)
+    data = analysis.DataLoss(model, arrays)
+    vector = np.random.default_rng(5).standard_normal(data.size)
+    loss, gradient = data.gradient(0.1 * vector / np.linalg.norm(vector))
+    return {
+        "loss": np.array([loss]),
+        "gradient": gradient,
+        "product": data.product(vector),
+        "top": analysis.top_eigenvalues(model, data, 3).values,
+    }
+
+
+if __name__ == "__main__":
+    np.savez(
+        sys.argv[1],
+        **{
+            f"{name}/{key}": value
+            for name in NETWORKS
+            for key, value in measure(name).items()
+        },
+    )
