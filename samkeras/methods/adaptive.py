@@ -33,6 +33,7 @@ class ASAM(Perturbation):
         eta: what keeps weights near zero moving, a number >= 0. Default 0.01, the
             authors'. With 0 a weight of zero is not perturbed.
         p: norm of the ball, 2 or inf. Default 2.
+        **kwargs: `only` and `scope`; see `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -48,8 +49,9 @@ class ASAM(Perturbation):
         rho: float | LearningRateSchedule = 0.5,
         eta: float = 0.01,
         p: float = 2.0,
+        **kwargs: Any,
     ):
-        super().__init__(rho)
+        super().__init__(rho, **kwargs)
         if not is_number(eta, 0):
             raise ValueError(f"eta must be a finite number >= 0. Received: eta={eta!r}")
         if p not in (2, math.inf):
@@ -59,20 +61,23 @@ class ASAM(Perturbation):
 
     def epsilon(self, context: Context) -> list[Tensor]:
         gradient = context.gradient
-        radius = self.radius(context)
         lengths = [
             ops.ones_like(w) if role.is_offset else ops.abs(w) + self.eta
             for w, role in zip(context.weights, context.roles, strict=True)
         ]
         lengths = [ops.cast(t, g.dtype) for t, g in zip(lengths, gradient, strict=True)]
+        return self.in_scope(context, self._ascend, gradient, lengths)
 
+    def _ascend(
+        self, rho: Tensor, gradient: list[Tensor], lengths: list[Tensor]
+    ) -> list[Tensor]:
         def stretch(tensors: list[Tensor]) -> list[Tensor]:
             return [t * x for t, x in zip(lengths, tensors, strict=True)]
 
         if math.isinf(self.p):
-            return scale(stretch([ops.sign(g) for g in gradient]), radius)
+            return scale(stretch([ops.sign(g) for g in gradient]), rho)
         stretched = stretch(gradient)
-        factor = radius / (global_norm(stretched) + NORM_EPSILON)
+        factor = rho / (global_norm(stretched) + NORM_EPSILON)
         return scale(stretch(stretched), factor)
 
     def get_config(self) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import is_number
-from samkeras.methods.method import NORM_EPSILON, Context, Perturbation, Role
-from samkeras.tensors import global_norm, scale
+from samkeras.methods.method import Context, Perturbation, Role, resize
 
 Tensor = Any
 ORDERS = ("code", "paper")
@@ -34,6 +33,7 @@ class FSAM(Perturbation):
         sigma: share of the average that is taken off, a number >= 0. Default 1.
         ema_decay: decay of the average, >= 0 and < 1. Default 0.9.
         order: "code" or "paper". Default "code".
+        **kwargs: `only` and `scope`; see `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -50,8 +50,9 @@ class FSAM(Perturbation):
         sigma: float = 1.0,
         ema_decay: float = 0.9,
         order: Literal["code", "paper"] = "code",
+        **kwargs: Any,
     ):
-        super().__init__(rho)
+        super().__init__(rho, **kwargs)
         if not is_number(sigma, 0):
             raise ValueError(
                 f"sigma must be a finite number >= 0. Received: sigma={sigma!r}"
@@ -82,11 +83,8 @@ class FSAM(Perturbation):
             g - self.sigma * ops.cast(m, g.dtype)
             for g, m in zip(gradient, means, strict=True)
         ]
-        # What was pruned lately still has a mean.
-        differences = context.mask(differences)
-        radius = self.radius(context)
-        factor = radius / (global_norm(differences) + NORM_EPSILON)
-        return scale(differences, factor)
+        # What was pruned lately, or is not perturbed, still has a mean.
+        return self.in_scope(context, resize, context.mask(differences))
 
     def update(self, context: Context, result: list[Tensor]) -> None:
         means = self._average(context.gradient)

@@ -1,5 +1,7 @@
 """The contract of sharpness-aware methods."""
 
+import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -9,12 +11,19 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.backend import backend
 from samkeras.hyperparameter import Hyperparameter
-from samkeras.tensors import widest
+from samkeras.tensors import global_norm, scale, widest
 
 Tensor = Any
 
 # Added to a norm before dividing by it, as the paper's authors do.
 NORM_EPSILON = 1e-12
+KINDS = ("kernel", "bias", "embedding", "normalization")
+SCOPES = ("global", "layer", "mup")
+
+
+def resize(length: Tensor, vector: list[Tensor]) -> list[Tensor]:
+    """A vector in its direction, of the norm `length`; zeros stay zeros."""
+    return scale(vector, length / (global_norm(vector) + NORM_EPSILON))
 
 
 class Role(NamedTuple):
@@ -73,6 +82,26 @@ class Context:
             ValueError: epsilon has not one tensor per weight, of its shape.
         """
         return self._differentiate(epsilon)
+
+    def restricted(self, chosen: Sequence[bool]) -> "Context":
+        """The step as if the loss depended on some of the weights alone: gradients are
+        zero at the others.
+
+        Args:
+            chosen: of each weight, whether it is one of these.
+        """
+
+        def mask(tensors: list[Tensor]) -> list[Tensor]:
+            return [
+                tensor if is_chosen else ops.zeros_like(tensor)
+                for tensor, is_chosen in zip(self.mask(tensors), chosen, strict=True)
+            ]
+
+        def differentiate(epsilon: list[Tensor] | None) -> list[Tensor]:
+            at_weights = epsilon is None
+            return mask(self.gradient if at_weights else self.gradients_at(epsilon))
+
+        return Context(self.weights, self.roles, self.step, mask, differentiate)
 
 
 class Method:
@@ -233,14 +262,42 @@ class Perturbation(Method):
     Args:
         rho: radius, a number >= 0 or a keras LearningRateSchedule of the step.
             Assigning `method.rho` later takes effect without recompiling. Default 0.05.
+        only: the weights that are perturbed: those of a kind of `Role`, such as
+            "normalization" (SAM-ON, Mueller et al. 2023, whose rho is about ten times
+            as large), or those of which a function of the variable and its role says
+            so, (keras.Variable, Role) -> bool, which is registered with keras.saving
+            where the model is to be saved. Norms are of these weights alone. All
+            weights are trained. Default "all".
+        scope: what is of norm rho: "global" (default): epsilon. "layer": its part of
+            each weight tensor, such as a kernel or a bias. "mup": the same, times
+            sqrt(n_out / n_in) of a kernel, whose last axis has size n_out and all
+            others together n_in, and times sqrt(n) of n numbers in a vector: the size
+            of the updates of maximal update parametrization, whatever the width. This
+            rule is ours, after the aim of Haas et al. 2024.
 
     Raises:
-        ValueError: `rho` is negative or not finite.
+        ValueError: an argument is out of its range, or a model has no such weights.
         TypeError: `rho` is neither a number nor a schedule.
     """
 
-    def __init__(self, rho: float | LearningRateSchedule = 0.05):
+    def __init__(
+        self,
+        rho: float | LearningRateSchedule = 0.05,
+        only: str | Callable[[keras.Variable, Role], bool] = "all",
+        scope: str = "global",
+    ):
         self._rho = Hyperparameter(rho, "rho")
+        if not callable(only) and only not in ("all", *KINDS):
+            raise ValueError(
+                f"only must be one of all, {', '.join(KINDS)}, or a function of a "
+                f"variable and its role. Received: only={only!r}"
+            )
+        if scope not in SCOPES:
+            raise ValueError(
+                f"scope must be one of {', '.join(SCOPES)}. Received: scope={scope!r}"
+            )
+        self.only, self.scope = only, scope
+        self._chosen: list[bool] | None = None
 
     @property
     def rho(self) -> float | LearningRateSchedule:
@@ -256,18 +313,101 @@ class Perturbation(Method):
         `widest` type."""
         return self._rho.at(context.step, widest(context.weights))
 
+    def build_for(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
+        chosen = self._choose(weights, roles)
+        super().build_for(weights, roles)
+        self._chosen = chosen
+
+    def _choose(
+        self, weights: list[keras.Variable], roles: Sequence[Role]
+    ) -> list[bool] | None:
+        """Of each weight, whether it is perturbed; None: all are."""
+        if self.only == "all":
+            return None
+        chosen = [
+            bool(self.only(weight, role))
+            if callable(self.only)
+            else role.kind == self.only
+            for weight, role in zip(weights, roles, strict=True)
+        ]
+        if not any(chosen):
+            kinds = ", ".join(sorted({role.kind for role in roles})) or "none"
+            raise ValueError(
+                f"{type(self).__name__} perturbs only={self.only!r}, and the model has "
+                f"no such trainable weight; it has these kinds: {kinds}"
+            )
+        return chosen
+
     def epsilon(self, context: Context) -> list[Tensor]:
         """What is added to the weights for the second pass: one tensor per weight, of
-        its shape."""
+        its shape. Where `only` chooses weights, gradients are zero at the others."""
         raise NotImplementedError
 
+    def perturb(self, context: Context) -> list[Tensor]:
+        """The epsilon of a step, of the weights that `only` chooses."""
+        if self._chosen is not None:
+            context = context.restricted(self._chosen)
+        return self.epsilon(context)
+
+    def in_scope(
+        self,
+        context: Context,
+        rule: Callable[..., list[Tensor]],
+        *vectors: list[Tensor],
+    ) -> list[Tensor]:
+        """rule(radius, *vectors), for `epsilon` to compute with: of all weights as one
+        vector, or of each tensor by itself, as `scope` says."""
+        radius = self.radius(context)
+        if self.scope == "global":
+            return rule(radius, *vectors)
+        return [
+            rule(radius * self._share(part[0].shape), *([t] for t in part))[0]
+            for part in zip(*vectors, strict=True)
+        ]
+
+    def _share(self, shape: tuple[int, ...]) -> float:
+        """The factor of a tensor's radius."""
+        if self.scope == "layer":
+            return 1.0
+        *sizes_in, size_out = (*shape,) or (1,)
+        return math.sqrt(size_out / math.prod(sizes_in))
+
     def gradients(self, context: Context) -> list[Tensor]:
-        return context.gradients_at(self.epsilon(context))
+        return context.gradients_at(self.perturb(context))
 
     def get_config(self) -> dict[str, Any]:
-        return {"rho": keras.saving.serialize_keras_object(self.rho)}
+        config = {"rho": keras.saving.serialize_keras_object(self.rho)}
+        # Subclasses from before, or without them, take no others.
+        if callable(self.only):
+            config["only"] = _serialize(self.only)
+        elif self.only != "all":
+            config["only"] = self.only
+        if self.scope != "global":
+            config["scope"] = self.scope
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        rho = keras.saving.deserialize_keras_object(config["rho"])
-        return cls(**{**config, "rho": rho})
+        made = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("rho", "only")
+            if isinstance(config.get(name), dict)
+        }
+        return cls(**{**config, **made})
+
+
+def _serialize(only: Callable[..., bool]) -> Any:
+    """A function's config.
+
+    Raises:
+        ValueError: keras could not find it again.
+    """
+    owner: Any = only if inspect.isfunction(only) else type(only)
+    name = keras.saving.get_registered_name(owner)
+    if keras.saving.get_custom_objects().get(name) is not owner:
+        raise ValueError(
+            "a method is saved with a function that keras knows; decorate it with "
+            "@keras.saving.register_keras_serializable(package=...), or give only= a "
+            f"kind of weights. Received: only={only!r}"
+        )
+    return keras.saving.serialize_keras_object(only)

@@ -9,8 +9,8 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import is_integer
-from samkeras.methods.method import NORM_EPSILON, Context, Perturbation
-from samkeras.tensors import add, global_norm, scale, widest
+from samkeras.methods.method import NORM_EPSILON, Context, Perturbation, resize
+from samkeras.tensors import add, scale, widest
 
 Tensor = Any
 
@@ -31,6 +31,7 @@ class SAM(Perturbation):
         rho: radius of the ball, a number >= 0 or a schedule. Default 0.05.
         p: norm of the ball, 1 < p <= inf. Default 2.
         steps: number k >= 1 of ascent steps, each costs one pass. Default 1.
+        **kwargs: `only` and `scope`, as of all methods; see `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -41,8 +42,9 @@ class SAM(Perturbation):
         rho: float | LearningRateSchedule = 0.05,
         p: float = 2.0,
         steps: int = 1,
+        **kwargs: Any,
     ):
-        super().__init__(rho)
+        super().__init__(rho, **kwargs)
         if not isinstance(p, Real) or not p > 1:
             raise ValueError(f"p must be a number > 1, or inf. Received: p={p!r}")
         if not is_integer(steps) or steps < 1:
@@ -54,17 +56,16 @@ class SAM(Perturbation):
         self.passes = 1.0 + self.steps  # one at w, one after each ascent step
 
     def epsilon(self, context: Context) -> list[Tensor]:
-        gradient = context.gradient
-        radius = self.radius(context) / self.steps
-        epsilon = self._ascend(gradient, radius)
+        epsilon = self.in_scope(context, self._ascend, context.gradient)
         for _ in range(self.steps - 1):
-            further = self._ascend(context.gradients_at(epsilon), radius)
-            epsilon = add(epsilon, further)
+            reached = context.gradients_at(epsilon)
+            epsilon = add(epsilon, self.in_scope(context, self._ascend, reached))
         return epsilon
 
-    def _ascend(self, gradients: list[Tensor], radius: Tensor) -> list[Tensor]:
+    def _ascend(self, rho: Tensor, gradients: list[Tensor]) -> list[Tensor]:
+        radius = rho / self.steps
         if self.p == 2:
-            return scale(gradients, radius / (global_norm(gradients) + NORM_EPSILON))
+            return resize(radius, gradients)
         if math.isinf(self.p):
             return scale([ops.sign(g) for g in gradients], radius)
         q = self.p / (self.p - 1)
@@ -100,8 +101,10 @@ class UnnormalizedSAM(Perturbation):
     """
 
     def epsilon(self, context: Context) -> list[Tensor]:
-        gradient = context.gradient
-        return scale(gradient, self.radius(context))
+        def ascend(rho: Tensor, gradient: list[Tensor]) -> list[Tensor]:
+            return scale(gradient, rho)
+
+        return self.in_scope(context, ascend, context.gradient)
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -114,13 +117,19 @@ class RandomPerturbation(Perturbation):
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
         seed: seed of the directions, 0 <= seed < 2**32. Default 0.
+        **kwargs: `only` and `scope`; see `Perturbation`.
 
     Raises:
         ValueError: `seed` is not such an integer.
     """
 
-    def __init__(self, rho: float | LearningRateSchedule = 0.05, seed: int = 0):
-        super().__init__(rho)
+    def __init__(
+        self,
+        rho: float | LearningRateSchedule = 0.05,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        super().__init__(rho, **kwargs)
         if not is_integer(seed) or not 0 <= seed < 2**32:
             raise ValueError(
                 f"seed must be an integer >= 0 and < 2**32. Received: seed={seed!r}"
@@ -139,9 +148,7 @@ class RandomPerturbation(Perturbation):
                 keras.random.normal(ops.shape(g), dtype=g.dtype, seed=self._generator)
                 for g in gradient
             ]
-        normals = context.mask(normals)
-        radius = self.radius(context)
-        return scale(normals, radius / (global_norm(normals) + NORM_EPSILON))
+        return self.in_scope(context, resize, context.mask(normals))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "seed": self.seed}

@@ -162,6 +162,11 @@ class Method(Options):
     """with method fsam: how much of the gradients' running mean is taken off"""
     ema_decay: Fraction = 0.9
     """with method fsam: decay of the gradients' running mean"""
+    only: Literal["all", "kernel", "bias", "embedding", "normalization"] = "all"
+    """with sam: the weights that are perturbed; normalization: SAM-ON"""
+    scope: Literal["global", "layer", "mup"] = "global"
+    """with sam: rho is the norm of all weights' perturbation or of each tensor's, which
+    with mup grows with its width"""
 
     @property
     def unused(self) -> dict[str, str]:

@@ -18,11 +18,18 @@ CLASS_OPTIONS = {
     "eta": ("asam",),
     "sigma": ("fsam",),
     "ema_decay": ("fsam",),
+    "only": _ALL,
+    "scope": _ALL,
 }
 # The arguments that have a name of their own, where the option's says more.
 ARGUMENTS = {"ascent_steps": "steps"}
 # The options that mean something with --sam alone.
 OPTIONS = {"method": _ALL, **CLASS_OPTIONS, "m_sharpness": _ALL}
+# Those that a workload's own methods have too.
+_OF_ANY = ("method", "rho", "m_sharpness")
+# Those that choose among methods, each of which is a line of its own in figures and
+# tables; of the others a method is taken at its best numbers.
+CHOICES = ("method", "only", "scope")
 # What takes the place of a workload's defaults, which are for SAM itself.
 DEFAULTS = {"asam": {"rho": 0.5}}
 
@@ -30,5 +37,6 @@ DEFAULTS = {"asam": {"rho": 0.5}}
 def takes(method: str, option: str) -> bool:
     """Whether an option means something to a method; to a workload's own method those
     do that all methods have."""
-    methods = OPTIONS[option]
-    return method in methods or (method not in CLASSES and methods == _ALL)
+    if method not in CLASSES:
+        return option in _OF_ANY
+    return method in OPTIONS[option]

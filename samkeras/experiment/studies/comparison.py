@@ -10,13 +10,13 @@ import numpy as np
 
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Config
-from samkeras.experiment.options.methods import OPTIONS
+from samkeras.experiment.options.methods import CHOICES, OPTIONS
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies.figure import Value
 from samkeras.workload import Mode
 
 # A method is taken at the values of these that are best for it.
-RULE_FIELDS = tuple(name for name in OPTIONS if name != "method")
+RULE_FIELDS = tuple(name for name in OPTIONS if name not in CHOICES)
 COMPARED_FIELDS = ("sam", *RULE_FIELDS, "seed")
 # The smallest value of those that have another than 0; none is larger than inf.
 LEAST = {"ascent_steps": 1, "m_sharpness": 1}
@@ -152,15 +152,16 @@ def compare(results: Sequence[Result], mode: Mode) -> list[Comparison]:
     """
     configs = [result.config for result in results]
     varied = [n for n in varied_fields(configs) if n not in COMPARED_FIELDS]
-    methods = dict.fromkeys(config.method for config in configs if config.sam)
+    of_sam = [config.result_fields for config in configs if config.sam]
+    methods = dict.fromkeys(tuple(fields[n] for n in CHOICES) for fields in of_sam)
     names = dict.fromkeys(("width_mult", *varied))
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         fields = result.config.result_fields
-        own = fields["method"]
+        own = tuple(fields[n] for n in CHOICES)
         # Each method is compared with all runs of the base optimizer.
         for method in (own,) if result.config.sam else methods or (own,):
-            fields["method"] = method
+            fields.update(zip(CHOICES, method, strict=True))
             groups.setdefault(tuple(fields[n] for n in names), []).append(result)
     return [
         _compare(dict(zip(names, key, strict=True)), of_size, len(sizes) > 1, mode)

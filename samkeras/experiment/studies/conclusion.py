@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from samkeras.experiment.options.methods import CHOICES
 from samkeras.experiment.options.values import as_text, count_decimals
 from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
@@ -35,9 +36,12 @@ def conclude(
     metric = f"{value} {monitor}"
     decimals = decimals_of(comparisons)
     sentences: list[str] = []
-    for method in dict.fromkeys(c.fields.get("method") for c in comparisons):
-        own = [c for c in comparisons if c.fields.get("method") == method]
-        subject = "SAM" if method is None else f"SAM (method {method})"
+    by_choice: dict[str, list[Comparison]] = {}
+    for c in comparisons:
+        words = [f"{name} {c.fields[name]}" for name in CHOICES if name in c.fields]
+        subject = f"SAM ({', '.join(words)})" if words else "SAM"
+        by_choice.setdefault(subject, []).append(c)
+    for subject, own in by_choice.items():
         sentences += _conclude(own, subject, metric, value, decimals)
     gains = [gain for c in comparisons if (gain := estimate(c.gains(value)))]
     if any(gain.error is not None for gain in gains):

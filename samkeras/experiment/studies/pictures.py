@@ -16,6 +16,7 @@ from samkeras.errors import InputError, nearest
 from samkeras.experiment.machine import describe_machine, find_versions, name_backend
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Config
+from samkeras.experiment.options.methods import CHOICES
 from samkeras.experiment.runs.result import SIZES, Result, list_numbers
 from samkeras.experiment.studies.comparison import (
     SIZE_FIELDS,
@@ -236,8 +237,8 @@ def find_points(
                 found.append((f"SAM, {label}" if label else "SAM", sam, c.rho))
             if base and c.base not in bases:
                 bases.append(c.base)
-                options.pop("method", None)
-                line = ", ".join((config.optimizer.upper(), *options.values()))
+                shown = [v for n, v in options.items() if n not in CHOICES]
+                line = ", ".join((config.optimizer.upper(), *shown))
                 found.append((line, base, None))
         x = _find_x(picture.x, c, config)
         points += [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import re
 
 import pytest
@@ -34,7 +35,12 @@ def parse_one(*arguments: str):
 @pytest.mark.parametrize("method", CLASSES)
 def test_a_methods_options_are_its_classs_arguments(method):
     """By name and default, but for those that are said to be no options."""
-    parameters = inspect.signature(getattr(samkeras, CLASSES[method])).parameters
+    parameters = dict(inspect.signature(getattr(samkeras, CLASSES[method])).parameters)
+    if parameters.pop("kwargs", None):
+        parameters = {
+            **inspect.signature(samkeras.Perturbation).parameters,
+            **parameters,
+        }
     expected = {
         name: parameter.default
         for name, parameter in parameters.items()
@@ -54,13 +60,15 @@ def test_a_method_is_built_of_its_options(method):
     """Each at a value of its own."""
     values = {"rho": 0.25, "p": "inf", "ascent_steps": 3}
     values.update(eta=0.125, sigma=0.5, ema_decay=0.75)
+    values.update(only="bias", scope="layer")
     config = make_config("mnist_mlp", sam=True, method=method, **values)
     built = Run(config).build_method()
     assert type(built).__name__ == CLASSES[method]
     for option, methods in CLASS_OPTIONS.items():
         if method in methods:
             actual = getattr(built, ARGUMENTS.get(option, option))
-            assert actual == float(values[option])
+            number = math.inf if values[option] == "inf" else values[option]
+            assert actual == number
     assert Run(dataclasses.replace(config, sam=False)).build_method() is None
 
 

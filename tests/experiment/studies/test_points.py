@@ -123,6 +123,24 @@ def test_methods_are_lines_of_their_own():
     }
 
 
+def test_what_a_method_perturbs_makes_lines_too():
+    """Each of the same base; where it has no effect there is no other line."""
+    base = [make_result(0.25, sam=False)]
+    sam = [make_result(0.5, sam=True, rho=0.1), make_result(0.75, sam=True, rho=0.2)]
+    norm = [make_result(1.0, sam=True, rho=0.2, only="normalization")]
+    points = points_of(make_picture(), [*base, *sam, *norm])
+    assert [(p.line, p.y.mean, p.rho) for p in points] == [
+        ("only all", 0.5, 0.2),
+        ("only normalization", 0.75, 0.2),
+    ]
+    points = points_of(make_picture("metric"), [*base, *sam, *norm])
+    assert [(p.line, p.y.mean) for p in points] == [
+        ("SAM, only all", 0.75),
+        ("SGD", 0.25),
+        ("SAM, only normalization", 1.0),
+    ]
+
+
 def test_points_of_a_number_have_a_line_for_those_that_have_it():
     """SAM at the rho that is best in the metric, not in the number, and the base
     optimizer, where it has the number; a failed run leaves its seed out."""
