@@ -1,14 +1,19 @@
 """ASAM: a ball that stretches with the weights."""
 
 import math
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import is_number
-from samkeras.methods.method import NORM_EPSILON, Context, Perturbation
+from samkeras.methods.method import (
+    NORM_EPSILON,
+    Context,
+    Perturbation,
+    PerturbationOptions,
+)
 from samkeras.tensors import global_norm, scale
 
 Tensor = Any
@@ -33,7 +38,7 @@ class ASAM(Perturbation):
         eta: what keeps weights near zero moving, a number >= 0. Default 0.01, the
             authors'. With 0 a weight of zero is not perturbed.
         p: norm of the ball, 2 or inf. Default 2.
-        **kwargs: `only` and `scope`; see `Perturbation`.
+        options: those of `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -49,9 +54,9 @@ class ASAM(Perturbation):
         rho: float | LearningRateSchedule = 0.5,
         eta: float = 0.01,
         p: float = 2.0,
-        **kwargs: Any,
+        **options: Unpack[PerturbationOptions],
     ):
-        super().__init__(rho, **kwargs)
+        super().__init__(rho, **options)
         if not is_number(eta, 0):
             raise ValueError(f"eta must be a finite number >= 0. Received: eta={eta!r}")
         if p not in (2, math.inf):

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypedDict
 
 import keras
 from keras import ops
@@ -198,15 +198,19 @@ class Method:
         """
         return self._keep(name, None, tuple(shape), dtype)
 
-    def add_state_like(self, weight: keras.Variable, name: str) -> keras.Variable:
+    def add_state_like(
+        self, weight: keras.Variable, name: str, dtype: str | None = None
+    ) -> keras.Variable:
         """A new variable of the state, zeros, of a weight's shape, and laid out on
-        devices as it is. It has float32 numbers where the weight has fewer bits.
+        devices as it is. Unless another type is given it has the weight's, or float32
+        where that has fewer bits.
 
         Raises:
             ValueError: the weight has one of that name, or the method is not being
                 built.
         """
-        return self._keep(name, weight, tuple(weight.shape), widest([weight]))
+        shape = tuple(weight.shape)
+        return self._keep(name, weight, shape, dtype or widest([weight]))
 
     def gradients(self, context: Context) -> list[Tensor]:
         """The gradient that the optimizer gets.
@@ -255,6 +259,13 @@ class Method:
         return variable
 
 
+class PerturbationOptions(TypedDict, total=False):
+    """What every `Perturbation` takes beside its own arguments; see there."""
+
+    only: str | Callable[[keras.Variable, Role], bool]
+    scope: str
+
+
 class Perturbation(Method):
     """A method that gives the optimizer the gradient at w + epsilon. A subclass defines
     `epsilon`.
@@ -283,6 +294,7 @@ class Perturbation(Method):
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
+        *,
         only: str | Callable[[keras.Variable, Role], bool] = "all",
         scope: str = "global",
     ):
@@ -345,9 +357,11 @@ class Perturbation(Method):
 
     def perturb(self, context: Context) -> list[Tensor]:
         """The epsilon of a step, of the weights that `only` chooses."""
-        if self._chosen is not None:
-            context = context.restricted(self._chosen)
-        return self.epsilon(context)
+        return self.epsilon(self.restrict(context))
+
+    def restrict(self, context: Context) -> Context:
+        """The step as `epsilon` sees it, for an `update` of what it reads."""
+        return context if self._chosen is None else context.restricted(self._chosen)
 
     def in_scope(
         self,
@@ -389,9 +403,9 @@ class Perturbation(Method):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         made = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("rho", "only")
-            if isinstance(config.get(name), dict)
+            name: keras.saving.deserialize_keras_object(value)
+            for name, value in config.items()
+            if isinstance(value, dict)
         }
         return cls(**{**config, **made})
 

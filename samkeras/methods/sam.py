@@ -2,14 +2,20 @@
 
 import math
 from numbers import Real
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import is_integer
-from samkeras.methods.method import NORM_EPSILON, Context, Perturbation, resize
+from samkeras.methods.method import (
+    NORM_EPSILON,
+    Context,
+    Perturbation,
+    PerturbationOptions,
+    resize,
+)
 from samkeras.tensors import add, scale, widest
 
 Tensor = Any
@@ -31,7 +37,7 @@ class SAM(Perturbation):
         rho: radius of the ball, a number >= 0 or a schedule. Default 0.05.
         p: norm of the ball, 1 < p <= inf. Default 2.
         steps: number k >= 1 of ascent steps, each costs one pass. Default 1.
-        **kwargs: `only` and `scope`, as of all methods; see `Perturbation`.
+        options: those of `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -42,9 +48,9 @@ class SAM(Perturbation):
         rho: float | LearningRateSchedule = 0.05,
         p: float = 2.0,
         steps: int = 1,
-        **kwargs: Any,
+        **options: Unpack[PerturbationOptions],
     ):
-        super().__init__(rho, **kwargs)
+        super().__init__(rho, **options)
         if not isinstance(p, Real) or not p > 1:
             raise ValueError(f"p must be a number > 1, or inf. Received: p={p!r}")
         if not is_integer(steps) or steps < 1:
@@ -117,7 +123,7 @@ class RandomPerturbation(Perturbation):
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
         seed: seed of the directions, 0 <= seed < 2**32. Default 0.
-        **kwargs: `only` and `scope`; see `Perturbation`.
+        options: those of `Perturbation`.
 
     Raises:
         ValueError: `seed` is not such an integer.
@@ -127,9 +133,9 @@ class RandomPerturbation(Perturbation):
         self,
         rho: float | LearningRateSchedule = 0.05,
         seed: int = 0,
-        **kwargs: Any,
+        **options: Unpack[PerturbationOptions],
     ):
-        super().__init__(rho, **kwargs)
+        super().__init__(rho, **options)
         if not is_integer(seed) or not 0 <= seed < 2**32:
             raise ValueError(
                 f"seed must be an integer >= 0 and < 2**32. Received: seed={seed!r}"

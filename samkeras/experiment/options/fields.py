@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # which numbers these are is known at run time alone
     Norm = float
     Fraction = float
     ClosedUnitInterval = float
+    PositiveShare = float
     OpenUnitInterval = float
     PositiveInt = int
     NonNegativeInt = int
@@ -42,6 +43,7 @@ else:
     Fraction = _numbers(float, lambda x: 0 <= x <= _BELOW_ONE)
     ClosedUnitInterval = _numbers(float, lambda x: 0 <= x <= 1)
     OpenUnitInterval = _numbers(float, lambda x: 0 < x < 1)
+    PositiveShare = _numbers(float, lambda x: _TINY <= x <= 1)
     # Counts are int32 where they are computed with; seeds are what generators take.
     PositiveInt = _numbers(int, lambda n: 1 <= n < 2**31)
     NonNegativeInt = _numbers(int, lambda n: 0 <= n < 2**32)
@@ -59,6 +61,7 @@ ALLOWED = {
     SmallInt: ("an integer >= 1 and <= 100", "N"),
     ClosedUnitInterval: ("a number from 0 to 1", "X"),
     OpenUnitInterval: ("a number between 0 and 1", "X"),
+    PositiveShare: ("a number > 0 and <= 1 that float32 holds", "X"),
     Fraction: ("a number >= 0 and < 1 that float32 holds", "X"),
     bool: ("true or false", "[true|false]"),
     int: ("an integer", "N"),

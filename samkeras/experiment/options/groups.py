@@ -15,6 +15,7 @@ from samkeras.experiment.options.fields import (
     OpenUnitInterval,
     PositiveFloat,
     PositiveInt,
+    PositiveShare,
     SmallInt,
 )
 from samkeras.experiment.options.methods import OPTIONS, takes
@@ -162,6 +163,14 @@ class Method(Options):
     """with method fsam: how much of the gradients' running mean is taken off"""
     ema_decay: Fraction = 0.9
     """with method fsam: decay of the gradients' running mean"""
+    theta: PositiveShare = 0.9
+    """with method vasso: weight of the newest gradient in their running mean"""
+    lam: ClosedUnitInterval = 0.5
+    """with method unified: how far it is normalized, from unnormalized 0 to sam 1"""
+    mask_sparsity: Fraction = 0.5
+    """with method ssam: fraction of the weights that are not perturbed"""
+    mask_every: PositiveInt = 100
+    """with method ssam: steps from one choice of the weights to the next"""
     only: Literal["all", "kernel", "bias", "embedding", "normalization"] = "all"
     """with sam: the weights that are perturbed; normalization: SAM-ON"""
     scope: Literal["global", "layer", "mup"] = "global"

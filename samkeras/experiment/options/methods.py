@@ -8,8 +8,14 @@ CLASSES = {
     "random": "RandomPerturbation",
     "asam": "ASAM",
     "fsam": "FSAM",
+    "vasso": "VaSSO",
+    "unified": "UnifiedSAM",
+    "monge": "MongeSAM",
+    "light": "LightSAM",
+    "ssam": "SSAM",
 }
 _ALL = tuple(CLASSES)
+_OF_NORMS = tuple(name for name in CLASSES if name != "light")
 # The options that are arguments of the classes, each with the methods that have it.
 CLASS_OPTIONS = {
     "rho": _ALL,
@@ -18,11 +24,15 @@ CLASS_OPTIONS = {
     "eta": ("asam",),
     "sigma": ("fsam",),
     "ema_decay": ("fsam",),
+    "theta": ("vasso",),
+    "lam": ("unified",),
+    "mask_sparsity": ("ssam",),
+    "mask_every": ("ssam",),
     "only": _ALL,
-    "scope": _ALL,
+    "scope": _OF_NORMS,
 }
 # The arguments that have a name of their own, where the option's says more.
-ARGUMENTS = {"ascent_steps": "steps"}
+ARGUMENTS = {"ascent_steps": "steps", "mask_sparsity": "sparsity"}
 # The options that mean something with --sam alone.
 OPTIONS = {"method": _ALL, **CLASS_OPTIONS, "m_sharpness": _ALL}
 # Those that a workload's own methods have too.

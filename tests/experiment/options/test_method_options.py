@@ -36,7 +36,7 @@ def parse_one(*arguments: str):
 def test_a_methods_options_are_its_classs_arguments(method):
     """By name and default, but for those that are said to be no options."""
     parameters = dict(inspect.signature(getattr(samkeras, CLASSES[method])).parameters)
-    if parameters.pop("kwargs", None):
+    if parameters.pop("options", None):
         parameters = {
             **inspect.signature(samkeras.Perturbation).parameters,
             **parameters,
@@ -60,7 +60,8 @@ def test_a_method_is_built_of_its_options(method):
     """Each at a value of its own."""
     values = {"rho": 0.25, "p": "inf", "ascent_steps": 3}
     values.update(eta=0.125, sigma=0.5, ema_decay=0.75)
-    values.update(only="bias", scope="layer")
+    values.update(only="bias", scope="layer", theta=0.25, lam=0.75)
+    values.update(mask_sparsity=0.75, mask_every=7)
     config = make_config("mnist_mlp", sam=True, method=method, **values)
     built = Run(config).build_method()
     assert type(built).__name__ == CLASSES[method]

@@ -65,7 +65,7 @@ def test_its_own_method_is_one_of_the_methods(target):
     method = Run(config).build_method()
     assert type(method).__name__ == "Lookback"
     assert float(method.rho) == pytest.approx(0.3)
-    with pytest.raises(InputError, match=r"fsam, lookback\. .*did you mean lookback"):
+    with pytest.raises(InputError, match=r"fsam, .*lookback\. .*did you mean lookback"):
         parse_one(target, "--sam", "--method", "lokback")
 
 

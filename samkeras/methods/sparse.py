@@ -1,0 +1,122 @@
+"""SSAM: a perturbation of the weights that matter most."""
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from samkeras.hyperparameter import is_integer, is_number
+from samkeras.methods.method import (
+    Context,
+    Perturbation,
+    PerturbationOptions,
+    Role,
+    resize,
+)
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class SSAM(Perturbation):
+    """Sparsified SAM by Fisher information (Mi et al. 2022, SSAM-F).
+
+        epsilon = mask * rho * g / (||g||_2 + 1e-12)
+
+    with the norm of all of g. The mask has the share 1 - sparsity of the weights whose
+    Fisher information is largest, and is found anew every `mask_every` steps; up to the
+    first time it has all of them. The authors square the gradients of single examples,
+    in passes of their own. Here F is the sum of the squared gradients of the steps
+    since the last mask, which needs no pass: with batches of one example it is the
+    empirical Fisher information, with larger ones their mean counts for more in it.
+
+    Args:
+        rho: norm of epsilon before it is masked, a number >= 0 or a schedule. Default
+            0.05.
+        sparsity: share of the weights that are not perturbed, >= 0 and < 1. Default
+            0.5, that of most of the paper's results.
+        mask_every: steps from one mask to the next, >= 1. Default 100, ours; the
+            authors' are five epochs.
+        options: those of `Perturbation`. The share is of the weights
+            that `only` chooses, and that are not pruned.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        TypeError: `rho` is neither a number nor a schedule.
+
+    Example:
+
+        model.compile("sgd", "mse", method=samkeras.SSAM(rho=0.1, sparsity=0.8))
+    """
+
+    def __init__(
+        self,
+        rho: float | LearningRateSchedule = 0.05,
+        sparsity: float = 0.5,
+        mask_every: int = 100,
+        **options: Unpack[PerturbationOptions],
+    ):
+        super().__init__(rho, **options)
+        if not is_number(sparsity, 0) or sparsity >= 1:
+            raise ValueError(
+                "sparsity must be a number >= 0 and < 1. "
+                f"Received: sparsity={sparsity!r}"
+            )
+        if not is_integer(mask_every) or mask_every < 1:
+            raise ValueError(
+                "mask_every must be an integer >= 1. "
+                f"Received: mask_every={mask_every!r}"
+            )
+        self.sparsity = float(sparsity)
+        self.mask_every = int(mask_every)
+
+    def build(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
+        self._fisher = [self.add_state_like(w, "fisher") for w in weights]
+        self._masks = [self.add_state_like(w, "mask", "bool") for w in weights]
+        for mask in self._masks:
+            mask.assign(ops.ones(mask.shape, "bool"))
+
+    def epsilon(self, context: Context) -> list[Tensor]:
+        epsilon = self.in_scope(context, resize, context.gradient)
+        masks = map(ops.convert_to_tensor, self._masks)
+        return [
+            ops.where(mask, e, ops.zeros_like(e))
+            for mask, e in zip(masks, epsilon, strict=True)
+        ]
+
+    def update(self, context: Context, result: list[Tensor]) -> None:
+        context = self.restrict(context)
+        fisher = [
+            f + ops.square(ops.cast(g, f.dtype))
+            for f, g in zip(self._fisher, context.gradient, strict=True)
+        ]
+        whole = [ops.ones_like(f) for f in fisher]
+        counts = (ops.sum(ops.cast(m, "int32")) for m in context.mask(whole))
+        num_kept = (1 - self.sparsity) * ops.cast(sum(counts), "float32")
+
+        def renew() -> tuple[list[Tensor], list[Tensor]]:
+            ranked = ops.sort(ops.concatenate([ops.reshape(f, (-1,)) for f in fisher]))
+            place = ranked.shape[0] - ops.cast(ops.ceil(num_kept), "int32")
+            least = ops.take(ranked, place)
+            # Of what has no information nothing is perturbed in any case.
+            masks = [ops.logical_and(f >= least, f > 0) for f in fisher]
+            return masks, [ops.zeros_like(f) for f in fisher]
+
+        def keep() -> tuple[list[Tensor], list[Tensor]]:
+            return [*map(ops.convert_to_tensor, self._masks)], fisher
+
+        # Ranking costs more than a step of a small model.
+        is_due = ops.equal((context.step + 1) % self.mask_every, 0)
+        masks, fisher = ops.cond(is_due, renew, keep)
+        for variables, values in ((self._masks, masks), (self._fisher, fisher)):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "sparsity": self.sparsity,
+            "mask_every": self.mask_every,
+        }
