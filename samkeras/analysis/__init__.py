@@ -11,13 +11,23 @@ from samkeras.analysis.curvature import (
     trace,
 )
 from samkeras.analysis.data_loss import DataLoss
+from samkeras.analysis.sharpness import (
+    AverageSharpness,
+    Sharpness,
+    average_sharpness,
+    sharpness,
+)
 
 __all__ = [
+    "AverageSharpness",
     "DataLoss",
     "Eigenvalues",
+    "Sharpness",
     "SpectralDensity",
     "Trace",
+    "average_sharpness",
     "bottom_eigenvalues",
+    "sharpness",
     "spectral_density",
     "top_eigenvalues",
     "trace",
