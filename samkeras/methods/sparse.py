@@ -98,8 +98,8 @@ class SSAM(Perturbation):
 
         def renew() -> tuple[list[Tensor], list[Tensor]]:
             ranked = ops.sort(ops.concatenate([ops.reshape(f, (-1,)) for f in fisher]))
-            place = ranked.shape[0] - ops.cast(ops.ceil(num_kept), "int32")
-            least = ops.take(ranked, place)
+            count = ops.maximum(ops.cast(ops.ceil(num_kept), "int32"), 1)
+            least = ops.take(ranked, ranked.shape[0] - count)
             # Of what has no information nothing is perturbed in any case.
             masks = [ops.logical_and(f >= least, f > 0) for f in fisher]
             return masks, [ops.zeros_like(f) for f in fisher]

@@ -78,6 +78,10 @@ VALID = {
     "eta": ["0", "0.01", "1", "1e30"],
     "sigma": ["0", "0.5", "1", "2", "1e30"],
     "ema_decay": ["0", "0.5", "0.9", "0.99999994"],
+    "theta": ["1e-30", "0.4", "1"],
+    "lam": ["0", "0.5", "1"],
+    "mask_sparsity": ["0", "0.5", "0.99999994"],
+    "mask_every": ["1", "2", "1000000"],
     "m_sharpness": ["1", "2", "3", "4", "8", "16", "null"],
     "sparsity": ["0", "0.1", "0.5", "0.5,0.9", "0.99"],
     "match_width": ["0.01", "0.02", "1"],
@@ -123,6 +127,7 @@ NEEDED = {
     "lr_decay": ("lr_milestones", "[0.5]"),
     "beta_1": ("optimizer", "adam"),
     "beta_2": ("optimizer", "adamw"),
+    "amsgrad": ("optimizer", "adam"),
     "momentum": ("optimizer", "sgd"),
     "eval_every": ("steps", "4"),
 }

@@ -269,6 +269,8 @@ class Optimizer(Options):
     """decay of adam's and adamw's mean of their squares"""
     epsilon: PositiveFloat = 1e-8
     """adam's and adamw's number that keeps them from dividing by zero"""
+    amsgrad: bool = False
+    """adam and adamw divide by the largest mean of squares so far; AdaSAM with --sam"""
     clip_norm: PositiveFloat | None = None
     """scale the gradients that the optimizer takes down to this norm"""
     learning_rate: NonNegativeFloat = 0.1
@@ -288,7 +290,7 @@ class Optimizer(Options):
     def unused(self) -> dict[str, str]:
         unused = super().unused
         if self.optimizer == "sgd":
-            names = ("beta_1", "beta_2", "epsilon")
+            names = ("beta_1", "beta_2", "epsilon", "amsgrad")
             unused |= dict.fromkeys(names, "--optimizer adam or adamw")
         else:
             unused["momentum"] = "--optimizer sgd"

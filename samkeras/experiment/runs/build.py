@@ -232,6 +232,7 @@ def _build_optimizer(config: Config, rate: Rate) -> keras.optimizers.Optimizer:
         "beta_1": config.beta_1,
         "beta_2": config.beta_2,
         "epsilon": config.epsilon,
+        "amsgrad": config.amsgrad,
         "global_clipnorm": config.clip_norm,
     }
     if config.optimizer == "adam":

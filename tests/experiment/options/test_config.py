@@ -240,6 +240,7 @@ SNIP = "--pruner snip --sparsity 0,0.5"
         ("--match_width 0.5", "--pruner snip, random or magnitude", None),
         ("--allow_empty_layers", "--pruner snip, random or magnitude", SNIP),
         ("--beta_1 0.8", "--optimizer adam or adamw", "--optimizer sgd,adamw"),
+        ("--amsgrad", "--optimizer adam or adamw", "--optimizer adam"),
         ("--momentum 0.9 --optimizer adamw", "--optimizer sgd", None),
         ("--warmup_steps 5", "--lr_schedule cosine or rsqrt", "--lr_schedule rsqrt"),
         ("--lr_milestones [0.5] --lr_schedule linear", "--lr_schedule step", None),

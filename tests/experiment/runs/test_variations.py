@@ -19,6 +19,9 @@ pytestmark = pytest.mark.one_backend
     [
         "--method=sam,random,asam,fsam --m_sharpness=64",
         "--p=1.5,inf --ascent_steps=1,2",
+        "--method=vasso,unified,monge,light,ssam --mask_every=2",
+        "--only=all,kernel --scope=global,layer,mup",
+        "--amsgrad=true,false --optimizer=adam --beta_2=0.5 --learning_rate=0.01",
     ],
 )
 def test_every_method_trains(train, recorded, options):
