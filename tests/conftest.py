@@ -50,6 +50,7 @@ def fresh_keras():
     if alike is not None:
         alike.kept.clear()
     keras.config.set_dtype_policy("float32")
+    keras.config.set_floatx("float32")
     keras.backend.clear_session(free_memory=False)  # collecting takes 0.3 s a test
 
 

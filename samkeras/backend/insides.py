@@ -5,6 +5,7 @@ from collections.abc import Generator
 from typing import Any
 
 import keras
+from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 from keras.src.backend.common.global_state import get_global_attribute
 
 
@@ -52,3 +53,15 @@ def unrounded(model: keras.Model) -> Generator[None]:
     finally:
         for (each, name, _), value in zip(changes, before, strict=True):
             setattr(each, name, value)
+
+
+@contextlib.contextmanager
+def float64_kept() -> Generator[None]:
+    """A scope in which what keras computes of float64 is float64 on JAX too, where it
+    takes means and promoted types of float32 even if JAX has float64."""
+    known = BIT64_TO_BIT32_DTYPE["float64"]
+    BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+    try:
+        yield
+    finally:
+        BIT64_TO_BIT32_DTYPE["float64"] = known

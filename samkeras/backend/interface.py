@@ -209,6 +209,11 @@ class Interface(Protocol):
         as they are, where the device would round them first."""
         ...
 
+    def double_precision(self) -> AbstractContextManager[None]:
+        """Has what is made, compiled and run in it, in this thread, keep numbers of
+        float64, which JAX makes float32 otherwise."""
+        ...
+
     # ── variables ──
 
     def values_of(self, variables: Iterable[keras.Variable]) -> list[Tensor]:

@@ -22,6 +22,7 @@ from jax.extend.core import jaxprs_in_params  # pyright: ignore[reportUnknownVar
 from jax.sharding import NamedSharding, PartitionSpec
 from keras.optimizers.schedules import LearningRateSchedule as Rate
 
+from samkeras.backend.insides import float64_kept
 from samkeras.backend.interface import (
     NO_SECOND_DERIVATIVES,
     Item,
@@ -190,6 +191,12 @@ def _place(array: np.ndarray, spec: PartitionSpec) -> Tensor:
 @contextlib.contextmanager
 def full_precision() -> Generator[None]:
     with jax.default_matmul_precision("highest"):
+        yield
+
+
+@contextlib.contextmanager
+def double_precision() -> Generator[None]:
+    with jax.enable_x64(True), float64_kept():
         yield
 
 

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import keras
@@ -212,6 +213,10 @@ def full_precision() -> Generator[None]:
         yield
     finally:
         settings.enable_tensor_float_32_execution(before)
+
+
+def double_precision() -> AbstractContextManager[None]:
+    return contextlib.nullcontext()  # it keeps them anyway
 
 
 def values_of(variables: Iterable[keras.Variable]) -> list[Tensor]:

@@ -72,6 +72,32 @@ def test_every_product_of_a_step_is_of_full_precision():
     assert not [each for each in find_products() if "HIGHEST" in each]
 
 
+def test_a_step_of_float64_has_its_digits():
+    """Those of NumPy, also where keras on JAX computes means as float32."""
+    x, w = np.array([[1 / 3, 0.1], [0.7, 2.0]]), np.array([3.0, 1.0])
+    rho, rate, zeros = 0.5, 0.1, np.zeros((2, 1))
+    with backend.double_precision():
+        keras.config.set_floatx("float64")
+        try:
+            inputs = keras.Input((2,), dtype="float64")
+            layer = keras.layers.Dense(1, use_bias=False, dtype="float64")
+            model = samkeras.SAMModel(inputs, layer(inputs))
+            layer.kernel.assign(w[:, None])
+            model.compile(samkeras.SGD(rate), "mse", method=samkeras.SAM(rho))
+            losses = [model.train_on_batch(x, zeros)[0] for _ in range(3)]
+            found = np.asarray(layer.kernel)[:, 0]
+        finally:
+            keras.config.set_floatx("float32")
+    expected = []
+    for _ in range(3):
+        expected.append(np.mean((x @ w) ** 2))
+        gradient = x.T @ (x @ w)
+        point = w + rho * gradient / (np.linalg.norm(gradient) + 1e-12)
+        w = w - rate * x.T @ (x @ point)
+    np.testing.assert_allclose(losses, expected, rtol=1e-14)
+    np.testing.assert_allclose(found, w, rtol=1e-14)
+
+
 def test_l2_is_not_divided_by_the_loss_scale():
     """Without a gradient, w <- w - lr l2 w, although the optimizer divides by 2^15."""
     keras.config.set_dtype_policy("mixed_float16")

@@ -1,6 +1,5 @@
 """Runs that train together: their steps are one program."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from samkeras.backend import backend
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.alike import find_shape
-from samkeras.experiment.runs.build import measure_size
+from samkeras.experiment.runs.build import in_precision, measure_size
 from samkeras.experiment.runs.checkpoint import find_common_place
 from samkeras.experiment.runs.data import can_be_resident
 from samkeras.experiment.runs.interrupt import StopRequest
@@ -137,9 +136,7 @@ def train_group(
         for each in members
     ]
     first = members[0].run
-    is_strict = first.config.is_strict
-    precision = backend.full_precision() if is_strict else contextlib.nullcontext()
-    with precision, backend.split_batches(first.task.devices()):
+    with in_precision(first.config), backend.split_batches(first.task.devices()):
         for place, result in train_together(trainings):
             # Of the time that all have taken together, a run's share.
             seconds = result.numbers.get("seconds", 0.0) / len(members)

@@ -313,16 +313,11 @@ class Training(Options):
     batch_size: PositiveInt = 128
     """examples per step"""
     precision: Literal[
-        "float32", "float32_strict", "mixed_bfloat16", "mixed_float16"
+        "float32", "float32_strict", "float64", "mixed_bfloat16", "mixed_float16"
     ] = "float32"
     """keras dtype policy; strict: no product is rounded to TF32 or bfloat16"""
     steps_per_execution: PositiveInt = 32
     """steps in one compiled call"""
-
-    @property
-    def is_strict(self) -> bool:
-        """Whether products of float32 are of float32 on every device."""
-        return self.precision == "float32_strict"
 
 
 @dataclass(frozen=True, kw_only=True)

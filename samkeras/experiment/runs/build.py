@@ -6,11 +6,13 @@ import inspect
 import math
 import os
 import random
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import keras
 
 import samkeras
+from samkeras.backend import backend
 from samkeras.backend.insides import shapes_alone
 from samkeras.data.atari import Game
 from samkeras.data.examples import Examples
@@ -27,6 +29,17 @@ from samkeras.pruning import count_kept, find_kernels
 from samkeras.seeds import derive_seed
 
 
+def in_precision(config: Config) -> AbstractContextManager[None]:
+    """The scope in which a run's model is built and trained."""
+    match config.precision:
+        case "float32_strict":
+            return backend.full_precision()
+        case "float64":
+            return backend.double_precision()
+        case _:
+            return nullcontext()
+
+
 def build_model(run: Run, info: DataInfo) -> SAMModel:
     """The run's model, uncompiled, initialized by the run's seed.
 
@@ -34,7 +47,10 @@ def build_model(run: Run, info: DataInfo) -> SAMModel:
         InputError: the options ask for what the model has not.
     """
     config = run.config
-    keras.config.set_dtype_policy("float32" if config.is_strict else config.precision)
+    keras.config.set_dtype_policy(config.precision.removesuffix("_strict"))
+    # Of hyperparameters and metrics.
+    is_double = config.precision == "float64"
+    keras.config.set_floatx("float64" if is_double else "float32")
     # Keras draws the seeds of initializers and dropout from Python's generator;
     # keras.utils.set_random_seed would import TensorFlow for every backend.
     random.seed(derive_seed(config.seed, "init"))

@@ -1,10 +1,11 @@
 """A finished run, for code of one's own: what its folder holds, and what it makes."""
 
+import contextlib
 import os
 import random
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -95,8 +96,6 @@ class SavedRun:
             InputError: the weights are no longer there, or are of another model than
                 the workload builds now.
         """
-        import keras
-
         from samkeras.experiment.runs.build import (
             build_model,
             check_memory,
@@ -110,26 +109,26 @@ class SavedRun:
         if not path.is_file():
             raise InputError(f"{path} is not there: the run's weights were removed")
         run, splits = self._run, self.data
-        # Training sets both for its process, which is the user's here.
-        policy, state = keras.config.dtype_policy(), random.getstate()
         check_memory(run.task.devices(), int(self.numbers["num_params"]))
-        try:
-            model = build_model(run, splits.info)
-        finally:
-            keras.config.set_dtype_policy(policy)
-            random.setstate(state)
-        num_params = count_params(model.trainable_variables)
-        if num_params != self.numbers["num_params"]:
-            raise self._misfit(
-                f"have {self.numbers['num_params']:,} parameters, and it builds a "
-                f"model of {num_params:,}"
-            )
         num_steps = run.task.steps_per_epoch(self.config, splits)
         if num_steps is None:  # until they are on disk
             _ = splits.train
             num_steps = run.task.steps_per_epoch(self.config, splits)
-        compile_model(run, model, num_steps or 1)
-        model.optimizer.build(model.trainable_variables)
+        with _undone():
+            model = build_model(run, splits.info)
+            num_params = count_params(model.trainable_variables)
+            if num_params != self.numbers["num_params"]:
+                raise self._misfit(
+                    f"have {self.numbers['num_params']:,} parameters, and it builds a "
+                    f"model of {num_params:,}"
+                )
+            compile_model(run, model, num_steps or 1)
+            model.optimizer.build(model.trainable_variables)
+        if model.variables[0].value.dtype != model.variables[0].dtype:
+            raise InputError(
+                "the run was trained in float64, which JAX has after "
+                "jax.config.update('jax_enable_x64', True)"
+            )
         try:
             model.load_weights(path)
         except OSError as error:
@@ -160,6 +159,22 @@ class SavedRun:
             f"{self.config.target} has been edited since {self.folder} was trained: "
             f"the run's weights {what}"
         )
+
+
+@contextlib.contextmanager
+def _undone() -> Iterator[None]:
+    """A scope after which what training sets for its process, which is the user's here,
+    is as it was."""
+    import keras
+
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_floatx(floatx)
+        random.setstate(state)
 
 
 def _in_short(error: Exception) -> str:

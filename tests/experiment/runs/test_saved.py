@@ -13,6 +13,7 @@ import pytest
 
 import run as command
 import samkeras
+from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment.options.targets import ROOT
 from samkeras.experiment.runs.saved import load_run
@@ -43,20 +44,23 @@ def write_journal(record, status: str = "FINISHED", **params: str) -> None:
     Journal.create(record.folder, head, records)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The record of a run of a workload outside of the project: pruned, on noisy
-    labels, by a method that has a state."""
-    places = tmp_path_factory.mktemp("places")
+def train(places: Path, *options: str):
+    """The record of a run of a workload outside of the project."""
     shutil.copytree(EXAMPLE, places / "moons")
     records = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "MLflowTracker", lambda *_: MemoryTracker(records))
-        line = [str(places / "moons" / "two_moons.py"), *OPTIONS, "--verbose", "0"]
+        line = [str(places / "moons" / "two_moons.py"), *options, "--verbose", "0"]
         assert command.main([*line, "--run_dir", str(places / "runs")]) == 0
     (record,) = records
     write_journal(record)
     return record
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One that is pruned, on noisy labels, by a method that has a state."""
+    return train(tmp_path_factory.mktemp("places"), *OPTIONS)
 
 
 @pytest.fixture
@@ -94,6 +98,20 @@ def test_a_saved_run_gives_the_numbers_that_it_recorded(trained, monkeypatch):
     assert run.params["keras_backend"] == keras.backend.backend()
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
     assert random.getstate() == before
+
+
+@pytest.mark.each_backend
+def test_a_run_of_float64_wants_a_backend_that_has_it(tmp_path):
+    """JAX makes its numbers float32 unless it is told not to."""
+    record = train(tmp_path, "--precision", "float64", "--epochs", "1")
+    keras.config.set_floatx("float32")
+    run = samkeras.load_run(record.folder)
+    if keras.backend.backend() == "jax":
+        with pytest.raises(InputError, match="jax_enable_x64"):
+            run.model()
+    with backend.double_precision():
+        assert {v.dtype for v in run.model().trainable_variables} == {"float64"}
+    assert keras.config.floatx() == "float32"
 
 
 def test_paths_of_data_are_meant_from_where_the_run_was_started(

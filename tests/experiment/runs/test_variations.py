@@ -65,6 +65,23 @@ def test_strict_precision_is_of_its_run_alone(train, recorded, monkeypatch):
 
 
 @pytest.mark.each_backend
+def test_double_precision_is_of_its_run_alone(train, monkeypatch):
+    """Of weights, rates, momenta and metrics."""
+    found, finish = [], Member.finish
+
+    def keep(self, model, validation):
+        numbers = [*model.trainable_variables, *model.optimizer.variables[1:]]
+        numbers += model.metrics_variables
+        found.append({(v.dtype, np.asarray(v).dtype.name) for v in numbers})
+        finish(self, model, validation)
+
+    monkeypatch.setattr(Member, "finish", keep)
+    grid = [*SMALL, "--width_mult", "0.1", "--sam", "--optimizer", "adam"]
+    assert train(*grid, "--precision", "float64,float32")[0] == 0
+    assert found == [{("float64", "float64")}, {("float32", "float32")}]
+
+
+@pytest.mark.each_backend
 def test_label_noise_reaches_training(train, recorded):
     """With every label wrong the true ones are not learnt; noise refuses regression."""
     options = ["--dataset", "mnist_5k", "--train_examples", "512", "--epochs", "3"]

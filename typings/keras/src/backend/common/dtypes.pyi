@@ -1,0 +1,1 @@
+BIT64_TO_BIT32_DTYPE: dict[str, str]
