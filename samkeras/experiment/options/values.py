@@ -28,3 +28,9 @@ def count_decimals(numbers: Iterable[float]) -> int:
     largest = max((abs(n) for n in numbers if math.isfinite(n)), default=0.0)
     exponent = math.floor(math.log10(largest)) if largest else 0
     return max(0, 4 - exponent) if exponent >= 0 else min(12, 3 - exponent)
+
+
+def with_decimals(number: float, decimals: int) -> str:
+    """A number with so many decimals, or in powers of ten where they would all be 0."""
+    shown = f"{number:.{decimals}f}"
+    return shown if not number or float(shown) else f"{number:.1e}"

@@ -220,9 +220,8 @@ def _describe(fields: dict[str, Any]) -> str:
 def _group_by_line(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
     """Comparisons that differ in their size alone, by the end of their metrics."""
     lines: dict[str, list[Comparison]] = {}
-    varied = {n for n in comparisons[0].fields if n not in SIZE_FIELDS}
     for c in comparisons:
-        fields = {name: value for name, value in c.fields.items() if name in varied}
+        fields = {n: v for n, v in c.fields.items() if n not in SIZE_FIELDS}
         lines.setdefault(f"/{_describe(fields)}" if fields else "", []).append(c)
     return lines
 

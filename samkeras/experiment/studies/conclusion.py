@@ -3,7 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from samkeras.experiment.options.methods import CHOICES
-from samkeras.experiment.options.values import as_text, count_decimals
+from samkeras.experiment.options.values import (
+    as_text,
+    count_decimals,
+    with_decimals,
+)
 from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
     Comparison,
@@ -212,6 +216,8 @@ def with_error(found: Estimate | None, decimals: int, sign: str = "") -> str:
     if found is None:
         return ""
     shown = f"{found.mean:{sign}z.{decimals}f}"
+    if not sign:
+        shown = with_decimals(found.mean, decimals)
     return shown if found.error is None else f"{shown} ± {found.error:.{decimals}f}"
 
 

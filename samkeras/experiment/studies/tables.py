@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 
 from samkeras.experiment.options.config import varied_fields
-from samkeras.experiment.options.values import as_text, count_decimals
+from samkeras.experiment.options.values import (
+    as_text,
+    count_decimals,
+    with_decimals,
+)
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.comparison import (
@@ -97,7 +101,7 @@ def _list_runs(
         values.update({name: f"{size:,}" for name, size in sizes.items() if size})
         values.update(dict.fromkeys(reported, FAILED))
         if result.failure is None:
-            numbers = (f"{getattr(result, v):.{decimals}f}" for v in VALUES)
+            numbers = (with_decimals(getattr(result, v), decimals) for v in VALUES)
             values.update(zip(reported, numbers, strict=True))
             values["time"] = f"{result.seconds:.1f} s"
         for name, cells in columns.items():

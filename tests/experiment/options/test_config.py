@@ -41,7 +41,8 @@ def test_every_workload_has_a_valid_config(workload):
     config = parse_one(workload=workload)
     values = yaml.safe_load((ROOT / "configs" / f"{workload}.yaml").read_text())
     assert values.pop("workload") == workload
-    assert set(values.pop("options")) <= set(GROUPS)
+    own = vars(config.target.import_module())
+    assert set(values.pop("options")) <= {*GROUPS, *own}
     for name, value in values.items():
         expected = tuple(value) if isinstance(value, list) else value
         assert getattr(config, name) == expected

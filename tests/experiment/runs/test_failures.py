@@ -89,6 +89,16 @@ def change(monkeypatch):
     return change
 
 
+def test_a_comparison_all_of_whose_runs_fail_ends_with_why(train, recorded, change):
+    """There is nothing to compare."""
+    change(build=build_buggy_layer)
+    code, out, err = train(*SMALL, "--sam", "true,false")
+    assert code == 1
+    assert out.count("FAILED TypeError") == 2
+    assert "IndexError" not in out + err
+    assert [run.status for run in recorded()] == ["FAILED"] * 3
+
+
 @pytest.mark.each_backend
 def test_a_bug_is_told_with_its_line(train, recorded, change, monkeypatch):
     """In the loss of one run and in a layer of another: the terminal has the line and

@@ -149,6 +149,17 @@ def test_models_of_other_sizes_have_rows_of_their_own(frame):
     assert any("options have models of 407,050 parameters" in line for line in lines)
 
 
+def test_a_loss_next_to_nothing_is_not_shown_as_zero(frame):
+    """Beside one that is not small."""
+    results = []
+    for width, loss in ((0.4, 0.1016), (1.0, 2.93e-30), (2.0, 0.0)):
+        config = make_config("synthetic_mlp", width_mult=width)
+        numbers = {f"{kind}_val_loss": loss for kind in ("best", "final")}
+        results.append(Result(config, 100, 100, {**numbers, "seconds": 1.0}))
+    text = frame(results)
+    assert all(number in text for number in ("0.1016", "2.9e-30", "0.0000"))
+
+
 def test_a_gain_of_a_loss_is_what_it_falls_by(frame):
     """In the decimals that small losses need."""
     results = []
