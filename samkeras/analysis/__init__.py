@@ -11,6 +11,8 @@ from samkeras.analysis.curvature import (
     trace,
 )
 from samkeras.analysis.data_loss import DataLoss
+from samkeras.analysis.non_uniformity import NonUniformity, non_uniformity
+from samkeras.analysis.path import Linearity, Smoothness, linearity, smoothness
 from samkeras.analysis.sharpness import (
     AverageSharpness,
     Sharpness,
@@ -22,12 +24,18 @@ __all__ = [
     "AverageSharpness",
     "DataLoss",
     "Eigenvalues",
+    "Linearity",
+    "NonUniformity",
     "Sharpness",
+    "Smoothness",
     "SpectralDensity",
     "Trace",
     "average_sharpness",
     "bottom_eigenvalues",
+    "linearity",
+    "non_uniformity",
     "sharpness",
+    "smoothness",
     "spectral_density",
     "top_eigenvalues",
     "trace",

@@ -19,6 +19,8 @@ from samkeras.objective import Batch, Objective, Pairs, pairs_of
 from samkeras.scope import Scope
 from samkeras.tensors import Tensor, widest
 
+Program = Callable[..., Any]
+
 MEAN, WEIGHTED = "sum_over_batch_size", "mean_with_sample_weight"
 
 
@@ -124,11 +126,10 @@ class DataLoss:
         self._reduction = _find_reduction(model)
         self.batches: list[Batch] = _split(data, batch_size)
         self.num_examples = sum(map(_count, self.batches))
-        self._total = sum(map(self._find_amount, self.batches))
+        # How many examples the loss is a mean over, or their weight.
+        self.total = sum(map(self._find_amount, self.batches))
+        self._programs: dict[Program, Callable[..., Any]] = {}
         self._build()
-        self._evaluate = self.compile(self._evaluate_at)
-        self._differentiate = self.compile(self._differentiate_at)
-        self._multiply = self.compile(self._multiply_at)
 
     @property
     def weights(self) -> list[keras.Variable]:
@@ -156,26 +157,33 @@ class DataLoss:
 
     def loss(self, offset: np.ndarray | None = None) -> float:
         """f(w + offset)."""
-        totals = [self._evaluate(b, self._to_tensor(offset)) for b in self.batches]
-        return float(np.sum(_to_float64(totals)) / self._total)
+        tensor = self.to_tensor(offset)
+        totals = [self.run(_evaluate, batch, tensor) for batch in self.batches]
+        return float(np.sum(_to_float64(totals)) / self.total)
 
     def gradient(self, offset: np.ndarray | None = None) -> tuple[float, np.ndarray]:
         """f and its gradient at w + offset."""
-        tensor = self._to_tensor(offset)
-        parts = [self._differentiate(batch, tensor) for batch in self.batches]
+        tensor = self.to_tensor(offset)
+        parts = [self.run(_differentiate, batch, tensor) for batch in self.batches]
         losses, gradients = zip(*parts, strict=True)
-        loss = float(np.sum(_to_float64(losses)) / self._total)
+        loss = float(np.sum(_to_float64(losses)) / self.total)
         return loss, self.mean_of(gradients)
 
     def product(self, vector: np.ndarray) -> np.ndarray:
         """The Hessian at w times a vector."""
-        tensor = self._to_tensor(vector)
-        return self.mean_of(self._multiply(batch, tensor) for batch in self.batches)
+        tensor = self.to_tensor(vector)
+        return self.mean_of(
+            self.run(_multiply, batch, tensor) for batch in self.batches
+        )
 
     def mean_of(self, totals: Iterable[Tensor]) -> np.ndarray:
         """The mean over the data, of flat sums over the examples of each batch."""
-        vector: np.ndarray = backend.fetch(functools.reduce(lambda a, b: a + b, totals))
-        return vector / np.asarray(self._total, vector.dtype)
+        vector = self.sum_over(totals)
+        return vector / np.asarray(self.total, vector.dtype)
+
+    def sum_over(self, totals: Iterable[Tensor]) -> np.ndarray:
+        """The sum over batches, of flat vectors."""
+        return backend.fetch(functools.reduce(lambda a, b: a + b, totals))
 
     def flatten(self, arrays: Sequence[Any]) -> np.ndarray:
         """Arrays like the weights, variables too, as a vector, with zeros where the
@@ -206,33 +214,34 @@ class DataLoss:
             start = end
         return vector
 
+    def to_tensor(self, vector: np.ndarray | None) -> Tensor:
+        """A vector on the device, zeros for None."""
+        if vector is None:
+            return ops.zeros(self.size, self.dtype)
+        return ops.convert_to_tensor(vector, self.dtype)
+
     def each_batch(self) -> list[Self]:
         """The loss on each of the batches alone."""
         parts: list[Self] = []
         for batch in self.batches:
             part = copy.copy(self)
             part.batches, part.num_examples = [batch], _count(batch)
-            part._total = self._find_amount(batch)
+            part.total = self._find_amount(batch)
             parts.append(part)
         return parts
 
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A compiled function (point, batch, tensors ...) -> tensors, without the
-        point, which is where the model is."""
+    def split(self, size: int) -> Self:
+        """The same in batches of at most that many examples."""
+        parts = copy.copy(self)
+        parts.batches, parts.batch_size = _split(self.batches, size), size
+        return parts
 
-        def compute(batch: Batch, *arguments: Tensor) -> Any:
-            return function(self._find_point(), batch, *arguments)
-
-        def find_variables() -> list[keras.Variable]:
-            return [*self.model.variables, *Masks(self.weights).variables]
-
-        compiled = backend.compile_reading(compute, find_variables)
-
-        def call(batch: Batch, *arguments: Tensor) -> Any:
-            with self._measuring():
-                return compiled(batch, *arguments)
-
-        return call
+    def run(self, program: Program, batch: Batch, *arguments: Tensor) -> Any:
+        """What a function (loss, point, batch, tensors ...) gives, compiled once."""
+        if program not in self._programs:
+            self._programs[program] = self._compile(program)
+        with self._measuring():
+            return self._programs[program](batch, *arguments)
 
     def total_at(self, point: Point, batch: Batch) -> Callable[[list[Tensor]], Tensor]:
         """weights -> the sum of the losses of a batch's examples."""
@@ -249,6 +258,26 @@ class DataLoss:
             return loss
         return loss * ops.cast(self._find_amount(batch), loss.dtype)
 
+    def outputs_at(
+        self, point: Point, batch: Batch
+    ) -> Callable[[list[Tensor]], Tensor]:
+        """weights -> the model's outputs, [example, number], those of several outputs
+        one after the other."""
+
+        def call(weights: list[Tensor]) -> Tensor:
+            y_pred = self.predict_at(point, batch, weights)
+            parts: list[Tensor] = []
+            for y in keras.tree.flatten(y_pred):
+                shape: tuple[int, ...] = tuple(y.shape[1:])
+                parts.append(ops.reshape(y, (ops.shape(y)[0], int(np.prod(shape)))))
+            return ops.concatenate(parts, axis=1)
+
+        return call
+
+    def predict_at(self, point: Point, batch: Batch, weights: list[Tensor]) -> Any:
+        """The model's outputs."""
+        return point.objective.evaluate(weights, point.state, batch)[1]
+
     def loss_of(self, y_pred: Tensor, batch: Batch) -> Tensor:
         """The loss of predictions."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -258,24 +287,6 @@ class DataLoss:
             y_pred=y_pred,
             sample_weight=sample_weight,
             **_in_inference(self.model.compute_loss),
-        )
-
-    def _evaluate_at(self, point: Point, batch: Batch, offset: Tensor) -> Tensor:
-        return self.total_at(point, batch)(point.shifted(offset).weights)
-
-    def _differentiate_at(
-        self, point: Point, batch: Batch, offset: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        weights = point.shifted(offset).weights
-        found = point.objective.differentiate(weights, point.state, batch, [])
-        gradient = point.flatten(found.gradients)
-        return self.sum_of(found.loss, batch), self.sum_of(gradient, batch)
-
-    def _multiply_at(self, point: Point, batch: Batch, vector: Tensor) -> Tensor:
-        return point.flatten(
-            backend.hessian_product(
-                self.total_at(point, batch), point.weights, point.spread(vector)
-            )
         )
 
     def _build(self) -> None:
@@ -317,6 +328,15 @@ class DataLoss:
         y_pred = self.model(x, **_in_inference(self.model.call))
         return y_pred, self.loss_of(y_pred, batch)
 
+    def _compile(self, program: Program) -> Callable[..., Any]:
+        def compute(batch: Batch, *arguments: Tensor) -> Any:
+            return program(self, self._find_point(), batch, *arguments)
+
+        def find_variables() -> list[keras.Variable]:
+            return [*self.model.variables, *Masks(self.weights).variables]
+
+        return backend.compile_reading(compute, find_variables)
+
     def _find_point(self) -> Point:
         objective = Objective(
             self._forward,
@@ -335,15 +355,28 @@ class DataLoss:
             return ops.sum(sample_weight)
         return _count(batch)
 
-    def _to_tensor(self, vector: np.ndarray | None) -> Tensor:
-        if vector is None:
-            return ops.zeros(self.size, self.dtype)
-        return ops.convert_to_tensor(vector, self.dtype)
-
     @contextlib.contextmanager
     def _measuring(self) -> Generator[None]:
         with unrounded(self.model), backend.full_precision():
             yield
+
+
+def _evaluate(loss: DataLoss, point: Point, batch: Batch, offset: Tensor) -> Tensor:
+    return loss.total_at(point, batch)(point.shifted(offset).weights)
+
+
+def _differentiate(
+    loss: DataLoss, point: Point, batch: Batch, offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    weights = point.shifted(offset).weights
+    found = point.objective.differentiate(weights, point.state, batch, [])
+    gradient = point.flatten(found.gradients)
+    return loss.sum_of(found.loss, batch), loss.sum_of(gradient, batch)
+
+
+def _multiply(loss: DataLoss, point: Point, batch: Batch, vector: Tensor) -> Tensor:
+    total, vectors = loss.total_at(point, batch), point.spread(vector)
+    return point.flatten(backend.hessian_product(total, point.weights, vectors))
 
 
 def prepare(

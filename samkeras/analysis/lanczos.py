@@ -8,6 +8,8 @@ import numpy as np
 
 Multiply = Callable[[np.ndarray], np.ndarray]
 
+# Of the type's epsilon and the largest number: what is rounding alone.
+ROUNDING = 64
 # Products with a new start, to see what the first one missed.
 PROBE = 10
 # Products u.Hv and v.Hu of rounding alone differ by 1e-5 at the most.
@@ -48,12 +50,21 @@ class Krylov:
         size: the length of vectors.
         capacity: the most vectors.
         dtype: theirs.
+        scale: of the numbers that Av is a difference of, if it is one: what is rounding
+            alone is measured by it.
 
     Raises:
         ValueError: the vectors would take over half of the machine's memory.
     """
 
-    def __init__(self, multiply: Multiply, size: int, capacity: int, dtype: str):
+    def __init__(
+        self,
+        multiply: Multiply,
+        size: int,
+        capacity: int,
+        dtype: str,
+        scale: float = 0.0,
+    ):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         most = memory // 2 // (size * np.dtype(dtype).itemsize)
         if capacity > most:
@@ -61,7 +72,7 @@ class Krylov:
                 f"{capacity} vectors of {size:,} weights take more than half of this "
                 f"machine's {memory / 1e9:.1f} GB: take at most {most} products"
             )
-        self._multiply = multiply
+        self._multiply, self._scale = multiply, scale
         self._basis = np.empty((capacity, size), dtype)  # not touched before it is used
         self._matrix = np.zeros((capacity, capacity))
         self._difference = 0.0
@@ -74,10 +85,14 @@ class Krylov:
         return self._matrix[: self.count, : self.count]
 
     @property
+    def scale(self) -> float:
+        """The largest number that was seen."""
+        return float(np.abs(self.matrix).max(initial=self._scale))
+
+    @property
     def rounding(self) -> float:
         """The length that what is rounding alone may have."""
-        epsilon = float(np.finfo(self._basis.dtype).eps)
-        return 64 * epsilon * float(np.abs(self.matrix).max(initial=0.0))
+        return ROUNDING * float(np.finfo(self._basis.dtype).eps) * self.scale
 
     def add(self, vector: np.ndarray) -> None:
         """Takes a vector, and what A makes of it, into the basis."""
@@ -146,14 +161,13 @@ class Krylov:
             squares = np.einsum("in,ij,jn->n", parts, gram, parts)
             residuals = np.sqrt(np.maximum(squares, 0.0))
         small = residuals <= np.maximum(tolerance * np.abs(values), self.rounding)
-        largest = np.abs(self.matrix).max(initial=0.0)
         return Pairs(
             values,
             vectors.T,
             residuals,
             len(values) == count and bool(small.all()),
             self.count,
-            self._difference / largest if largest else 0.0,
+            self._difference / self.scale if self.scale else 0.0,
         )
 
     def lift(self, vectors: np.ndarray) -> np.ndarray:
@@ -174,6 +188,7 @@ def find_largest(
     count: int,
     tolerance: float,
     most: int,
+    scale: float = 0.0,
 ) -> Pairs:
     """The largest eigenvalues of a symmetric matrix, repeated ones too.
 
@@ -187,13 +202,14 @@ def find_largest(
         count: of eigenvalues.
         tolerance: of residuals, relative to their values.
         most: products.
+        scale: see Krylov.
 
     Raises:
         ValueError: A is not symmetric.
     """
     start = draw()
     limit = min(most, size)
-    krylov = Krylov(multiply, len(start), limit, start.dtype.name)
+    krylov = Krylov(multiply, len(start), limit, start.dtype.name, scale)
     krylov.add(start)
     checked: np.ndarray | None = None
     while krylov.count < limit:

@@ -90,7 +90,11 @@ def push_forward(
 
 
 def map_examples(function: Callable[[Tree], Tree], examples: Tree) -> Tree:
-    return tf.vectorized_map(function, examples)
+    # A loop: what vectorizes it cannot do so with loops, as LSTM's.
+    first = tf.nest.map_structure(functools.partial(_at, 0), examples)
+    like = trace(function, first)
+    specs = tf.nest.map_structure(_specify_whole, like)
+    return tf.map_fn(function, examples, fn_output_signature=specs)
 
 
 def compile_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
@@ -466,6 +470,11 @@ _COUNT = tf.TensorSpec([], tf.int32)
 def _specify(array: Any) -> Any:
     """What an array is, of any number of examples."""
     return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+
+
+def _specify_whole(tensor: Any) -> Any:
+    """What a tensor is."""
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
 
 
 def _specify_many(spec: Any) -> Any:

@@ -17,7 +17,17 @@ def measure(name: str) -> dict[str, np.ndarray]:
     data = analysis.DataLoss(model, arrays)
     vector = np.random.default_rng(5).standard_normal(data.size)
     loss, gradient = data.gradient(0.1 * vector / np.linalg.norm(vector))
+    start = [np.array(w) for w in model.trainable_variables]
+    for weight, value in zip(model.trainable_variables, start, strict=True):
+        weight.assign(1.1 * value)
+    along = analysis.smoothness(model, data, start)
+    rise = analysis.sharpness(model, data, 0.05, steps=3)
+    numbers = [along.smoothness, along.pl, rise.value, rise.one_step]
+    if name == "convolutional":
+        numbers.append(analysis.linearity(model, data, start).value)
+        numbers.append(analysis.non_uniformity(model, data).value)
     return {
+        "others": np.array(numbers),
         "loss": np.array([loss]),
         "gradient": gradient,
         "product": data.product(vector),
