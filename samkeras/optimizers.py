@@ -1,11 +1,12 @@
-"""SGD as optax and PyTorch define it."""
+"""SGD as optax and PyTorch define it, and the momentum of any optimizer."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-from samkeras.backend.insides import find_place
+from samkeras.backend import backend
+from samkeras.backend.insides import find_momentums, find_place, unwrap
 from samkeras.tensors import Tensor
 
 
@@ -36,3 +37,23 @@ class SGD(keras.optimizers.SGD):
         if self.nesterov:
             direction = gradient + velocity * momentum
         self.assign_sub(variable, learning_rate * direction)
+
+
+def find_momentum(optimizer: Any, weights: list[keras.Variable]) -> list[Tensor]:
+    """What an optimizer's momentum is of weights: a sum of their gradients, times any
+    positive number.
+
+    Raises:
+        ValueError: it has none.
+    """
+    momentums = find_momentums(optimizer, weights)
+    if not momentums:
+        raise ValueError(
+            "the method needs an optimizer with momentum, such as samkeras.SGD(0.1, "
+            f"momentum=0.9) or Adam. Received: {unwrap(optimizer).name}"
+        )
+    values = backend.values_of(momentums)
+    # That of keras' own SGD is a sum of steps.
+    inner = unwrap(optimizer)
+    is_of_steps = isinstance(inner, keras.optimizers.SGD) and not isinstance(inner, SGD)
+    return [-value for value in values] if is_of_steps else values

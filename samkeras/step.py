@@ -12,6 +12,7 @@ from samkeras.backend import backend
 from samkeras.hyperparameter import Hyperparameter
 from samkeras.methods.method import Context, Method, Role
 from samkeras.objective import Batch, Objective, Pairs, Pass
+from samkeras.optimizers import find_momentum
 from samkeras.scope import MethodScope
 from samkeras.statistics import compare_gradients
 from samkeras.tensors import Tensor, add, are_finite, widest
@@ -48,6 +49,7 @@ class Step:
         weights: the values of the trainable weights.
         roles: what each does.
         number: int scalar, the optimizer's step.
+        optimizer: what takes the gradient.
     """
 
     objective: Objective
@@ -55,6 +57,7 @@ class Step:
     weights: list[Tensor]
     roles: Sequence[Role]
     number: Tensor
+    optimizer: keras.optimizers.Optimizer
 
     def take(
         self,
@@ -80,10 +83,9 @@ class Step:
         passes: list[Pass] = []
         at_weights: list[Tensor] = []
 
-        def differentiate(epsilon: list[Tensor] | None) -> list[Tensor]:
+        def make_pass(epsilon: list[Tensor] | None) -> list[Tensor]:
             point, held = self.weights, []
             if epsilon is not None:
-                self._check_shapes("epsilon", epsilon)
                 point = add(self.weights, epsilon)
                 if passes and passes[0].raw is not None and backend.count_parts() == 1:
                     held = [*zip(self.objective.weights, point, strict=True), *state]
@@ -91,7 +93,19 @@ class Step:
             if is_part or backend.count_parts() > 1:
                 _check_read(found.raw)
             passes.append(found)
-            gradient = backend.sum_over_copies(found.gradients, share)
+            return backend.sum_over_copies(found.gradients, share)
+
+        def differentiate(
+            epsilon: list[Tensor] | None, is_due: Tensor | None
+        ) -> list[Tensor]:
+            if epsilon is not None:
+                self._check_shapes("epsilon", epsilon)
+            if is_due is None:
+                gradient = make_pass(epsilon)
+            else:
+                gradient = backend.take_branch(
+                    is_due, lambda: make_pass(epsilon), at_weights, is_part
+                )
             if epsilon is None:
                 at_weights[:] = gradient
             return gradient
@@ -126,6 +140,12 @@ class Step:
                 f"per trainable weight, of shapes {expected}. Received: {tensors!r}"
             )
 
+    def split(self, gradients: Gradients) -> tuple[list[Tensor], list[Tensor] | None]:
+        """What the optimizer takes, and what passes it by; see `Method.split`."""
+        if self.method is None:
+            return gradients.result, None
+        return self.method.split(self._look_back(gradients, "split"), gradients.result)
+
     def update_method(self, gradients: Gradients) -> Pairs:
         """The new values of the method's state.
 
@@ -134,16 +154,7 @@ class Step:
         """
         if self.method is None:
             return []
-
-        def look_up(epsilon: list[Tensor] | None) -> list[Tensor]:
-            if epsilon is None and gradients.gradient:
-                return gradients.gradient
-            raise ValueError(
-                f"{type(self.method).__name__}.update must make no pass: it has the "
-                "gradient at the weights where gradients asked for it, and its result"
-            )
-
-        context = self._context(look_up)
+        context = self._look_back(gradients, "update")
         message = (
             f"{type(self.method).__name__}.update must assign its state alone, which "
             "add_state makes. Received: an assignment of {path}"
@@ -152,14 +163,35 @@ class Step:
             self.method.update(context, gradients.result)
         return scope.updates
 
+    def _look_back(self, gradients: Gradients, what: str) -> Context:
+        """What a method sees when all passes are done."""
+
+        def look_up(
+            epsilon: list[Tensor] | None, is_due: Tensor | None
+        ) -> list[Tensor]:
+            if epsilon is None and gradients.gradient:
+                return gradients.gradient
+            raise ValueError(
+                f"{type(self.method).__name__}.{what} must make no pass: it has the "
+                "gradient at the weights where gradients asked for it, and its result"
+            )
+
+        return self._context(look_up)
+
     def _context(self, differentiate: Any) -> Context:
         return Context(
-            self.weights, self.roles, self.number, self.objective.mask, differentiate
+            self.weights,
+            self.roles,
+            self.number,
+            self.objective.mask,
+            differentiate,
+            lambda: find_momentum(self.optimizer, self.objective.weights),
         )
 
 
 def finish(
     gradients: Gradients,
+    result: list[Tensor],
     weights: list[Tensor],
     l2: Hyperparameter | None,
     number: Tensor,
@@ -169,6 +201,7 @@ def finish(
 
     Args:
         gradients: the passes'.
+        result: what the optimizer takes of them.
         weights: the weights that decay.
         l2: coupled weight decay, or None.
         number: int scalar, the optimizer's step.
@@ -178,9 +211,9 @@ def finish(
     Returns:
         The gradients, one per weight, and statistics; see `compare_gradients`.
     """
-    result, statistics = gradients.result, {}
+    statistics = {}
     if is_due is not None and gradients.gradient:
-        statistics = compare_gradients(gradients.gradient, result, is_due)
+        statistics = compare_gradients(gradients.gradient, gradients.result, is_due)
     if l2 is not None:
         result = add_l2(result, weights, l2, number)
     return result, statistics

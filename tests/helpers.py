@@ -71,7 +71,8 @@ def find_epsilon(
         roles=[Role("kernel")] * len(gradient),
         step=keras.ops.convert_to_tensor(step, "int32"),
         mask=mask,
-        differentiate=lambda e: gradient if e is None else gradients_at(e),
+        differentiate=lambda e, _: gradient if e is None else gradients_at(e),
+        find_momentum=lambda: gradient,
     )
     return method.epsilon(context)
 

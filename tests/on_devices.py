@@ -1,5 +1,6 @@
 """Trains small models on the devices there are, for test_devices.py."""
 
+import functools
 import os
 
 import keras
@@ -23,6 +24,15 @@ NUM_STEPS, BATCH = 10, 32
 CASES = {
     "whole": {},
     "groups": {"method": samkeras.FSAM, "m_sharpness": 4},  # which have a state too
+    # Devices, whose normalization sums over them, skip a pass together, and groups
+    # each by itself.
+    "skipping": {"method": functools.partial(samkeras.LookSAM, every=3)},
+    "skipping_groups": {
+        "method": functools.partial(samkeras.AESAM, threshold=0.5),
+        "m_sharpness": 4,
+    },
+    "decoupled": {"method": samkeras.WSAM},
+    "momentum": {"method": samkeras.MomentumSAM},
     # On TensorFlow a group is on one device, and SGD alone has a path of its own.
     **(
         {

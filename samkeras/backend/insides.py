@@ -20,6 +20,26 @@ def find_place(optimizer: Any, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
+def unwrap(optimizer: Any) -> Any:
+    """The optimizer that moves the weights."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def find_momentums(
+    optimizer: Any, weights: list[keras.Variable]
+) -> list[keras.Variable]:
+    """The running means or sums of the gradients of weights that an optimizer has, or
+    the negative ones; none where it keeps others, or nothing."""
+    optimizer, known = unwrap(optimizer), keras.optimizers
+    if isinstance(optimizer, known.SGD):
+        momentums = optimizer.momentums
+    elif isinstance(optimizer, known.Adam | known.Nadam | known.Lamb | known.Lion):
+        momentums = optimizer._momentums
+    else:
+        momentums = []
+    return [momentums[find_place(optimizer, w)] for w in weights if momentums]
+
+
 @contextlib.contextmanager
 def shapes_alone() -> Generator[None]:
     """A scope whose new variables have shapes and never values: no memory, no time."""

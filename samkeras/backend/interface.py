@@ -129,6 +129,24 @@ class Interface(Protocol):
         none."""
         ...
 
+    def take_branch(
+        self,
+        condition: Tensor,
+        function: Callable[[], list[Tensor]],
+        otherwise: list[Tensor],
+        is_part: bool,
+    ) -> list[Tensor]:
+        """What a function returns, which does nothing where it is not called: a branch
+        of a compiled program.
+
+        Args:
+            condition: bool scalar, whether to call it.
+            function: of the step's copies, which may sum over them in it.
+            otherwise: what there is if not, of the same shapes and types.
+            is_part: whether copies take it by themselves, in a loop over groups.
+        """
+        ...
+
     def trace(self, function: Callable[..., Tree], *arguments: Tree) -> Tree:
         """What a function would return, known by shapes and types alone."""
         ...

@@ -99,6 +99,15 @@ def compile_reading(
     return call
 
 
+def take_branch(
+    condition: Tensor,
+    function: Callable[[], list[Tensor]],
+    otherwise: list[Tensor],
+    is_part: bool,
+) -> list[Tensor]:
+    return jax.lax.cond(condition, function, lambda: otherwise)
+
+
 def trace(function: Callable[..., Tree], *arguments: Tree) -> Tree:
     return jax.eval_shape(function, *arguments)
 

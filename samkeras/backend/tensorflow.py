@@ -108,6 +108,44 @@ def compile_reading(
     return tf.function(function, reduce_retracing=True, autograph=False)
 
 
+def take_branch(
+    condition: Tensor,
+    function: Callable[[], list[Tensor]],
+    otherwise: list[Tensor],
+    is_part: bool,
+) -> list[Tensor]:
+    if is_part or count_parts() == 1:
+        return tf.cond(condition, function, lambda: otherwise)
+
+    def branch(
+        strategy: Any, functions: Any, conditions: Any, otherwise: list[Any]
+    ) -> list[Any]:
+        parts_of = strategy.experimental_local_results
+
+        def call() -> list[Any]:
+            return [parts_of(t) for t in strategy.run(_call, (functions,))]
+
+        def pass_by() -> list[Any]:
+            return [parts_of(t) for t in otherwise]
+
+        def join(parts: Any) -> Any:
+            def take(context: Any) -> Tensor:
+                return parts[context.replica_id_in_sync_group]
+
+            return strategy.experimental_distribute_values_from_function(take)
+
+        # The condition is one of the replicas', who agree.
+        return [*map(join, tf.cond(parts_of(conditions)[0], call, pass_by))]
+
+    # Replicas meet in a branch if they enter it together alone.
+    context = tf.distribute.get_replica_context()
+    return context.merge_call(branch, (function, condition, otherwise))
+
+
+def _call(function: Callable[[], Tree]) -> Tree:
+    return function()
+
+
 def trace(function: Callable[..., Tree], *arguments: Tree) -> Tree:
     if tf.executing_eagerly():
         return function(*arguments)

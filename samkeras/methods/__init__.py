@@ -1,24 +1,35 @@
 """Sharpness-aware methods: how a training step's gradient is found."""
 
 from samkeras.methods.adaptive import ASAM
+from samkeras.methods.aesam import AESAM
+from samkeras.methods.combinations import GNP, GSAM, WSAM, StableSAM
 from samkeras.methods.friendly import FSAM, VaSSO
 from samkeras.methods.lengths import LightSAM, MongeSAM, UnifiedSAM
+from samkeras.methods.looksam import LookSAM
 from samkeras.methods.method import Context, Method, Perturbation, Role
+from samkeras.methods.momentum import MomentumSAM
 from samkeras.methods.sam import SAM, RandomPerturbation, UnnormalizedSAM
 from samkeras.methods.sparse import SSAM
 
 __all__ = [
+    "AESAM",
     "ASAM",
     "FSAM",
+    "GNP",
+    "GSAM",
     "SAM",
     "SSAM",
+    "WSAM",
     "Context",
     "LightSAM",
+    "LookSAM",
     "Method",
+    "MomentumSAM",
     "MongeSAM",
     "Perturbation",
     "RandomPerturbation",
     "Role",
+    "StableSAM",
     "UnifiedSAM",
     "UnnormalizedSAM",
     "VaSSO",

@@ -116,7 +116,7 @@ class LightSAM(Perturbation):
 
     Args:
         rho: a number >= 0 or a schedule. Default 0.05.
-        only: see `Perturbation`.
+        only, every, start: see `Perturbation`.
 
     Example:
 
@@ -127,8 +127,11 @@ class LightSAM(Perturbation):
         self,
         rho: float | LearningRateSchedule = 0.05,
         only: str | Callable[[keras.Variable, Role], bool] = "all",
+        every: int = 1,
+        start: int = 0,
     ):
-        super().__init__(rho, only=only)  # the sum is of one vector: there is no scope
+        # The sum is of one vector: there is no scope.
+        super().__init__(rho, only=only, every=every, start=start)
 
     def build(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
         self._sum = self.add_state((), "sum_of_squares")

@@ -1,5 +1,6 @@
 """The contract of sharpness-aware methods."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.backend import backend
-from samkeras.hyperparameter import Hyperparameter
+from samkeras.hyperparameter import Hyperparameter, is_integer
 from samkeras.tensors import global_norm, scale, widest
 
 Tensor = Any
@@ -56,32 +57,55 @@ class Context:
         roles: Sequence[Role],
         step: Tensor,
         mask: Callable[[list[Tensor]], list[Tensor]],
-        differentiate: Callable[[list[Tensor] | None], list[Tensor]],
+        differentiate: Callable[[list[Tensor] | None, Tensor | None], list[Tensor]],
+        find_momentum: Callable[[], list[Tensor]],
     ):
         self.weights, self.roles, self.step, self.mask = weights, roles, step, mask
-        self._differentiate = differentiate
+        self._differentiate, self._find_momentum = differentiate, find_momentum
         self._gradient: list[Tensor] | None = None
+        self._is_due: Tensor | None = None
 
     @property
     def gradient(self) -> list[Tensor]:
         """The gradient of the training loss at w. The first use makes the pass."""
         # No cached_property, whose lock would keep TensorFlow's replicas from meeting.
         if self._gradient is None:
-            self._gradient = self._differentiate(None)
+            self._gradient = self._differentiate(None, None)
         return self._gradient
+
+    @property
+    def momentum(self) -> list[Tensor]:
+        """The optimizer's running sum of gradients, times any positive number.
+
+        Raises:
+            ValueError: it has none.
+        """
+        return self._find_momentum()
 
     def gradients_at(self, epsilon: list[Tensor]) -> list[Tensor]:
         """The gradient at w + epsilon, on the same batch with the same random draws;
         each call makes a pass.
 
         The first pass of a step, whether here or at w, gives the loss, the predictions
-        and the new state of layers. It must not be in a branch of `keras.ops.cond`;
-        further ones may be.
+        and the new state of layers. None may be in a branch of `keras.ops.cond`, see
+        `when`.
 
         Raises:
             ValueError: epsilon has not one tensor per weight, of its shape.
         """
-        return self._differentiate(epsilon)
+        return self._differentiate(epsilon, self._is_due)
+
+    def when(self, is_due: Tensor) -> "Context":
+        """The same step, whose passes at w + epsilon are skipped where they are not due
+        and then give the gradient at w: a branch of the compiled program.
+
+        Args:
+            is_due: bool scalar, the same on all devices.
+        """
+        context = copy.copy(self)
+        # Found before the branch: what a step logs is of its first pass.
+        context._gradient, context._is_due = self.gradient, is_due
+        return context
 
     def restricted(self, chosen: Sequence[bool]) -> "Context":
         """The step as if the loss depended on some of the weights alone: gradients are
@@ -97,11 +121,20 @@ class Context:
                 for tensor, is_chosen in zip(self.mask(tensors), chosen, strict=True)
             ]
 
-        def differentiate(epsilon: list[Tensor] | None) -> list[Tensor]:
+        def differentiate(
+            epsilon: list[Tensor] | None, is_due: Tensor | None
+        ) -> list[Tensor]:
             at_weights = epsilon is None
             return mask(self.gradient if at_weights else self.gradients_at(epsilon))
 
-        return Context(self.weights, self.roles, self.step, mask, differentiate)
+        return Context(
+            self.weights,
+            self.roles,
+            self.step,
+            mask,
+            differentiate,
+            self._find_momentum,
+        )
 
 
 class Method:
@@ -213,7 +246,7 @@ class Method:
         return self._keep(name, weight, shape, dtype or widest([weight]))
 
     def gradients(self, context: Context) -> list[Tensor]:
-        """The gradient that the optimizer gets.
+        """The gradient that the optimizer gets, but see `split`.
 
         Args:
             context: the step. With `m_sharpness`, of one group of examples; the results
@@ -223,6 +256,21 @@ class Method:
             One tensor per weight, of its shape.
         """
         raise NotImplementedError
+
+    def split(
+        self, context: Context, result: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor] | None]:
+        """What passes the optimizer by. By default nothing.
+
+        Args:
+            context: the step, as `update` gets it.
+            result: what `gradients` returned, the mean too.
+
+        Returns:
+            The gradient that the optimizer gets, and None or what the weights move
+            against besides, times the learning rate, before its step.
+        """
+        return result, None
 
     def update(self, context: Context, result: list[Tensor]) -> None:
         """Assigns the state after a step. By default nothing.
@@ -264,11 +312,13 @@ class PerturbationOptions(TypedDict, total=False):
 
     only: str | Callable[[keras.Variable, Role], bool]
     scope: str
+    every: int
+    start: int
 
 
 class Perturbation(Method):
     """A method that gives the optimizer the gradient at w + epsilon. A subclass defines
-    `epsilon`.
+    `epsilon`, and `combine` if the gradient at w has a part in it.
 
     Args:
         rho: radius, a number >= 0 or a keras LearningRateSchedule of the step.
@@ -285,6 +335,9 @@ class Perturbation(Method):
             others together n_in, and times sqrt(n) of n numbers in a vector: the size
             of the updates of maximal update parametrization, whatever the width. This
             rule is ours, after the aim of Haas et al. 2024.
+        every: perturb every k-th step alone; the others take the gradient at w and cost
+            one pass. Default 1.
+        start: the first step that is perturbed, counted from 0. Default 0.
 
     Raises:
         ValueError: an argument is out of its range, or a model has no such weights.
@@ -297,6 +350,8 @@ class Perturbation(Method):
         *,
         only: str | Callable[[keras.Variable, Role], bool] = "all",
         scope: str = "global",
+        every: int = 1,
+        start: int = 0,
     ):
         self._rho = Hyperparameter(rho, "rho")
         if not callable(only) and only not in ("all", *KINDS):
@@ -308,7 +363,14 @@ class Perturbation(Method):
             raise ValueError(
                 f"scope must be one of {', '.join(SCOPES)}. Received: scope={scope!r}"
             )
+        for name, value, least in (("every", every, 1), ("start", start, 0)):
+            if not is_integer(value) or value < least:
+                raise ValueError(
+                    f"{name} must be an integer >= {least}. Received: {name}={value!r}"
+                )
         self.only, self.scope = only, scope
+        self.every, self.start = int(every), int(start)
+        self.passes = 1 + (self.passes - 1) / self.every
         self._chosen: list[bool] | None = None
 
     @property
@@ -386,8 +448,30 @@ class Perturbation(Method):
         *sizes_in, size_out = (*shape,) or (1,)
         return math.sqrt(size_out / math.prod(sizes_in))
 
+    def is_due(self, context: Context) -> Tensor | None:
+        """Whether to perturb at a step, by `every` and `start`: bool scalar; None where
+        all steps are."""
+        if self.every == 1 and self.start == 0:
+            return None
+        since = context.step - self.start
+        is_turn = ops.equal(since % self.every, 0)
+        return ops.logical_and(since >= 0, is_turn)
+
+    def combine(self, context: Context, perturbed: list[Tensor]) -> list[Tensor]:
+        """The gradient that the optimizer gets.
+
+        Args:
+            context: the step, which has the gradient at w.
+            perturbed: the gradient at w + epsilon, or that at w where a step is not
+                perturbed.
+        """
+        return perturbed
+
     def gradients(self, context: Context) -> list[Tensor]:
-        return context.gradients_at(self.perturb(context))
+        is_due = self.is_due(context)
+        if is_due is not None:
+            context = context.when(is_due)
+        return self.combine(context, context.gradients_at(self.perturb(context)))
 
     def get_config(self) -> dict[str, Any]:
         config = {"rho": keras.saving.serialize_keras_object(self.rho)}
@@ -398,6 +482,10 @@ class Perturbation(Method):
             config["only"] = self.only
         if self.scope != "global":
             config["scope"] = self.scope
+        if self.every != 1:
+            config["every"] = self.every
+        if self.start != 0:
+            config["start"] = self.start
         return config
 
     @classmethod

@@ -21,6 +21,13 @@ from samkeras.tensors import add, scale, widest
 Tensor = Any
 
 
+class SAMOptions(PerturbationOptions, total=False):
+    """What the methods that perturb as `SAM` does take beside their own arguments."""
+
+    p: float
+    steps: int
+
+
 @keras.saving.register_keras_serializable(package="samkeras")
 class SAM(Perturbation):
     """Sharpness-aware minimization (Foret et al. 2021, equation 2).
@@ -59,7 +66,7 @@ class SAM(Perturbation):
             )
         self.p = float(p)
         self.steps = int(steps)
-        self.passes = 1.0 + self.steps  # one at w, one after each ascent step
+        self.passes = 1 + self.steps / self.every  # one at w, one after each ascent
 
     def epsilon(self, context: Context) -> list[Tensor]:
         epsilon = self.in_scope(context, self._ascend, context.gradient)
@@ -104,6 +111,7 @@ class UnnormalizedSAM(Perturbation):
 
     Args:
         rho: factor of the gradient, a number >= 0 or a schedule. Default 0.05.
+        options: those of `Perturbation`.
     """
 
     def epsilon(self, context: Context) -> list[Tensor]:

@@ -10,6 +10,7 @@ from keras import ops
 from keras.src.models.functional import Functional
 
 from samkeras.backend import backend
+from samkeras.backend.insides import unwrap
 from samkeras.backend.interface import Logs, Rows
 from samkeras.groups import take_in_groups
 from samkeras.hyperparameter import Hyperparameter
@@ -18,7 +19,7 @@ from samkeras.methods.method import Method, Role
 from samkeras.objective import Batch, Objective, pairs_of
 from samkeras.statistics import GradientMetrics
 from samkeras.step import Gradients, Step, finish, keep_unless_finite
-from samkeras.tensors import Tensor, scale
+from samkeras.tensors import Tensor, add, scale
 
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
@@ -162,6 +163,7 @@ class BaseTrainer(keras.Model):
             backend.values_of(objective.weights),
             self._find_roles(),
             number,
+            optimizer,
         )
         share = self._share(batch)
         gradients = self._take_passes(step, batch, share)
@@ -171,8 +173,10 @@ class BaseTrainer(keras.Model):
         self._track_loss(gradients.loss, share, batch)
         is_due = rule.metrics.is_due(number) if rule.metrics else None
         # The weights as they are now: a layer may have assigned its own.
+        result, shift = step.split(gradients)
         final, statistics = finish(
             gradients,
+            result,
             backend.values_of(objective.weights),
             rule.l2,
             number,
@@ -182,6 +186,8 @@ class BaseTrainer(keras.Model):
         state = step.update_method(gradients)
         if objective.is_scaled:
             state = keep_unless_finite(state, scaled)
+        if shift is not None:
+            self._shift(shift, scaled, objective.is_scaled)
         self._apply(scaled, gradients.reached)
         for variable, value in state:
             variable.assign(value)
@@ -191,6 +197,25 @@ class BaseTrainer(keras.Model):
                 rule.metrics.update(statistics)
             logs = {**logs, **self.get_gradient_metrics_result()}
         return logs
+
+    def _shift(
+        self, shift: list[Tensor], gradients: list[Tensor], is_scaled: bool
+    ) -> None:
+        """Moves the weights against what passes the optimizer by, unless it skips the
+        step of `gradients`. Before its step, so that what it does with weights, such as
+        constraints and averages, is of them all."""
+        if unwrap(self.optimizer).gradient_accumulation_steps:
+            raise ValueError(
+                f"{type(self._rule.method).__name__} moves the weights at each step: "
+                "the optimizer must have no gradient_accumulation_steps"
+            )
+        weights, rate = self.trainable_variables, self.optimizer.learning_rate
+        moved = add(backend.values_of(weights), scale(shift, -rate))
+        pairs = [*zip(weights, moved, strict=True)]
+        for variable, value in (
+            keep_unless_finite(pairs, gradients) if is_scaled else pairs
+        ):
+            variable.assign(value)
 
     def _take_passes(self, step: Step, batch: Batch, share: Tensor | None) -> Gradients:
         state = step.objective.state

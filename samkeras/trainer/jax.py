@@ -7,6 +7,7 @@ from typing import Any, cast
 import keras
 from keras.optimizers.schedules import LearningRateSchedule as Rate
 
+from samkeras.backend.insides import unwrap
 from samkeras.backend.interface import Logs, Rows
 from samkeras.backend.jax import CompiledSteps, copy, settled, to_devices, values_of
 from samkeras.masks import Masks
@@ -178,7 +179,7 @@ class Trainer(BaseTrainer):
         if rate is None:
             yield
             return
-        optimizer = _unwrap(self.optimizer)
+        optimizer = unwrap(self.optimizer)
         own, optimizer._learning_rate = optimizer._learning_rate, rate
         try:
             yield
@@ -213,15 +214,10 @@ class Trainer(BaseTrainer):
         return sum(function.count_programs() for function in compiled)
 
 
-def _unwrap(optimizer: Any) -> Any:
-    """The optimizer that moves the weights."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
 def _list_rates(models: Sequence[Trainer]) -> tuple[Rate, ...] | None:
     """The schedules of the models' learning rates, which are constants of a program;
     None where they are all the same, or numbers, which are not."""
-    rates = [_unwrap(model.optimizer)._learning_rate for model in models]
+    rates = [unwrap(model.optimizer)._learning_rate for model in models]
     if not isinstance(rates[0], Rate):
         return None
     configs = [rate.get_config() for rate in rates]

@@ -162,7 +162,8 @@ class Method(Options):
     sigma: NonNegativeFloat = 1.0
     """with method fsam: how much of the gradients' running mean is taken off"""
     ema_decay: Fraction = 0.9
-    """with method fsam: decay of the gradients' running mean"""
+    """with method fsam or aesam: decay of the running mean of the gradients or of their
+    norms"""
     theta: PositiveShare = 0.9
     """with method vasso: weight of the newest gradient in their running mean"""
     lam: ClosedUnitInterval = 0.5
@@ -176,6 +177,18 @@ class Method(Options):
     scope: Literal["global", "layer", "mup"] = "global"
     """with sam: rho is the norm of all weights' perturbation or of each tensor's, which
     with mup grows with its width"""
+    sam_alpha: NonNegativeFloat = 0.4
+    """with method gsam, gnp (0.8 unless given) or looksam (0.7): weight of what it
+    combines with the gradient"""
+    gamma: Fraction = 0.9
+    """with method wsam: how much sharpness counts, as much as the loss with 0.5"""
+    decoupled: bool = True
+    """with method wsam: whether sharpness passes the optimizer by"""
+    sam_every: PositiveInt = 1
+    """with all methods but msam: perturb every N-th step alone, of looksam every 5th
+    unless given; the others cost one gradient"""
+    sam_start: Fraction = 0.0
+    """with all methods but msam: perturb after this fraction of the training"""
 
     @property
     def unused(self) -> dict[str, str]:

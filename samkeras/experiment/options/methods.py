@@ -13,9 +13,18 @@ CLASSES = {
     "monge": "MongeSAM",
     "light": "LightSAM",
     "ssam": "SSAM",
+    "gsam": "GSAM",
+    "gnp": "GNP",
+    "wsam": "WSAM",
+    "stable": "StableSAM",
+    "looksam": "LookSAM",
+    "aesam": "AESAM",
+    "msam": "MomentumSAM",
 }
 _ALL = tuple(CLASSES)
 _OF_NORMS = tuple(name for name in CLASSES if name != "light")
+# Momentum-SAM's one pass cannot be skipped.
+_SKIPPING = tuple(name for name in CLASSES if name != "msam")
 # The options that are arguments of the classes, each with the methods that have it.
 CLASS_OPTIONS = {
     "rho": _ALL,
@@ -23,25 +32,41 @@ CLASS_OPTIONS = {
     "ascent_steps": ("sam",),
     "eta": ("asam",),
     "sigma": ("fsam",),
-    "ema_decay": ("fsam",),
+    "ema_decay": ("fsam", "aesam"),
     "theta": ("vasso",),
     "lam": ("unified",),
     "mask_sparsity": ("ssam",),
     "mask_every": ("ssam",),
+    "sam_alpha": ("gsam", "gnp", "looksam"),
+    "gamma": ("wsam",),
+    "decoupled": ("wsam",),
     "only": _ALL,
     "scope": _OF_NORMS,
+    "sam_every": _SKIPPING,
+    "sam_start": _SKIPPING,
 }
 # The arguments that have a name of their own, where the option's says more.
-ARGUMENTS = {"ascent_steps": "steps", "mask_sparsity": "sparsity"}
+ARGUMENTS = {
+    "ascent_steps": "steps",
+    "mask_sparsity": "sparsity",
+    "sam_alpha": "alpha",
+    "sam_every": "every",
+    "sam_start": "start",
+}
 # The options that mean something with --sam alone.
 OPTIONS = {"method": _ALL, **CLASS_OPTIONS, "m_sharpness": _ALL}
 # Those that a workload's own methods have too.
 _OF_ANY = ("method", "rho", "m_sharpness")
 # Those that choose among methods, each of which is a line of its own in figures and
 # tables; of the others a method is taken at its best numbers.
-CHOICES = ("method", "only", "scope")
+CHOICES = ("method", "only", "scope", "decoupled", "sam_every", "sam_start")
 # What takes the place of a workload's defaults, which are for SAM itself.
-DEFAULTS = {"asam": {"rho": 0.5}}
+DEFAULTS = {
+    "asam": {"rho": 0.5},
+    "gnp": {"rho": 0.1, "sam_alpha": 0.8},
+    "looksam": {"rho": 0.1, "sam_alpha": 0.7, "sam_every": 5},
+    "msam": {"rho": 3.0},
+}
 
 
 def takes(method: str, option: str) -> bool:

@@ -167,7 +167,7 @@ def compile_model(run: Run, model: SAMModel, num_batches: int) -> Rate:
         loss=ScaledSquaredError(alpha) if alpha else loss,
         # Weighted, because several devices share batches that are filled up.
         weighted_metrics=[m if isinstance(m, str) else m() for m in workload.metrics],
-        method=run.build_method(),
+        method=run.build_method(num_batches * config.total_epochs),
         m_sharpness=config.m_sharpness if config.sam else None,
         l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
         # XLA compiles no steps of several TensorFlow devices.

@@ -66,12 +66,18 @@ class Run:
 
     @cached_property
     def passes(self) -> float:
-        """Forward-backward passes of a step, the unit of a run's work."""
+        """Forward-backward passes of a step, the unit of a run's work: the mean over
+        its training."""
         method = self.build_method()
-        return 1.0 if method is None else method.passes
+        if method is None:
+            return 1.0
+        return 1 + (method.passes - 1) * (1 - self.config.result_fields["sam_start"])
 
-    def build_method(self) -> "Method | None":
+    def build_method(self, num_steps: int = 0) -> "Method | None":
         """Its method, of its options; None without SAM.
+
+        Args:
+            num_steps: of its training, where the method is to take them.
 
         Raises:
             InputError: the workload's own method is none.
@@ -96,6 +102,12 @@ class Run:
         }
         if options.get("p") == "inf":
             options["p"] = math.inf
+        if "start" in options:
+            options["start"] = round(options["start"] * num_steps)
+        if config.method == "aesam" and num_steps:
+            from keras.optimizers.schedules import PolynomialDecay
+
+            options["threshold"] = PolynomialDecay(1.0, num_steps, -1.0)
         return getattr(samkeras, CLASSES[config.method])(**options)
 
     @property

@@ -24,7 +24,8 @@ from samkeras.experiment.studies.tables import label
 from tests.helpers import find_mark, make_config, parse_runs
 
 # Arguments that are no options: the paper's control has one seed for all runs.
-NO_OPTIONS = {"random": {"seed"}, "fsam": {"order"}}
+# AE-SAM's threshold falls over a run's steps.
+NO_OPTIONS = {"random": {"seed"}, "fsam": {"order"}, "aesam": {"threshold"}}
 
 
 def parse_one(*arguments: str):
@@ -35,24 +36,23 @@ def parse_one(*arguments: str):
 @pytest.mark.parametrize("method", CLASSES)
 def test_a_methods_options_are_its_classs_arguments(method):
     """By name and default, but for those that are said to be no options."""
-    parameters = dict(inspect.signature(getattr(samkeras, CLASSES[method])).parameters)
+    kind = getattr(samkeras, CLASSES[method])
+    parameters = dict(inspect.signature(kind).parameters)
     if parameters.pop("options", None):
-        parameters = {
-            **inspect.signature(samkeras.Perturbation).parameters,
-            **parameters,
-        }
+        parameters |= inspect.signature(samkeras.Perturbation).parameters
     expected = {
-        name: parameter.default
-        for name, parameter in parameters.items()
+        name: getattr(kind(), name)
+        for name in parameters
         if name not in NO_OPTIONS.get(method, ())
     }
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
     defaults.update(DEFAULTS.get(method, {}))
-    assert expected == {
+    options = {
         ARGUMENTS.get(option, option): defaults[option]
         for option, methods in CLASS_OPTIONS.items()
         if method in methods
     }
+    assert options == pytest.approx(expected)  # rho is float32
 
 
 @pytest.mark.parametrize("method", CLASSES)
@@ -62,14 +62,19 @@ def test_a_method_is_built_of_its_options(method):
     values.update(eta=0.125, sigma=0.5, ema_decay=0.75)
     values.update(only="bias", scope="layer", theta=0.25, lam=0.75)
     values.update(mask_sparsity=0.75, mask_every=7)
+    values.update(sam_alpha=0.375, gamma=0.625, decoupled=False)
+    values.update(sam_every=4, sam_start=0.5)
     config = make_config("mnist_mlp", sam=True, method=method, **values)
-    built = Run(config).build_method()
+    built = Run(config).build_method(num_steps=20)
+    values["sam_start"] = 10
     assert type(built).__name__ == CLASSES[method]
     for option, methods in CLASS_OPTIONS.items():
         if method in methods:
             actual = getattr(built, ARGUMENTS.get(option, option))
             number = math.inf if values[option] == "inf" else values[option]
             assert actual == number
+    if method == "aesam":
+        assert [float(built.threshold(step)) for step in (0, 10, 20)] == [1, 0, -1]
     assert Run(dataclasses.replace(config, sam=False)).build_method() is None
 
 
@@ -79,9 +84,14 @@ def test_work_is_counted_in_the_methods_passes(method, ascent_steps):
     config = make_config(
         "mnist_mlp", sam=True, method=method, ascent_steps=ascent_steps
     )
-    passes = 1 + ascent_steps if method == "sam" else 2
+    others = {"looksam": 1.2, "aesam": 1.5, "msam": 1}
+    passes = 1 + ascent_steps if method == "sam" else others.get(method, 2)
+    every = 5 if method == "looksam" else 1
+    config = dataclasses.replace(config, sam_every=every)
     assert Run(config).passes == passes
     assert Run(dataclasses.replace(config, sam=False)).passes == 1
+    late = dataclasses.replace(config, sam_start=0.75)
+    assert Run(late).passes == pytest.approx(1 + (passes - 1) / 4)
 
 
 def test_asam_has_a_rho_of_its_own(tmp_path):
@@ -161,6 +171,9 @@ def test_a_saved_norm_reads_back(tmp_path):
         (["--method", "random", "--rho", "0.1"], "sam_random0.1"),
         (["--method", "asam"], "asam0.5"),
         (["--method", "fsam"], "fsam0.05"),
+        (["--method", "looksam"], "looksam0.1"),
+        (["--method", "msam"], "msam3"),
+        (["--method", "gnp"], "sam_gnp0.1"),
     ],
 )
 def test_runs_are_named_by_their_method(options, name):

@@ -1,0 +1,96 @@
+"""LookSAM: SAM's gradient now and then, and what it added to g in between."""
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from samkeras.hyperparameter import is_number
+from samkeras.methods.method import NORM_EPSILON, Context, Role
+from samkeras.methods.sam import SAM, SAMOptions
+from samkeras.tensors import add, dot, global_norm, scale
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class LookSAM(SAM):
+    """LookSAM (Liu et al. 2022, algorithm 1).
+
+    Every k-th step takes SAM's gradient g_s, and keeps its part orthogonal to g,
+
+        g_v = g_s - (<g_s, g> / ||g||_2^2) * g
+
+    The steps between make one pass and take
+
+        g + alpha * ||g||_2 / (||g_v||_2 + 1e-12) * g_v
+
+    Norms and products are of all weights as one vector, as in the paper: tensor by
+    tensor, as in most code in public, a weight that is a scalar would have no g_v.
+
+    Args:
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.1.
+        alpha: weight of g_v, a number >= 0. Default 0.7, the authors'.
+        options: those of `SAM` and `Perturbation`; `every` is k, by default 5, the
+            authors'.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        TypeError: `rho` is neither a number nor a schedule.
+
+    Example:
+
+        model.compile("sgd", "mse", method=samkeras.LookSAM(rho=0.1, every=10))
+    """
+
+    def __init__(
+        self,
+        rho: float | LearningRateSchedule = 0.1,
+        alpha: float = 0.7,
+        **options: Unpack[SAMOptions],
+    ):
+        options.setdefault("every", 5)
+        super().__init__(rho, **options)
+        if not is_number(alpha, 0):
+            raise ValueError(
+                f"alpha must be a finite number >= 0. Received: alpha={alpha!r}"
+            )
+        self.alpha = float(alpha)
+
+    def build(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
+        is_kept = self.every > 1
+        self._kept = [self.add_state_like(w, "kept") for w in weights if is_kept]
+
+    def combine(self, context: Context, perturbed: list[Tensor]) -> list[Tensor]:
+        if not self._kept:
+            return perturbed
+        gradient = context.gradient
+        kept = [ops.cast(v, g.dtype) for v, g in zip(self._kept, gradient, strict=True)]
+        kept = context.mask(kept)
+        factor = self.alpha * global_norm(gradient) / (global_norm(kept) + NORM_EPSILON)
+        factor = ops.where(self.is_due(context), ops.zeros_like(factor), factor)
+        return add(perturbed, scale(kept, factor))
+
+    def update(self, context: Context, result: list[Tensor]) -> None:
+        if not self._kept:
+            return
+        old = [ops.convert_to_tensor(variable) for variable in self._kept]
+
+        def look() -> list[Tensor]:
+            length = global_norm(context.gradient) + NORM_EPSILON
+            direction = scale(context.gradient, 1 / length)
+            along = scale(direction, dot(result, direction))
+            return [
+                ops.cast(r - a, v.dtype)
+                for r, a, v in zip(result, along, old, strict=True)
+            ]
+
+        new = ops.cond(self.is_due(context), look, lambda: old)
+        for variable, value in zip(self._kept, new, strict=True):
+            variable.assign(value)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"alpha": self.alpha, "every": self.every}  # whose default is another
+        return {**super().get_config(), **own}
