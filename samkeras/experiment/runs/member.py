@@ -210,6 +210,7 @@ class Member:
             "best_epoch": None if best_epoch is None else best_epoch + 1,
             f"final_{self.monitor}": self.final,
             "compiled_programs": model.count_programs(),
+            "passes": self._run.passes,
         }
         # One value each, which MLflow draws as bars.
         self._logger.log_metrics(metrics, step=0)

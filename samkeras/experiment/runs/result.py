@@ -72,7 +72,8 @@ def list_numbers(workload: Workload) -> tuple[list[str], bool]:
     validated = [f"val_{name}" for name in logged]
     reported = [f"{kind}_{workload.monitor}" for kind in ("best", "final")]
     names = [*reported, "best_epoch", *validated, *logged, *GRADIENT_METRICS]
-    names += ["learning_rate", "examples_per_second", "compiled_programs", "seconds"]
+    names += ["learning_rate", "examples_per_second", "compiled_programs"]
+    names += ["passes", "seconds"]
     return [*names, *SIZES], workload.monitor in validated
 
 

@@ -38,6 +38,7 @@ X = (
     "rho",
     "label_noise",
     "weight_decay",
+    "method",
 )
 Y = ("gain", "metric", "best_rho")
 Value = Literal["best", "final"]
@@ -56,7 +57,8 @@ class Picture:
         y: "gain", SAM minus base at SAM's best rho; "metric", of both; "best_rho"; or
             a number of the runs by its name, such as "grad_cosine", of both.
         x: what it is drawn over, one of X or a number that is an option of the
-            workload's own; other options that vary become lines.
+            workload's own; other options that vary become lines. Of "method" each has a
+            row.
         value: the "best" of a run's epochs, the paper's early stopping, or the "final",
             of a gain or metric.
         paper: the paper's own curve, {"x": [...], "y": [...]}, if it has one.
@@ -281,6 +283,8 @@ def _check_picture(where: object, picture: Picture) -> None:
         raise InputError(
             f"{where}: x: rho needs y: metric or a number. Received: y: {picture.y}"
         )
+    if picture.x == "method" and picture.y != "gain":
+        raise InputError(f"{where}: x: method needs y: gain. Received: y: {picture.y}")
     if picture.paper is not None and not _is_curve(picture.paper):
         raise InputError(
             f"{where}: paper must hold x and y, lists of numbers of one length"

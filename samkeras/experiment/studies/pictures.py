@@ -59,6 +59,7 @@ STYLE: dict[Any, Any] = {
 # What an x is called if not by its name, and the options that it stands for.
 X_LABELS = {"num_params": "trainable parameters", "width_mult": "width multiplier"}
 X_FIELDS = {
+    "method": CHOICES,
     "num_params": SIZE_FIELDS,
     "sparsity": ("sparsity", "match_width"),
 }
@@ -70,7 +71,8 @@ class Point(NamedTuple):
     """A point of a picture."""
 
     line: str
-    x: float
+    x: float | str
+    """of a method its name, and the passes of a step"""
     y: Estimate | None
     """None if its runs failed or are missing"""
     rho: float | None
@@ -240,14 +242,31 @@ def find_points(
                 shown = [v for n, v in options.items() if n not in CHOICES]
                 line = ", ".join((config.optimizer.upper(), *shown))
                 found.append((line, base, None))
-        x = _find_x(picture.x, c, config)
+        x = _name_method(c, config) if picture.x == "method" else None
+        x = x or _find_x(picture.x, c, config)
         points += [
             Point(line, x, y, rho, None, len(c.unfinished)) for line, y, rho in found
         ]
     if picture.x == "sparsity":
         points = _share_dense(points)
     lines = list(dict.fromkeys(point.line for point in points))
+    if picture.x == "method":
+        return sorted(points, key=lambda point: lines.index(point.line))
     return sorted(points, key=lambda point: (lines.index(point.line), point.x))
+
+
+def _name_method(comparison: Comparison, config: Config) -> str:
+    """A method with the options that choose it, and its passes where they are known."""
+    fields = comparison.fields
+    # Of options without a value those that do not vary.
+    words = [cell(fields.get("method", config.method))]
+    words += [_describe(n, fields[n]) for n in CHOICES[1:] if fields.get(n) is not None]
+    finished = (
+        result for runs in comparison.by_rule.values() for result in runs.values()
+    )
+    passes = {result.number("passes") for result in finished} - {None}
+    cost = f" ({passes.pop():g} passes)" if len(passes) == 1 else ""
+    return ", ".join(words) + cost
 
 
 def _find_rho_points(c: Comparison, number: str, line: str) -> list[Point]:
@@ -264,7 +283,7 @@ def _find_rho_points(c: Comparison, number: str, line: str) -> list[Point]:
 def _share_dense(points: list[Point]) -> list[Point]:
     """Makes the dense model, which no pruner made, the first point of each pruner's
     line."""
-    lines = dict.fromkeys(point.line for point in points if point.x > 0)
+    lines = dict.fromkeys(p.line for p in points if p.x != 0)
     shared: list[Point] = []
     for point in points:
         is_own = point.line in lines or not lines
@@ -390,43 +409,14 @@ def _draw(
 ) -> None:
     import matplotlib
     from matplotlib.figure import Figure as Canvas
-    from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(layout="constrained")
         axes = canvas.add_subplot()
-        if picture.x in LOG_X:
-            axes.set_xscale("log")
-            # Within less than a decade it would write a label at each ninth.
-            few = LogFormatterSciNotation(minor_thresholds=(1, 0.1))
-            axes.xaxis.set_minor_formatter(few)
-        if picture.x == "rho":
-            axes.xaxis.set_minor_locator(NullLocator())
-            rhos = sorted({point.x for point in points})
-            axes.set_xticks(rhos, [cell(rho) for rho in rhos])
-        axes.set_xlabel(X_LABELS.get(picture.x, _spell(picture.x)))
-        axes.set_ylabel(_label_y(picture.y, summary["monitor"]))
-        lines = list(dict.fromkeys(point.line for point in points))
-        for i, line in enumerate(lines):
-            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            own = [p for p in points if p.line == line]
-            _draw_line(axes, own, color=colour, marker=marker, label=line)
-        if picture.paper is not None:
-            curve = (picture.paper["x"], picture.paper["y"])
-            axes.plot(*curve, color="0.45", linestyle="--", marker=".", label="paper")
-        if picture.y == "gain":
-            axes.axhline(0, color="0.3", linewidth=0.8)
-        missing = sorted({p.x for p in points if p.unfinished})
-        if missing:
-            # In units of the data: matplotlib rounds x where only y is in the axes'.
-            axes.plot(
-                missing,
-                [axes.get_ylim()[0]] * len(missing),
-                linestyle="",
-                marker="x",
-                color="#A00000",
-                label="runs failed or missing",
-            )
+        if picture.x == "method":
+            _draw_rows(canvas, axes, picture, points, summary["monitor"])
+        else:
+            _draw_lines(axes, picture, points, summary["monitor"])
         num_labels = len(axes.get_legend_handles_labels()[0])
         if num_labels > 4:  # which would cover the lines
             canvas.legend(loc="outside lower center", ncols=2)
@@ -449,6 +439,74 @@ def _draw(
         for path in paths:
             no_date = {"Date": None} if path.suffix == ".svg" else None
             canvas.savefig(path, metadata=no_date)
+
+
+def _draw_rows(
+    canvas: Any, axes: Any, picture: Picture, points: list[Point], monitor: str
+) -> None:
+    """A row a method: its gains with their standard errors, and its best rho."""
+    rows = list(dict.fromkeys(point.x for point in points))
+    lines = list(dict.fromkeys(point.line for point in points))
+    canvas.set_size_inches(4.8, 1.4 + 0.22 * len(rows))
+    for i, line in enumerate(lines):
+        known = [p for p in points if p.line == line and p.y is not None]
+        axes.errorbar(
+            [p.y.mean for p in known if p.y],
+            [rows.index(p.x) + 0.5 * ((i + 0.5) / len(lines) - 0.5) for p in known],
+            xerr=[p.y.error or 0.0 for p in known if p.y],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle="",
+            elinewidth=0.8,
+            label=line,
+        )
+    axes.axvline(0, color="0.3", linewidth=0.8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(_label_y(picture.y, monitor))
+    right = axes.secondary_yaxis("right")
+    best = [[cell(p.rho) for p in points if p.x == row and p.rho] for row in rows]
+    right.set_yticks(range(len(rows)), [", ".join(rhos) for rhos in best], fontsize=6)
+    right.set_ylabel("best rho of each size")
+    right.tick_params(length=0)
+
+
+def _draw_lines(axes: Any, picture: Picture, points: list[Point], monitor: str) -> None:
+    from matplotlib.ticker import LogFormatterSciNotation, NullLocator
+
+    if picture.x in LOG_X:
+        axes.set_xscale("log")
+        # Within less than a decade it would write a label at each ninth.
+        few = LogFormatterSciNotation(minor_thresholds=(1, 0.1))
+        axes.xaxis.set_minor_formatter(few)
+    if picture.x == "rho":
+        axes.xaxis.set_minor_locator(NullLocator())
+        rhos = sorted({point.x for point in points})
+        axes.set_xticks(rhos, [cell(rho) for rho in rhos])
+    axes.set_xlabel(X_LABELS.get(picture.x, _spell(picture.x)))
+    axes.set_ylabel(_label_y(picture.y, monitor))
+    lines = list(dict.fromkeys(point.line for point in points))
+    for i, line in enumerate(lines):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        own = [p for p in points if p.line == line]
+        _draw_line(axes, own, color=colour, marker=marker, label=line)
+    if picture.paper is not None:
+        curve = (picture.paper["x"], picture.paper["y"])
+        axes.plot(*curve, color="0.45", linestyle="--", marker=".", label="paper")
+    if picture.y == "gain":
+        axes.axhline(0, color="0.3", linewidth=0.8)
+    missing = sorted({p.x for p in points if p.unfinished})
+    if missing:
+        # In units of the data: matplotlib rounds x where only y is in the axes'.
+        axes.plot(
+            missing,
+            [axes.get_ylim()[0]] * len(missing),
+            linestyle="",
+            marker="x",
+            color="#A00000",
+            label="runs failed or missing",
+        )
 
 
 def _label_y(y: str, monitor: str) -> str:

@@ -267,3 +267,25 @@ def test_models_of_other_sizes_are_points_of_their_own():
     ]
     points = points_of(make_picture(), results)
     assert [(p.line, p.x) for p in points] == [("SAM - base", 5), ("SAM - base", 1000)]
+
+
+def test_each_method_has_a_row_with_its_cost():
+    """Its gains by size, each at its own best rho; passes where runs recorded them."""
+    results = []
+    for width in (1.0, 2.0):
+        results.append(make_result(0.5, sam=False, width_mult=width))
+        for method, rho, best in (
+            ("sam", 0.1, 0.75),
+            ("sam", 0.2, 0.5 + width / 16),
+            ("asam", 0.5, 0.625),
+        ):
+            more = {"numbers": {"passes": 2.0}} if method == "sam" else {}
+            options = {"sam": True, "method": method, "rho": rho}
+            results.append(make_result(best, width_mult=width, **options, **more))
+    points = points_of(make_picture(x="method"), results)
+    assert [(p.line, p.x, p.y and p.y.mean, p.rho) for p in points] == [
+        (f"width {TIMES} 1", "sam (2 passes)", 0.25, 0.1),
+        (f"width {TIMES} 1", "asam", 0.125, 0.5),
+        (f"width {TIMES} 2", "sam (2 passes)", 0.25, 0.1),
+        (f"width {TIMES} 2", "asam", 0.125, 0.5),
+    ]
