@@ -1,6 +1,7 @@
 """Draws the pictures of a figure from its runs."""
 
 import csv
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -16,7 +17,7 @@ from samkeras.errors import InputError, nearest
 from samkeras.experiment.machine import describe_machine, find_versions, name_backend
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Config
-from samkeras.experiment.options.methods import CHOICES
+from samkeras.experiment.options.methods import CHOICES, DEFAULTS
 from samkeras.experiment.runs.result import SIZES, Result, list_numbers
 from samkeras.experiment.studies.comparison import (
     SIZE_FIELDS,
@@ -256,11 +257,19 @@ def find_points(
 
 
 def _name_method(comparison: Comparison, config: Config) -> str:
-    """A method with the options that choose it, and its passes where they are known."""
+    """A method with the options that choose it, if they are not its defaults, and its
+    passes where they are known."""
     fields = comparison.fields
-    # Of options without a value those that do not vary.
-    words = [cell(fields.get("method", config.method))]
-    words += [_describe(n, fields[n]) for n in CHOICES[1:] if fields.get(n) is not None]
+    method = str(fields.get("method", config.method))
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    defaults |= DEFAULTS.get(method, {})
+    chosen = {n: fields.get(n) for n in CHOICES[1:]}
+    words = [method]
+    words += [
+        _describe(name.removeprefix("sam_"), value)
+        for name, value in chosen.items()
+        if value not in (None, defaults[name])
+    ]
     finished = (
         result for runs in comparison.by_rule.values() for result in runs.values()
     )
