@@ -33,3 +33,20 @@ def test_sam_in_your_own_code(tmp_path):
     for ours, theirs in zip(model.method.state, loaded.method.state, strict=True):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ours, theirs)))
     assert float(keras.ops.max(keras.ops.abs(loaded.method.state[0]))) > 0
+
+
+def test_measure_sharpness():
+    """All that is measured is a number, of all the examples."""
+    section = README.read_text().split("\n## Measure sharpness")[1].split("\n## ")[0]
+    model = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(10))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    start = [np.array(w) for w in model.trainable_variables]
+    model.fit(X, Y, epochs=2, verbose=0)
+    names = {"model": model, "x": X, "y": Y}
+    names |= {"weights_before": start, "weights_at_start": start}
+    (block,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    exec(block, names)
+    assert names["top"].converged
+    assert names["top"].num_examples == 64

@@ -175,7 +175,7 @@ def _sum_alone(loss: DataLoss, point: Point, batch: Batch) -> tuple[Tensor, Tens
         return loss.total_at(point, _batch_of(example))(point.weights)
 
     together = loss.total_at(point, batch)(point.weights)
-    return together, ops.sum(backend.map_examples(evaluate, batch))
+    return together, ops.sum(backend.map_each(evaluate, batch))
 
 
 def _make_power(loss: DataLoss, k: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -205,7 +205,7 @@ def _find_power(k: int) -> Program:
                 vectors = point.objective.mask(product)
             return point.flatten(vectors)
 
-        return ops.sum(backend.map_examples(repeat, batch), axis=0)
+        return ops.sum(backend.map_each(repeat, batch), axis=0)
 
     return multiply
 
@@ -283,11 +283,11 @@ def _find_grams(loss: DataLoss, point: Point, batch: Batch) -> tuple[Tensor, Ten
             (product,) = backend.hessian_product(total, [y_pred], [vector])
             return ops.reshape(product, (-1,))
 
-        jacobian = backend.map_examples(pull, rows)
-        curvature = backend.map_examples(bend, rows)
+        jacobian = backend.map_each(pull, rows)
+        curvature = backend.map_each(bend, rows)
         return ops.matmul(jacobian, ops.transpose(jacobian)), curvature
 
-    return backend.map_examples(find, batch)
+    return backend.map_each(find, batch)
 
 
 def _sandwich(

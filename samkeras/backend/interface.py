@@ -111,9 +111,9 @@ class Interface(Protocol):
         """The Jacobian of function(weights) -> tensor, times a vector."""
         ...
 
-    def map_examples(self, function: Callable[[Tree], Tree], examples: Tree) -> Tree:
-        """A function of one example, of each: of the entries of the arrays' first
-        axes."""
+    def map_each(self, function: Callable[[Tree], Tree], many: Tree) -> Tree:
+        """A function of one example, or run, of each: the arrays' first axes are
+        these."""
         ...
 
     def compile_function(self, function: Callable[..., Tree]) -> Callable[..., Tree]:

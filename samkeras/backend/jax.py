@@ -80,8 +80,12 @@ def push_forward(
     return jax.jvp(function, (weights,), (vectors,))[1]
 
 
-def map_examples(function: Callable[[Tree], Tree], examples: Tree) -> Tree:
-    return jax.vmap(function)(examples)
+def map_each(function: Callable[[Tree], Tree], many: Tree) -> Tree:
+    # On CPU products of many matrices are slower than one after the other, which are
+    # those of single runs to the bit.
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(function, many)
+    return jax.vmap(function)(many)
 
 
 def compile_reading(
@@ -550,7 +554,7 @@ class CompiledSteps:
             return _repeat(take, state, start, end)
 
         numbers: Tensor = jnp.arange(len(jax.tree.leaves(states)[0]))
-        return map_runs(take_one, (states, values, rows, numbers, own))
+        return map_each(take_one, (states, values, rows, numbers, own))
 
 
 def _read(
@@ -558,15 +562,6 @@ def _read(
 ) -> Tree:
     """A batch, by its number among those of `rows`."""
     return gather(tables, jax.tree.map(lambda array: array[number], rows))
-
-
-def map_runs(function: Callable[[Tree], Tree], runs: Tree) -> Tree:
-    """A function of one run, of several."""
-    # On CPU products of many matrices are slower than one after the other, which are
-    # those of single runs to the bit.
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(function, runs)
-    return jax.vmap(function)(runs)
 
 
 @jax.jit

@@ -89,12 +89,12 @@ def push_forward(
     return _fill([pushed], [outputs])[0]
 
 
-def map_examples(function: Callable[[Tree], Tree], examples: Tree) -> Tree:
+def map_each(function: Callable[[Tree], Tree], many: Tree) -> Tree:
     # A loop: what vectorizes it cannot do so with loops, as LSTM's.
-    first = tf.nest.map_structure(functools.partial(_at, 0), examples)
+    first = tf.nest.map_structure(functools.partial(_at, 0), many)
     like = trace(function, first)
     specs = tf.nest.map_structure(_specify_whole, like)
-    return tf.map_fn(function, examples, fn_output_signature=specs)
+    return tf.map_fn(function, many, fn_output_signature=specs)
 
 
 def compile_function(function: Callable[..., Tree]) -> Callable[..., Tree]:
