@@ -32,6 +32,7 @@ class Pass(NamedTuple):
         reached: which of the weights the loss depends on.
         raw: a variable that is read past keras, a trainable weight if there is one; or
             None.
+        losses: of the examples, where asked for; else None.
     """
 
     loss: Tensor
@@ -40,6 +41,7 @@ class Pass(NamedTuple):
     gradients: list[Tensor]
     reached: list[bool]
     raw: keras.Variable | None
+    losses: Tensor | None
 
 
 class Objective:
@@ -57,6 +59,7 @@ class Objective:
         scale: the factor by which an optimizer wants the loss scaled, scalar.
         is_scaled: whether a LossScaleOptimizer chose it, which skips steps whose
             gradients are not finite.
+        find_losses: (batch, predictions) -> the loss of each example; None: unknown.
     """
 
     def __init__(
@@ -67,10 +70,11 @@ class Objective:
         assigns_weights: bool,
         scale: Tensor,
         is_scaled: bool = False,
+        find_losses: Callable[[Batch, Any], Tensor] | None = None,
     ):
         self.weights, self.state = weights, state
         self.scale, self.is_scaled = scale, is_scaled
-        self._forward = forward
+        self._forward, self._find_losses = forward, find_losses
         self._assigns_weights = assigns_weights
         self._masks = Masks(weights)
 
@@ -88,36 +92,58 @@ class Objective:
             state: pairs of another variable and the value at which it is found.
             batch: x, or (x, y[, sample_weight]).
         """
+        return self._evaluate(weights, state, batch, False)[0]
+
+    def losses_at(self, weights: list[Tensor], state: Pairs, batch: Batch) -> Tensor:
+        """The loss of each example; see `evaluate`. What is assigned is forgotten."""
+        return self._evaluate(weights, state, batch, True)[1]
+
+    def _evaluate(
+        self, weights: list[Tensor], state: Pairs, batch: Batch, by_example: bool
+    ) -> tuple[tuple[Tensor, Any, Pairs], Tensor | None]:
+        """What `evaluate` gives, and the losses of examples where asked for."""
         pairs = [*zip(self.weights, weights, strict=True), *state]
         assigned = self.weights if self._assigns_weights else []
         with _PassScope(pairs, assigned) as scope:
             y_pred, loss = self._forward(batch)
+            losses = None
+            if by_example and self._find_losses is not None:
+                with Scope():  # to forget what keras tracks of losses
+                    losses = self._find_losses(batch, y_pred)
         updates = scope.updates
         if not self._assigns_weights:
             own = set(map(id, self.weights))
             updates = [(v, value) for v, value in updates if id(v) not in own]
-        return loss, y_pred, updates
+        return (loss, y_pred, updates), losses
 
     def differentiate(
-        self, weights: list[Tensor], state: Pairs, batch: Batch, held: Pairs
+        self,
+        weights: list[Tensor],
+        state: Pairs,
+        batch: Batch,
+        held: Pairs,
+        by_example: bool = False,
     ) -> Pass:
         """A pass at `weights`, in place of the model's; see `evaluate`.
 
         Args:
             held: what variables really hold meanwhile, for what reads them past keras.
+            by_example: whether to find the losses of the examples.
         """
         assigned: list[keras.Variable] = []
 
         def scaled(weights: list[Tensor]) -> tuple[Tensor, Any]:
-            loss, y_pred, updates = self.evaluate(weights, state, batch)
+            found, losses = self._evaluate(weights, state, batch, by_example)
+            loss, y_pred, updates = found
             assigned[:] = [variable for variable, _ in updates]
             values = [value for _, value in updates]
-            return loss * ops.cast(self.scale, loss.dtype), (loss, y_pred, values)
+            others = (loss, y_pred, values, losses)
+            return loss * ops.cast(self.scale, loss.dtype), others
 
         others, found, raw = backend.value_and_grad(
             scaled, weights, [*self.weights, *self.state], held
         )
-        loss, y_pred, values = others
+        loss, y_pred, values, losses = others
         gradients = [
             ops.zeros_like(w) if g is None else g / ops.cast(self.scale, g.dtype)
             for g, w in zip(found, weights, strict=True)
@@ -129,6 +155,7 @@ class Objective:
             self._spoil(self.mask(gradients)),
             [g is not None for g in found],
             raw,
+            losses,
         )
 
     def _spoil(self, gradients: list[Tensor]) -> list[Tensor]:

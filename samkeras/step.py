@@ -10,7 +10,7 @@ from keras import ops
 
 from samkeras.backend import backend
 from samkeras.hyperparameter import Hyperparameter
-from samkeras.methods.method import Context, Method, Role
+from samkeras.methods.method import Context, Method, Point, Role
 from samkeras.objective import Batch, Objective, Pairs, Pass
 from samkeras.optimizers import find_momentum
 from samkeras.scope import MethodScope
@@ -80,37 +80,8 @@ class Step:
         Raises:
             ValueError: the method assigned a variable, or made no pass.
         """
-        passes: list[Pass] = []
-        at_weights: list[Tensor] = []
-
-        def make_pass(epsilon: list[Tensor] | None) -> list[Tensor]:
-            point, held = self.weights, []
-            if epsilon is not None:
-                point = add(self.weights, epsilon)
-                if passes and passes[0].raw is not None and backend.count_parts() == 1:
-                    held = [*zip(self.objective.weights, point, strict=True), *state]
-            found = self.objective.differentiate(point, state, batch, held)
-            if is_part or backend.count_parts() > 1:
-                _check_read(found.raw)
-            passes.append(found)
-            return backend.sum_over_copies(found.gradients, share)
-
-        def differentiate(
-            epsilon: list[Tensor] | None, is_due: Tensor | None
-        ) -> list[Tensor]:
-            if epsilon is not None:
-                self._check_shapes("epsilon", epsilon)
-            if is_due is None:
-                gradient = make_pass(epsilon)
-            else:
-                gradient = backend.take_branch(
-                    is_due, lambda: make_pass(epsilon), at_weights, is_part
-                )
-            if epsilon is None:
-                at_weights[:] = gradient
-            return gradient
-
-        context = self._context(differentiate)
+        passes = _Passes(self, state, batch, share, is_part)
+        context = self._context(passes.make, passes.find_losses)
         if self.method is None:
             result = context.gradient
         else:
@@ -121,16 +92,22 @@ class Step:
             )
             with MethodScope([], message):
                 result = self.method.gradients(context)
-        if not passes:
+        if not passes.made:
             name = type(self.method).__name__
             raise ValueError(f"{name}.gradients must make a pass over the batch")
-        self._check_shapes("result", result)
-        first = passes[0]
+        self.check_shapes("result", result)
+        first = passes.made[0]
+        gradient = passes.here.gradient if passes.here else []
         return Gradients(
-            first.loss, first.y_pred, first.updates, at_weights, result, first.reached
+            first.loss, first.y_pred, first.updates, gradient, result, first.reached
         )
 
-    def _check_shapes(self, what: str, tensors: Any) -> None:
+    def check_shapes(self, what: str, tensors: Any) -> None:
+        """Checks what a method gives.
+
+        Raises:
+            ValueError: it has not one tensor per weight, of its shape.
+        """
         expected = [tuple(weight.shape) for weight in self.weights]
         found: list[Any] = [*tensors] if isinstance(tensors, list | tuple) else []
         fit = len(found) == len(expected) and all(map(_fits, found, expected))
@@ -166,27 +143,117 @@ class Step:
     def _look_back(self, gradients: Gradients, what: str) -> Context:
         """What a method sees when all passes are done."""
 
-        def look_up(
-            epsilon: list[Tensor] | None, is_due: Tensor | None
-        ) -> list[Tensor]:
+        def look_up(epsilon: list[Tensor] | None, *_: Any) -> Point:
             if epsilon is None and gradients.gradient:
-                return gradients.gradient
+                return Point(gradients.gradient)
             raise ValueError(
                 f"{type(self.method).__name__}.{what} must make no pass: it has the "
                 "gradient at the weights where gradients asked for it, and its result"
             )
 
-        return self._context(look_up)
+        return self._context(look_up, look_up)
 
-    def _context(self, differentiate: Any) -> Context:
+    def _context(self, make_pass: Any, find_losses: Any) -> Context:
         return Context(
             self.weights,
             self.roles,
             self.number,
             self.objective.mask,
-            differentiate,
+            make_pass,
+            find_losses,
             lambda: find_momentum(self.optimizer, self.objective.weights),
         )
+
+
+class _Passes:
+    """The passes of a step.
+
+    Args:
+        step: of which.
+        state, batch, share, is_part: see `Step.take`.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        state: Pairs,
+        batch: Batch,
+        share: Tensor | None,
+        is_part: bool,
+    ):
+        self.made: list[Pass] = []
+        self.here: Point | None = None
+        self._step, self._state, self._batch = step, state, batch
+        self._share, self._is_part = share, is_part
+        self._uses_losses = step.method is not None and step.method.uses_losses
+
+    def make(
+        self,
+        epsilon: list[Tensor] | None,
+        is_due: Tensor | None,
+        examples: Tensor | None,
+    ) -> Point:
+        """What a pass at w, or at w + epsilon, gives; see `Context`."""
+        if epsilon is None:
+            found = self._differentiate(None, None)
+            losses = self.made[-1].losses
+            self.here = self._point_of(found)._replace(losses=losses)
+            return self.here
+        self._step.check_shapes("epsilon", epsilon)
+        if is_due is None or self.here is None:
+            return self._point_of(self._differentiate(epsilon, examples))
+        found = backend.take_branch(
+            is_due,
+            lambda: self._differentiate(epsilon, examples),
+            [*self.here.gradient, *([self.here.loss] if self._uses_losses else [])],
+            self._is_part,
+        )
+        return self._point_of(found)
+
+    def find_losses(self, epsilon: list[Tensor], is_due: Tensor | None) -> Tensor:
+        """The examples' losses at w + epsilon; see `Context`."""
+        self._step.check_shapes("epsilon", epsilon)
+        if self.here is None or self.here.losses is None:
+            name = type(self._step.method).__name__
+            raise ValueError(
+                f"{name} must say uses_losses, and ask for the gradient at the weights "
+                "before losses elsewhere"
+            )
+        _check_read(self.made[0].raw)
+        point = add(self._step.weights, epsilon)
+
+        def look() -> list[Tensor]:
+            return [self._step.objective.losses_at(point, self._state, self._batch)]
+
+        if is_due is None:
+            return look()[0]
+        otherwise = [self.here.losses]
+        return backend.take_branch(is_due, look, otherwise, self._is_part)[0]
+
+    def _differentiate(
+        self, epsilon: list[Tensor] | None, examples: Tensor | None
+    ) -> list[Tensor]:
+        """A gradient, and the loss where it is used."""
+        step, point, held = self._step, self._step.weights, []
+        if epsilon is not None:
+            point = add(point, epsilon)
+            is_raw = bool(self.made) and self.made[0].raw is not None
+            if is_raw and backend.count_parts() == 1:
+                held = [*zip(step.objective.weights, point, strict=True), *self._state]
+        batch = self._batch if examples is None else _choose(self._batch, examples)
+        by_example = self._uses_losses and epsilon is None
+        found = step.objective.differentiate(
+            point, self._state, batch, held, by_example
+        )
+        if self._is_part or backend.count_parts() > 1:
+            _check_read(found.raw)
+        self.made.append(found)
+        losses = [found.loss] if self._uses_losses else []
+        return backend.sum_over_copies([*found.gradients, *losses], self._share)
+
+    def _point_of(self, found: list[Tensor]) -> Point:
+        count = len(self._step.weights)
+        return Point(found[:count], *found[count:])
 
 
 def finish(
@@ -235,9 +302,27 @@ def _fits(tensor: Any, shape: tuple[int, ...]) -> bool:
 def _check_read(raw: keras.Variable | None) -> None:
     if raw is not None and raw.trainable:
         raise ValueError(
-            "m_sharpness, and several devices, need weights that are read through "
-            f"keras. Received: {raw.path}, which is read past it, as by a TFSMLayer"
+            "m_sharpness, several devices and losses of examples need weights that are "
+            f"read through keras. Received: {raw.path}, which is read past it, as by a "
+            "TFSMLayer"
         )
+
+
+def _choose(batch: Batch, examples: Tensor) -> Batch:
+    """Some examples of a batch.
+
+    Raises:
+        ValueError: it has a sparse array.
+    """
+    if backend.is_sparse(batch):
+        raise ValueError(
+            "examples cannot be chosen from sparse arrays; make them dense"
+        )
+
+    def take(array: Any) -> Tensor | None:
+        return None if array is None else backend.take_rows(array, examples)
+
+    return keras.tree.map_structure(take, batch)
 
 
 def add_l2(

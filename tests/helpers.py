@@ -19,6 +19,7 @@ from samkeras.experiment.runs.loop import Loop
 from samkeras.experiment.runs.member import Member
 from samkeras.experiment.runs.turns import Pace
 from samkeras.methods import Context, Role
+from samkeras.methods.method import Point
 
 FEATURES, HIDDEN, CLASSES = 5, 8, 3
 PAUSE, END_EPOCH = Loop._pause, Member.end_epoch
@@ -71,7 +72,8 @@ def find_epsilon(
         roles=[Role("kernel")] * len(gradient),
         step=keras.ops.convert_to_tensor(step, "int32"),
         mask=mask,
-        differentiate=lambda e, _: gradient if e is None else gradients_at(e),
+        make_pass=lambda e, *_: Point(gradient if e is None else gradients_at(e)),
+        find_losses=lambda e, _: None,
         find_momentum=lambda: gradient,
     )
     return method.epsilon(context)

@@ -32,11 +32,15 @@ CASES = {
         "m_sharpness": 4,
     },
     "decoupled": {"method": samkeras.WSAM},
+    "points": {"method": samkeras.FrobeniusSAM},
+    "chosen_groups": {"method": samkeras.ESAM, "m_sharpness": 4},
     "momentum": {"method": samkeras.MomentumSAM},
     # On TensorFlow a group is on one device, and SGD alone has a path of its own.
     **(
         {
             "uneven_groups": {"m_sharpness": 5},
+            # Replicas of TensorFlow choose each from its own examples.
+            "chosen": {"method": samkeras.ESAM},
             "graphs": {"loss": PresentBinaryCrossentropy()},
         }
         if keras.backend.backend() == "jax"

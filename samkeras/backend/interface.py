@@ -77,8 +77,8 @@ class Interface(Protocol):
         Args:
             function: reads `weights`, its argument.
             weights: where to differentiate.
-            variables: the variables that `weights` stand for come first, the model's
-                others after them.
+            variables: the variables that `weights` stand for, if they do, come first,
+                the model's others after them.
             held: pairs of a variable and a value that it really holds meanwhile, for
                 what reads variables past keras.
 

@@ -38,8 +38,8 @@ def value_and_grad(
     read = {id(v) for v in tape.watched_variables()}
     raw = [v for v in variables if id(v.value) in read]
     sources = [
-        [w, v.value] if id(v.value) in read else [w]
-        for w, v in zip(weights, variables, strict=False)
+        [w, v.value] if v is not None and id(v.value) in read else [w]
+        for w, v in itertools.zip_longest(weights, variables[: len(weights)])
     ]
     gradients = [_add_up(parts) for parts in tape.gradient(scalar, sources)]
     for gradient, weight in zip(gradients, weights, strict=True):

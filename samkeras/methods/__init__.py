@@ -3,17 +3,20 @@
 from samkeras.methods.adaptive import ASAM
 from samkeras.methods.aesam import AESAM
 from samkeras.methods.combinations import GNP, GSAM, WSAM, StableSAM
+from samkeras.methods.efficient import ESAM
 from samkeras.methods.friendly import FSAM, VaSSO
 from samkeras.methods.lengths import LightSAM, MongeSAM, UnifiedSAM
 from samkeras.methods.looksam import LookSAM
-from samkeras.methods.method import Context, Method, Perturbation, Role
+from samkeras.methods.method import Context, Method, Perturbation, Point, Role
 from samkeras.methods.momentum import MomentumSAM
 from samkeras.methods.sam import SAM, RandomPerturbation, UnnormalizedSAM
 from samkeras.methods.sparse import SSAM
+from samkeras.methods.universal import DetSAM, FrobeniusSAM, TraceSAM
 
 __all__ = [
     "AESAM",
     "ASAM",
+    "ESAM",
     "FSAM",
     "GNP",
     "GSAM",
@@ -21,15 +24,19 @@ __all__ = [
     "SSAM",
     "WSAM",
     "Context",
+    "DetSAM",
+    "FrobeniusSAM",
     "LightSAM",
     "LookSAM",
     "Method",
     "MomentumSAM",
     "MongeSAM",
     "Perturbation",
+    "Point",
     "RandomPerturbation",
     "Role",
     "StableSAM",
+    "TraceSAM",
     "UnifiedSAM",
     "UnnormalizedSAM",
     "VaSSO",

@@ -40,6 +40,22 @@ class Role(NamedTuple):
     is_offset: bool = False
 
 
+class Point(NamedTuple):
+    """What a pass gives.
+
+    Attributes:
+        gradient: of the training loss, one tensor per weight.
+        loss: scalar. Where the method says `uses_losses`, else None.
+        losses: what each example adds to the loss, times their number, float[example]:
+            its own loss times its weight, where the training loss is a mean of them.
+            Where the method says so, and at w alone.
+    """
+
+    gradient: list[Tensor]
+    loss: Tensor = None
+    losses: Tensor = None
+
+
 class Context:
     """What a method sees of a step.
 
@@ -57,21 +73,28 @@ class Context:
         roles: Sequence[Role],
         step: Tensor,
         mask: Callable[[list[Tensor]], list[Tensor]],
-        differentiate: Callable[[list[Tensor] | None, Tensor | None], list[Tensor]],
+        make_pass: Callable[[list[Tensor] | None, Tensor | None, Tensor | None], Point],
+        find_losses: Callable[[list[Tensor], Tensor | None], Tensor],
         find_momentum: Callable[[], list[Tensor]],
     ):
         self.weights, self.roles, self.step, self.mask = weights, roles, step, mask
-        self._differentiate, self._find_momentum = differentiate, find_momentum
-        self._gradient: list[Tensor] | None = None
+        self._make_pass, self._find_losses = make_pass, find_losses
+        self._find_momentum = find_momentum
+        self._here: Point | None = None
         self._is_due: Tensor | None = None
+
+    @property
+    def here(self) -> Point:
+        """What the pass at w gives. The first use makes it."""
+        # No cached_property, whose lock would keep TensorFlow's replicas from meeting.
+        if self._here is None:
+            self._here = self._make_pass(None, None, None)
+        return self._here
 
     @property
     def gradient(self) -> list[Tensor]:
         """The gradient of the training loss at w. The first use makes the pass."""
-        # No cached_property, whose lock would keep TensorFlow's replicas from meeting.
-        if self._gradient is None:
-            self._gradient = self._differentiate(None, None)
-        return self._gradient
+        return self.here.gradient
 
     @property
     def momentum(self) -> list[Tensor]:
@@ -82,9 +105,14 @@ class Context:
         """
         return self._find_momentum()
 
-    def gradients_at(self, epsilon: list[Tensor]) -> list[Tensor]:
-        """The gradient at w + epsilon, on the same batch with the same random draws;
-        each call makes a pass.
+    def at(self, epsilon: list[Tensor], examples: Tensor | None = None) -> Point:
+        """What a pass at w + epsilon gives, on the same batch with the same random
+        draws.
+
+        Args:
+            epsilon: one tensor per weight.
+            examples: int[example], the places of those of the batch that it is of,
+                which then draw random numbers of their own. None (default): all.
 
         The first pass of a step, whether here or at w, gives the loss, the predictions
         and the new state of layers. None may be in a branch of `keras.ops.cond`, see
@@ -93,18 +121,27 @@ class Context:
         Raises:
             ValueError: epsilon has not one tensor per weight, of its shape.
         """
-        return self._differentiate(epsilon, self._is_due)
+        return self._make_pass(epsilon, self._is_due, examples)
+
+    def gradients_at(self, epsilon: list[Tensor]) -> list[Tensor]:
+        """The gradient at w + epsilon; each call makes a pass, see `at`."""
+        return self.at(epsilon).gradient
+
+    def losses_at(self, epsilon: list[Tensor]) -> Tensor:
+        """The examples' losses at w + epsilon, see `Point`, which cost a third of a
+        pass: nothing is differentiated, and BatchNorm's statistics stay."""
+        return self._find_losses(epsilon, self._is_due)
 
     def when(self, is_due: Tensor) -> "Context":
         """The same step, whose passes at w + epsilon are skipped where they are not due
-        and then give the gradient at w: a branch of the compiled program.
+        and then give what there is at w: branches of the compiled program.
 
         Args:
             is_due: bool scalar, the same on all devices.
         """
         context = copy.copy(self)
         # Found before the branch: what a step logs is of its first pass.
-        context._gradient, context._is_due = self.gradient, is_due
+        context._here, context._is_due = self.here, is_due
         return context
 
     def restricted(self, chosen: Sequence[bool]) -> "Context":
@@ -121,18 +158,19 @@ class Context:
                 for tensor, is_chosen in zip(self.mask(tensors), chosen, strict=True)
             ]
 
-        def differentiate(
-            epsilon: list[Tensor] | None, is_due: Tensor | None
-        ) -> list[Tensor]:
-            at_weights = epsilon is None
-            return mask(self.gradient if at_weights else self.gradients_at(epsilon))
+        def make_pass(
+            epsilon: list[Tensor] | None, _: Tensor | None, examples: Tensor | None
+        ) -> Point:
+            found = self.here if epsilon is None else self.at(epsilon, examples)
+            return found._replace(gradient=mask(found.gradient))
 
         return Context(
             self.weights,
             self.roles,
             self.step,
             mask,
-            differentiate,
+            make_pass,
+            lambda epsilon, _: self.losses_at(epsilon),
             self._find_momentum,
         )
 
@@ -141,7 +179,7 @@ class Method:
     """How a training step's gradient is found; the base class of all methods.
 
     A subclass defines `gradients`, and `build` and `update` if it has state. The names
-    `state`, `state_of_weights`, `variables` and `passes` are taken.
+    `state`, `state_of_weights`, `variables`, `passes` and `uses_losses` are taken.
 
         class Lookback(samkeras.Method):
             \"\"\"Adds what the gradient was at the step before.\"\"\"
@@ -167,6 +205,8 @@ class Method:
 
     passes: float = 2.0
     """forward-backward passes of a step, on average: what a step costs"""
+    uses_losses: bool = False
+    """whether it needs the losses beside the gradients"""
     _state: tuple[tuple[keras.Variable, keras.Variable | None], ...] = ()
     _is_building: bool = False
     _built_for: list[int] | None = None
@@ -468,10 +508,14 @@ class Perturbation(Method):
         return perturbed
 
     def gradients(self, context: Context) -> list[Tensor]:
-        is_due = self.is_due(context)
-        if is_due is not None:
-            context = context.when(is_due)
+        context = self.skip(context)
         return self.combine(context, context.gradients_at(self.perturb(context)))
+
+    def skip(self, context: Context) -> Context:
+        """The step, whose passes at w + epsilon are skipped where it is not
+        perturbed."""
+        is_due = self.is_due(context)
+        return context if is_due is None else context.when(is_due)
 
     def get_config(self) -> dict[str, Any]:
         config = {"rho": keras.saving.serialize_keras_object(self.rho)}

@@ -9,6 +9,7 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import is_integer
+from samkeras.methods.draws import Draws
 from samkeras.methods.method import (
     NORM_EPSILON,
     Context,
@@ -144,24 +145,11 @@ class RandomPerturbation(Perturbation):
         **options: Unpack[PerturbationOptions],
     ):
         super().__init__(rho, **options)
-        if not is_integer(seed) or not 0 <= seed < 2**32:
-            raise ValueError(
-                f"seed must be an integer >= 0 and < 2**32. Received: seed={seed!r}"
-            )
-        self.seed = int(seed)
-        self._generator = keras.random.SeedGenerator(self.seed)
+        self._draws = Draws(seed)
+        self.seed = self._draws.seed
 
     def epsilon(self, context: Context) -> list[Tensor]:
-        gradient = context.gradient
-        # The generator counts its draws in the second word, so a stride of the number
-        # of tensors keeps every (step, tensor) apart.
-        seed = ops.convert_to_tensor(self.seed, "uint32")
-        state = ops.stack([seed, ops.cast(context.step * len(gradient), "uint32")])
-        with keras.StatelessScope(state_mapping=[(self._generator.state, state)]):
-            normals = [
-                keras.random.normal(ops.shape(g), dtype=g.dtype, seed=self._generator)
-                for g in gradient
-            ]
+        normals = self._draws.like(context.gradient, context.step, keras.random.normal)
         return self.in_scope(context, resize, context.mask(normals))
 
     def get_config(self) -> dict[str, Any]:

@@ -138,6 +138,7 @@ class BaseTrainer(keras.Model):
             self._assigns_weights,
             ops.convert_to_tensor(factor, "float32"),
             isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer),
+            self._find_losses,
         )
 
     def _forward(self, batch: Batch) -> tuple[Any, Tensor]:
@@ -149,6 +150,48 @@ class BaseTrainer(keras.Model):
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
         )
         return y_pred, loss
+
+    def _find_losses(self, batch: Batch, y_pred: Any) -> Tensor:
+        """What each example adds to the loss, times their number: its own loss, where
+        the loss is their mean. float32[example].
+
+        Raises:
+            ValueError: the loss takes no weights of examples.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        first = next(array for array in keras.tree.flatten(x) if array is not None)
+        count = ops.shape(first)[0]
+
+        def weigh(shares: list[Tensor]) -> tuple[Tensor, Any]:
+            (share,) = shares  # of each example, in a loss that is linear in them
+
+            def like(rank: int) -> Tensor:
+                return ops.reshape(share, (-1, *[1] * (rank - 1)))
+
+            def apply(weight: Any) -> Tensor | None:
+                if weight is None:
+                    return None
+                return ops.cast(weight, share.dtype) * like(len(weight.shape))
+
+            def make(output: Any) -> Tensor:
+                # Losses have no last axis of predictions.
+                return like(max(len(output.shape) - 1, 1))
+
+            if sample_weight is None:
+                weights = keras.tree.map_structure(make, y_pred)
+            else:
+                weights = keras.tree.map_structure(apply, sample_weight)
+            loss = self._compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=weights, training=True
+            )
+            return loss, ()
+
+        ones = ops.ones((count,), "float32")
+        _, (losses,), _ = backend.value_and_grad(weigh, [ones], [], [])
+        if losses is None:
+            raise ValueError("to choose examples, the loss must take sample weights")
+        # Keras divides a part's loss by their number.
+        return losses * ops.cast(count * backend.count_parts(), "float32")
 
     def _take_step(self, batch: Batch) -> dict[str, Tensor]:
         """Takes a step, on this copy's part of a batch where there are several, and

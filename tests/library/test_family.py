@@ -142,6 +142,16 @@ CASES = {
         lambda: samkeras.SSAM(RHO, sparsity=0.0, mask_every=1),
         [(2.67, 0.44), (2.361253723, 0.153927418), (2.076746138, 0.041892757)],
     ),
+    "esam_of_all": Case(
+        lambda: samkeras.ESAM(RHO, beta=1.0, gamma=1.0),
+        [(2.67, 0.44), (2.361253723, 0.153927418), (2.076746138, 0.041892757)],
+    ),
+    # Of the two rows' losses, a^2 and 4 b^2, the second one rises more, then the first.
+    "esam": Case(
+        lambda: samkeras.ESAM(RHO, beta=1.0),
+        [(3.0, -0.12), (2.301255937, -0.12), (1.743111566, -0.12)],
+        passes=1 + 1 / 3 + 1 / 2,
+    ),
     "gsam": Case(
         lambda: samkeras.GSAM(RHO),
         [
@@ -247,6 +257,17 @@ LIMITS = {
     "unified": (lambda: samkeras.UnifiedSAM(0.1, lam=1.0), lambda: samkeras.SAM(0.1)),
     "every_1": (lambda: samkeras.SAM(0.1, every=1), lambda: samkeras.SAM(0.1)),
     "never": (lambda: samkeras.SAM(0.1, start=99), lambda: None),
+    "ssam": (lambda: samkeras.SSAM(0.1, 0.0, mask_every=1), lambda: samkeras.SAM(0.1)),
+    "esam": (
+        lambda: samkeras.ESAM(0.1, beta=1.0, gamma=1.0),
+        lambda: samkeras.SAM(0.1),
+    ),
+    "trace": (
+        lambda: samkeras.TraceSAM(0.1, seed=3),
+        lambda: samkeras.RandomPerturbation(0.1, seed=3),
+    ),
+    "det_0": (lambda: samkeras.DetSAM(0.1, lam=0.0), lambda: None),
+    "frobenius_0": (lambda: samkeras.FrobeniusSAM(0.1, lam=0.0), lambda: None),
     "gsam": (lambda: samkeras.GSAM(0.1, alpha=0.0), lambda: samkeras.SAM(0.1)),
     "gnp": (lambda: samkeras.GNP(0.1, alpha=1.0), lambda: samkeras.SAM(0.1)),
     "gnp_0": (lambda: samkeras.GNP(0.1, alpha=0.0), lambda: None),
@@ -515,5 +536,6 @@ def test_a_skipped_pass_is_a_branch_of_the_program(method, products):
 
 def test_every_method_is_in_the_battery():
     tested = {type(case.build()).__name__ for case in CASES.values()}
-    # Which is no function of the gradient.
-    assert {*CLASSES.values()} - {"RandomPerturbation"} <= tested
+    # Which are no functions of the gradient.
+    random = {"RandomPerturbation", "TraceSAM", "DetSAM", "FrobeniusSAM"}
+    assert {*CLASSES.values()} - random <= tested

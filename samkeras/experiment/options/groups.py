@@ -166,8 +166,16 @@ class Method(Options):
     norms"""
     theta: PositiveShare = 0.9
     """with method vasso: weight of the newest gradient in their running mean"""
-    lam: ClosedUnitInterval = 0.5
-    """with method unified: how far it is normalized, from unnormalized 0 to sam 1"""
+    lam: NonNegativeFloat = 0.5
+    """with method unified: how far it is normalized, from unnormalized 0 to sam 1; with
+    trace, det (1 unless it is given) or frobenius (0.005): weight of the sharpness"""
+    sam_samples: SmallInt = 1
+    """with method trace, det or frobenius (2 unless it is given): random points, each
+    costs a gradient"""
+    esam_beta: PositiveShare = 0.6
+    """with method esam: fraction of the weights that are perturbed"""
+    esam_gamma: PositiveShare = 0.5
+    """with method esam: fraction of the examples whose gradient is taken"""
     mask_sparsity: Fraction = 0.5
     """with method ssam: fraction of the weights that are not perturbed"""
     mask_every: PositiveInt = 100
@@ -207,6 +215,15 @@ class Method(Options):
 
     def check(self) -> None:
         super().check()
+        if self.sam and self.method == "unified" and self.lam > 1:
+            raise InputError(
+                f"--lam must be at most 1 with --method unified. Received: {self.lam:g}"
+            )
+        if self.sam and self.method == "frobenius" and self.sam_samples < 2:
+            raise InputError(
+                "--sam_samples must be at least 2 with --method frobenius. Received: "
+                f"{self.sam_samples}"
+            )
         if self.sam and self.method == "asam" and self.p not in (2, "inf"):
             raise InputError(
                 f"--p must be 2 or inf with --method asam. Received: {self.p:g}"

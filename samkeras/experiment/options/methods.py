@@ -13,6 +13,10 @@ CLASSES = {
     "monge": "MongeSAM",
     "light": "LightSAM",
     "ssam": "SSAM",
+    "esam": "ESAM",
+    "trace": "TraceSAM",
+    "det": "DetSAM",
+    "frobenius": "FrobeniusSAM",
     "gsam": "GSAM",
     "gnp": "GNP",
     "wsam": "WSAM",
@@ -34,7 +38,10 @@ CLASS_OPTIONS = {
     "sigma": ("fsam",),
     "ema_decay": ("fsam", "aesam"),
     "theta": ("vasso",),
-    "lam": ("unified",),
+    "lam": ("unified", "trace", "det", "frobenius"),
+    "sam_samples": ("trace", "det", "frobenius"),
+    "esam_beta": ("esam",),
+    "esam_gamma": ("esam",),
     "mask_sparsity": ("ssam",),
     "mask_every": ("ssam",),
     "sam_alpha": ("gsam", "gnp", "looksam"),
@@ -49,7 +56,10 @@ CLASS_OPTIONS = {
 ARGUMENTS = {
     "ascent_steps": "steps",
     "mask_sparsity": "sparsity",
+    "esam_beta": "beta",
+    "esam_gamma": "gamma",
     "sam_alpha": "alpha",
+    "sam_samples": "samples",
     "sam_every": "every",
     "sam_start": "start",
 }
@@ -63,6 +73,9 @@ CHOICES = ("method", "only", "scope", "decoupled", "sam_every", "sam_start")
 # What takes the place of a workload's defaults, which are for SAM itself.
 DEFAULTS = {
     "asam": {"rho": 0.5},
+    "trace": {"rho": 0.01, "lam": 1.0},
+    "det": {"rho": 1.0, "lam": 1.0},
+    "frobenius": {"rho": 0.005, "lam": 0.005, "sam_samples": 2},
     "gnp": {"rho": 0.1, "sam_alpha": 0.8},
     "looksam": {"rho": 0.1, "sam_alpha": 0.7, "sam_every": 5},
     "msam": {"rho": 3.0},

@@ -19,7 +19,7 @@ from samkeras.workload import Mode
 RULE_FIELDS = tuple(name for name in OPTIONS if name not in CHOICES)
 COMPARED_FIELDS = ("sam", *RULE_FIELDS, "seed")
 # The smallest value of those that have another than 0; none is larger than inf.
-LEAST = {"ascent_steps": 1, "m_sharpness": 1, "mask_every": 1}
+LEAST = {"ascent_steps": 1, "m_sharpness": 1, "mask_every": 1, "sam_samples": 1}
 # The fields that make a model larger.
 SIZE_FIELDS = ("width_mult", "depth")
 BOOTSTRAP_DRAWS = 2000

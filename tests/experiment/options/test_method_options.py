@@ -25,7 +25,8 @@ from tests.helpers import find_mark, make_config, parse_runs
 
 # Arguments that are no options: the paper's control has one seed for all runs.
 # AE-SAM's threshold falls over a run's steps.
-NO_OPTIONS = {"random": {"seed"}, "fsam": {"order"}, "aesam": {"threshold"}}
+NO_OPTIONS = {"fsam": {"order"}, "aesam": {"threshold"}, "random": {"seed"}}
+NO_OPTIONS |= {name: {"seed"} for name in ("esam", "trace", "det", "frobenius")}
 
 
 def parse_one(*arguments: str):
@@ -61,7 +62,8 @@ def test_a_method_is_built_of_its_options(method):
     values = {"rho": 0.25, "p": "inf", "ascent_steps": 3}
     values.update(eta=0.125, sigma=0.5, ema_decay=0.75)
     values.update(only="bias", scope="layer", theta=0.25, lam=0.75)
-    values.update(mask_sparsity=0.75, mask_every=7)
+    values.update(mask_sparsity=0.75, mask_every=7, sam_samples=5)
+    values.update(esam_beta=0.125, esam_gamma=0.75)
     values.update(sam_alpha=0.375, gamma=0.625, decoupled=False)
     values.update(sam_every=4, sam_start=0.5)
     config = make_config("mnist_mlp", sam=True, method=method, **values)
@@ -84,11 +86,12 @@ def test_work_is_counted_in_the_methods_passes(method, ascent_steps):
     config = make_config(
         "mnist_mlp", sam=True, method=method, ascent_steps=ascent_steps
     )
-    others = {"looksam": 1.2, "aesam": 1.5, "msam": 1}
+    others = {"looksam": 1.2, "aesam": 1.5, "msam": 1, "esam": 1 + 1 / 3 + 1 / 2}
+    others |= dict.fromkeys(("trace", "det", "frobenius"), 3)
     passes = 1 + ascent_steps if method == "sam" else others.get(method, 2)
     every = 5 if method == "looksam" else 1
-    config = dataclasses.replace(config, sam_every=every)
-    assert Run(config).passes == passes
+    config = dataclasses.replace(config, sam_every=every, sam_samples=2)
+    assert Run(config).passes == pytest.approx(passes)
     assert Run(dataclasses.replace(config, sam=False)).passes == 1
     late = dataclasses.replace(config, sam_start=0.75)
     assert Run(late).passes == pytest.approx(1 + (passes - 1) / 4)
