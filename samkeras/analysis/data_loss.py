@@ -333,7 +333,8 @@ class DataLoss:
             return program(self, self._find_point(), batch, *arguments)
 
         def find_variables() -> list[keras.Variable]:
-            return [*self.model.variables, *Masks(self.weights).variables]
+            state = self.model.non_trainable_variables
+            return [*self.weights, *state, *Masks(self.weights).variables]
 
         return backend.compile_reading(compute, find_variables)
 
@@ -357,7 +358,11 @@ class DataLoss:
 
     @contextlib.contextmanager
     def _measuring(self) -> Generator[None]:
-        with unrounded(self.model), backend.full_precision():
+        with (
+            unrounded(self.model),
+            backend.full_precision(),
+            backend.explain_derivatives(),
+        ):
             yield
 
 

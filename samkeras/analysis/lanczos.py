@@ -73,7 +73,7 @@ class Krylov:
                 f"machine's {memory / 1e9:.1f} GB: take at most {most} products"
             )
         self._multiply, self._scale = multiply, scale
-        self._basis = np.empty((capacity, size), dtype)  # not touched before it is used
+        self._basis = np.zeros((capacity, size), dtype)  # takes memory as it is used
         self._matrix = np.zeros((capacity, capacity))
         self._difference = 0.0
         self.rests: dict[int, np.ndarray] = {}  # R's columns

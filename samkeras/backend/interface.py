@@ -14,9 +14,10 @@ Logs = dict[str, Tensor]
 Item = TypeVar("Item")
 Pairs = Sequence[tuple[keras.Variable, Tensor]]
 
-NO_SECOND_DERIVATIVES = (
-    "the model has no second derivatives on {backend}: build its recurrent layers with "
-    "use_cudnn=False and its attention with flash_attention=False. {reason}"
+NO_DERIVATIVES = (
+    "the model has no second derivatives, or none forward, on {backend}: build its "
+    "recurrent layers with use_cudnn=False and its attention with "
+    "flash_attention=False. {reason}"
 )
 
 
@@ -95,11 +96,7 @@ class Interface(Protocol):
         weights: list[Tensor],
         vectors: list[Tensor],
     ) -> list[Tensor]:
-        """The Hessian of function(weights) -> scalar, times a vector.
-
-        Raises:
-            ValueError: the function has no second derivatives.
-        """
+        """The Hessian of function(weights) -> scalar, times a vector."""
         ...
 
     def push_forward(
@@ -109,6 +106,11 @@ class Interface(Protocol):
         vectors: list[Tensor],
     ) -> Tensor:
         """The Jacobian of function(weights) -> tensor, times a vector."""
+        ...
+
+    def explain_derivatives(self) -> AbstractContextManager[None]:
+        """Has a compiled function say in one line, as a ValueError, where these two do
+        not exist."""
         ...
 
     def map_each(self, function: Callable[[Tree], Tree], many: Tree) -> Tree:

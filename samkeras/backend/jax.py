@@ -24,7 +24,7 @@ from keras.optimizers.schedules import LearningRateSchedule as Rate
 
 from samkeras.backend.insides import float64_kept
 from samkeras.backend.interface import (
-    NO_SECOND_DERIVATIVES,
+    NO_DERIVATIVES,
     Item,
     Logs,
     Pairs,
@@ -61,15 +61,7 @@ def hessian_product(
     vectors: list[Tensor],
 ) -> list[Tensor]:
     # Forward over reverse: a third of the memory of two passes back.
-    try:
-        return push_forward(jax.grad(function), weights, vectors)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        if not re.search("differentiat|JVP", str(error), re.IGNORECASE):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            NO_SECOND_DERIVATIVES.format(backend="JAX", reason=reason)
-        ) from error
+    return push_forward(jax.grad(function), weights, vectors)
 
 
 def push_forward(
@@ -78,6 +70,17 @@ def push_forward(
     vectors: list[Tensor],
 ) -> Tensor:
     return jax.jvp(function, (weights,), (vectors,))[1]
+
+
+@contextlib.contextmanager
+def explain_derivatives() -> Generator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if not re.search("differentiat|jvp", str(error), re.IGNORECASE):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(NO_DERIVATIVES.format(backend="JAX", reason=reason)) from error
 
 
 def map_each(function: Callable[[Tree], Tree], many: Tree) -> Tree:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from samkeras.backend.interface import (
-    NO_SECOND_DERIVATIVES,
+    NO_DERIVATIVES,
     Item,
     Logs,
     Pairs,
@@ -60,15 +60,7 @@ def hessian_product(
             inner.watch(weights)
             scalar = function(weights)
         found = _fill(inner.gradient(scalar, weights), weights)
-    try:
-        products = outer.gradient(found, weights, output_gradients=vectors)
-    except LookupError as error:
-        if "gradient" not in str(error).lower():
-            raise
-        raise ValueError(
-            NO_SECOND_DERIVATIVES.format(backend="TensorFlow", reason=error)
-        ) from error
-    return _fill(products, weights)
+    return _fill(outer.gradient(found, weights, output_gradients=vectors), weights)
 
 
 def push_forward(
@@ -85,8 +77,20 @@ def push_forward(
         outer.watch(cotangent)
         pulled = inner.gradient(outputs, weights, output_gradients=cotangent)
         pulled = _fill(pulled, weights)
-    pushed = outer.gradient(pulled, cotangent, output_gradients=vectors)
-    return _fill([pushed], [outputs])[0]
+    pushed = outer.gradient(pulled, [cotangent], output_gradients=vectors)
+    return _fill(pushed, [outputs])[0]
+
+
+@contextlib.contextmanager
+def explain_derivatives() -> Generator[None]:
+    try:
+        yield
+    except LookupError as error:
+        if "gradient" not in str(error).lower():
+            raise
+        raise ValueError(
+            NO_DERIVATIVES.format(backend="TensorFlow", reason=error)
+        ) from error
 
 
 def map_each(function: Callable[[Tree], Tree], many: Tree) -> Tree:

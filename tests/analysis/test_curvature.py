@@ -253,6 +253,22 @@ def test_all_is_compiled_once_and_follows_the_weights():
     np.testing.assert_allclose(second.values, 16 * first.values, rtol=1e-3)
 
 
+def test_training_goes_on_between_measurements():
+    """With a method's state, BatchNorm, and memory that steps reuse."""
+    x, labels = random_examples(32)
+    model = compile_classifier(build_classifier(norm=True), method=samkeras.FSAM(0.1))
+    data, found = analysis.DataLoss(model, (x, labels)), []
+    for _ in range(3):
+        model.train_on_batches([(x, labels)] * 3)
+        found.append(analysis.top_eigenvalues(model, data, 1).values[0])
+        fresh = analysis.top_eigenvalues(model, (x, labels), 1).values[0]
+        np.testing.assert_allclose(found[-1], fresh, rtol=1e-5)
+        model.reset_metrics()
+        expected = model.evaluate(x, labels, verbose=0)
+        np.testing.assert_allclose(data.loss(), expected, rtol=1e-5)
+    assert len(set(found)) == 3
+
+
 def test_a_model_of_mixed_precision_is_measured_in_that_of_its_weights():
     x, labels = random_examples(20)
     models = []
@@ -314,8 +330,11 @@ def test_a_model_without_second_derivatives_is_refused():
     model = keras.Model(inputs, layers.Dense(1)(x))
     model.compile(loss="mse")
     arrays = np.ones((4, 5), "float32"), np.ones((4, 1), "float32")
-    with pytest.raises(ValueError, match=r"no second derivatives .*use_cudnn=False"):
+    with pytest.raises(ValueError, match=r"no second derivatives, .*use_cudnn=False"):
         analysis.top_eigenvalues(model, arrays, 1)
+    start = [np.zeros(weight.shape) for weight in model.trainable_variables]
+    with pytest.raises(ValueError, match=r"or none forward, .*use_cudnn=False"):
+        analysis.linearity(model, arrays, start)
 
 
 def test_a_loss_that_differs_from_call_to_call_is_refused():
