@@ -127,11 +127,16 @@ class SamKeras(Contender):
             samkeras.SGD(LEARNING_RATE, momentum=MOMENTUM),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            method=samkeras.SAM(RHO) if task.sam else None,
+            method=self.build_method(task),
             l2=L2,
             steps_per_execution=task.steps_per_execution,
             jit_compile=self.jit_compile,
         )
+
+    def build_method(self, task: Task):
+        import samkeras
+
+        return samkeras.SAM(RHO) if task.sam else None
 
     def build_model(self, task: Task):
         """The uncompiled model with the initial weights."""

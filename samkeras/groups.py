@@ -52,6 +52,7 @@ def take_in_groups(
         take, state, find_averaged, layers, backend.take_examples(batch, 0, size)
     )
     reached: list[bool] = []
+    may_be_skipped: list[bool] = []
 
     def take_group(
         values: list[Tensor], number: Tensor, share: Any, group: Batch
@@ -65,7 +66,7 @@ def take_in_groups(
         ]
         with _local_statistics(layers):
             found = take(pairs, group)
-        reached[:] = found.reached
+        reached[:], may_be_skipped[:] = found.reached, [found.may_be_skipped]
         new = {id(variable): value for variable, value in [*pairs, *found.updates]}
         new_own = shift_seeds(own, [new[id(v)] for v in own], -number)
         means = (found.loss, new_own, found.gradient, found.result)
@@ -110,7 +111,9 @@ def take_in_groups(
     )
     loss, new_own, gradient, result = means
     updates = [*zip([*own, *others], [*new_own, *values], strict=True)]
-    return Gradients(loss, y_pred, updates, gradient, result, reached)
+    return Gradients(
+        loss, y_pred, updates, gradient, result, reached, any(may_be_skipped)
+    )
 
 
 def shift_seeds(

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from samkeras.tensors import dot, global_norm
+from samkeras.tensors import dot, global_norm, widest
 
 Tensor = Any
 
@@ -44,7 +44,10 @@ class GradientMetrics:
 
 
 def compare_gradients(
-    gradients: list[Tensor], sam_gradients: list[Tensor], is_due: Tensor
+    gradients: list[Tensor],
+    sam_gradients: list[Tensor],
+    is_due: Tensor,
+    is_norm_due: bool = True,
 ) -> dict[str, Tensor]:
     """How the gradients at w + epsilon relate to those at w.
 
@@ -52,12 +55,16 @@ def compare_gradients(
         gradients: gradients at the weights w, one per weight.
         sam_gradients: gradients at w + epsilon.
         is_due: bool scalar, whether to compare them at this step.
+        is_norm_due: whether the first norm is due at every step. False where a step
+            may cost so little that the norm would be a part of it.
 
     Returns:
         scalars of the `widest` type under the names in `GRADIENT_METRICS`: both norms
         and the cosine between the two gradients, the first one's direction rounded to
-        float16. All but the first are NaN where not due.
+        float16. They are NaN where not due.
     """
+    if not is_norm_due:
+        return _compare_if_due(gradients, sam_gradients, is_due)
     grad_norm = global_norm(gradients)
     # The direction of the first is kept through all of the second pass for this alone:
     # float16 takes half the memory, and less than 1e-7 off a cosine of 1.
@@ -78,3 +85,16 @@ def compare_gradients(
     # Both sums read all gradients once more: a tenth of LeNet-300-100's step.
     statistics = (grad_norm, *ops.cond(is_due, compare, skip))
     return dict(zip(GRADIENT_METRICS, statistics, strict=True))
+
+
+def _compare_if_due(
+    gradients: list[Tensor], sam_gradients: list[Tensor], is_due: Tensor
+) -> dict[str, Tensor]:
+    """The same, nothing of which is computed where it is not due."""
+
+    def compare() -> list[Tensor]:
+        return [*compare_gradients(gradients, sam_gradients, is_due).values()]
+
+    unknown = ops.full((), float("nan"), widest([*gradients, *sam_gradients]))
+    values = ops.cond(is_due, compare, lambda: [unknown] * len(GRADIENT_METRICS))
+    return dict(zip(GRADIENT_METRICS, values, strict=True))

@@ -1,7 +1,7 @@
 """One training step, in keras.ops: its passes, its method, weight decay and statistics.
 It applies nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ class Gradients(NamedTuple):
             for none.
         result: what the method made of its gradients.
         reached: which of the weights the loss depends on.
+        may_be_skipped: whether there are passes that some steps skip.
     """
 
     loss: Tensor
@@ -37,6 +38,7 @@ class Gradients(NamedTuple):
     gradient: list[Tensor]
     result: list[Tensor]
     reached: list[bool]
+    may_be_skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Step:
             ValueError: the method assigned a variable, or made no pass.
         """
         passes = _Passes(self, state, batch, share, is_part)
-        context = self._context(passes.make, passes.find_losses)
+        context = self._context(passes.make, passes.find_losses, passes.branch)
         if self.method is None:
             result = context.gradient
         else:
@@ -99,7 +101,13 @@ class Step:
         first = passes.made[0]
         gradient = passes.here.gradient if passes.here else []
         return Gradients(
-            first.loss, first.y_pred, first.updates, gradient, result, first.reached
+            first.loss,
+            first.y_pred,
+            first.updates,
+            gradient,
+            result,
+            first.reached,
+            passes.may_be_skipped,
         )
 
     def check_shapes(self, what: str, tensors: Any) -> None:
@@ -151,9 +159,9 @@ class Step:
                 "gradient at the weights where gradients asked for it, and its result"
             )
 
-        return self._context(look_up, look_up)
+        return self._context(look_up, look_up, ops.cond)
 
-    def _context(self, make_pass: Any, find_losses: Any) -> Context:
+    def _context(self, make_pass: Any, find_losses: Any, branch: Any) -> Context:
         return Context(
             self.weights,
             self.roles,
@@ -162,6 +170,7 @@ class Step:
             make_pass,
             find_losses,
             lambda: find_momentum(self.optimizer, self.objective.weights),
+            branch,
         )
 
 
@@ -183,16 +192,12 @@ class _Passes:
     ):
         self.made: list[Pass] = []
         self.here: Point | None = None
+        self.may_be_skipped = False
         self._step, self._state, self._batch = step, state, batch
         self._share, self._is_part = share, is_part
         self._uses_losses = step.method is not None and step.method.uses_losses
 
-    def make(
-        self,
-        epsilon: list[Tensor] | None,
-        is_due: Tensor | None,
-        examples: Tensor | None,
-    ) -> Point:
+    def make(self, epsilon: list[Tensor] | None, examples: Tensor | None) -> Point:
         """What a pass at w, or at w + epsilon, gives; see `Context`."""
         if epsilon is None:
             found = self._differentiate(None, None)
@@ -200,17 +205,19 @@ class _Passes:
             self.here = self._point_of(found)._replace(losses=losses)
             return self.here
         self._step.check_shapes("epsilon", epsilon)
-        if is_due is None or self.here is None:
-            return self._point_of(self._differentiate(epsilon, examples))
-        found = backend.take_branch(
-            is_due,
-            lambda: self._differentiate(epsilon, examples),
-            [*self.here.gradient, *([self.here.loss] if self._uses_losses else [])],
-            self._is_part,
-        )
-        return self._point_of(found)
+        return self._point_of(self._differentiate(epsilon, examples))
 
-    def find_losses(self, epsilon: list[Tensor], is_due: Tensor | None) -> Tensor:
+    def branch(
+        self,
+        is_due: Tensor,
+        yes: Callable[[], list[Tensor]],
+        no: Callable[[], list[Tensor]],
+    ) -> list[Tensor]:
+        """What one of two functions gives; see `Context.cond`."""
+        self.may_be_skipped = True
+        return backend.take_branch(self._is_part, is_due, yes, no)
+
+    def find_losses(self, epsilon: list[Tensor]) -> Tensor:
         """The examples' losses at w + epsilon; see `Context`."""
         self._step.check_shapes("epsilon", epsilon)
         if self.here is None or self.here.losses is None:
@@ -221,14 +228,7 @@ class _Passes:
             )
         _check_read(self.made[0].raw)
         point = add(self._step.weights, epsilon)
-
-        def look() -> list[Tensor]:
-            return [self._step.objective.losses_at(point, self._state, self._batch)]
-
-        if is_due is None:
-            return look()[0]
-        otherwise = [self.here.losses]
-        return backend.take_branch(is_due, look, otherwise, self._is_part)[0]
+        return self._step.objective.losses_at(point, self._state, self._batch)
 
     def _differentiate(
         self, epsilon: list[Tensor] | None, examples: Tensor | None
@@ -280,7 +280,12 @@ def finish(
     """
     statistics = {}
     if is_due is not None and gradients.gradient:
-        statistics = compare_gradients(gradients.gradient, gradients.result, is_due)
+        statistics = compare_gradients(
+            gradients.gradient,
+            gradients.result,
+            is_due,
+            is_norm_due=not gradients.may_be_skipped,
+        )
     if l2 is not None:
         result = add_l2(result, weights, l2, number)
     return result, statistics

@@ -73,8 +73,9 @@ def find_epsilon(
         step=keras.ops.convert_to_tensor(step, "int32"),
         mask=mask,
         make_pass=lambda e, *_: Point(gradient if e is None else gradients_at(e)),
-        find_losses=lambda e, _: None,
+        find_losses=lambda e: None,
         find_momentum=lambda: gradient,
+        branch=keras.ops.cond,
     )
     return method.epsilon(context)
 

@@ -133,19 +133,20 @@ class Interface(Protocol):
 
     def take_branch(
         self,
-        condition: Tensor,
-        function: Callable[[], list[Tensor]],
-        otherwise: list[Tensor],
         is_part: bool,
+        condition: Tensor,
+        yes: Callable[[], list[Tensor]],
+        no: Callable[[], list[Tensor]],
     ) -> list[Tensor]:
-        """What a function returns, which does nothing where it is not called: a branch
-        of a compiled program.
+        """What one of two functions returns, tensors of the same shapes and types: a
+        branch of a compiled program.
 
         Args:
-            condition: bool scalar, whether to call it.
-            function: of the step's copies, which may sum over them in it.
-            otherwise: what there is if not, of the same shapes and types.
-            is_part: whether copies take it by themselves, in a loop over groups.
+            is_part: whether each of a step's copies takes one by itself, in a loop over
+                groups. Else all take the same, and may sum over the copies in it.
+            condition: bool scalar.
+            yes: what to call where it is true.
+            no: what to call where it is not.
         """
         ...
 

@@ -107,12 +107,12 @@ def compile_reading(
 
 
 def take_branch(
-    condition: Tensor,
-    function: Callable[[], list[Tensor]],
-    otherwise: list[Tensor],
     is_part: bool,
+    condition: Tensor,
+    yes: Callable[[], list[Tensor]],
+    no: Callable[[], list[Tensor]],
 ) -> list[Tensor]:
-    return jax.lax.cond(condition, function, lambda: otherwise)
+    return jax.lax.cond(condition, yes, no)
 
 
 def trace(function: Callable[..., Tree], *arguments: Tree) -> Tree:

@@ -113,24 +113,19 @@ def compile_reading(
 
 
 def take_branch(
-    condition: Tensor,
-    function: Callable[[], list[Tensor]],
-    otherwise: list[Tensor],
     is_part: bool,
+    condition: Tensor,
+    yes: Callable[[], list[Tensor]],
+    no: Callable[[], list[Tensor]],
 ) -> list[Tensor]:
     if is_part or count_parts() == 1:
-        return tf.cond(condition, function, lambda: otherwise)
+        return tf.cond(condition, yes, no)
 
-    def branch(
-        strategy: Any, functions: Any, conditions: Any, otherwise: list[Any]
-    ) -> list[Any]:
+    def branch(strategy: Any, conditions: Any, yes: Any, no: Any) -> list[Any]:
         parts_of = strategy.experimental_local_results
 
-        def call() -> list[Any]:
+        def call(functions: Any) -> list[Any]:
             return [parts_of(t) for t in strategy.run(_call, (functions,))]
-
-        def pass_by() -> list[Any]:
-            return [parts_of(t) for t in otherwise]
 
         def join(parts: Any) -> Any:
             def take(context: Any) -> Tensor:
@@ -139,11 +134,15 @@ def take_branch(
             return strategy.experimental_distribute_values_from_function(take)
 
         # The condition is one of the replicas', who agree.
-        return [*map(join, tf.cond(parts_of(conditions)[0], call, pass_by))]
+        which, *_ = parts_of(conditions)
+        results = tf.cond(
+            which, functools.partial(call, yes), functools.partial(call, no)
+        )
+        return [*map(join, results)]
 
     # Replicas meet in a branch if they enter it together alone.
     context = tf.distribute.get_replica_context()
-    return context.merge_call(branch, (function, condition, otherwise))
+    return context.merge_call(branch, (condition, yes, no))
 
 
 def _call(function: Callable[[], Tree]) -> Tree:

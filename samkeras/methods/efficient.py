@@ -85,8 +85,7 @@ class ESAM(Perturbation):
             for u, e in zip(draws, epsilon, strict=True)
         ]
 
-    def gradients(self, context: Context) -> list[Tensor]:
-        context = self.skip(context)
+    def sharpen(self, context: Context) -> list[Tensor]:
         epsilon = self.perturb(context)
         if self.gamma == 1:
             return context.gradients_at(epsilon)

@@ -8,7 +8,7 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import is_number
-from samkeras.methods.method import NORM_EPSILON, Context, Role
+from samkeras.methods.method import NORM_EPSILON, Context, Role, resize
 from samkeras.methods.sam import SAM, SAMOptions
 from samkeras.tensors import add, dot, global_norm, scale
 
@@ -25,7 +25,7 @@ class LookSAM(SAM):
 
     The steps between make one pass and take
 
-        g + alpha * ||g||_2 / (||g_v||_2 + 1e-12) * g_v
+        g + alpha * ||g||_2 * g_v / (||g_v||_2 + 1e-12)
 
     Norms and products are of all weights as one vector, as in the paper: tensor by
     tensor, as in most code in public, a weight that is a scalar would have no g_v.
@@ -63,15 +63,13 @@ class LookSAM(SAM):
         is_kept = self.every > 1
         self._kept = [self.add_state_like(w, "kept") for w in weights if is_kept]
 
-    def combine(self, context: Context, perturbed: list[Tensor]) -> list[Tensor]:
-        if not self._kept:
-            return perturbed
+    def skip(self, context: Context) -> list[Tensor]:
         gradient = context.gradient
+        if not self._kept:  # before the start
+            return gradient
         kept = [ops.cast(v, g.dtype) for v, g in zip(self._kept, gradient, strict=True)]
         kept = context.mask(kept)
-        factor = self.alpha * global_norm(gradient) / (global_norm(kept) + NORM_EPSILON)
-        factor = ops.where(self.is_due(context), ops.zeros_like(factor), factor)
-        return add(perturbed, scale(kept, factor))
+        return add(gradient, scale(kept, self.alpha * global_norm(gradient)))
 
     def update(self, context: Context, result: list[Tensor]) -> None:
         if not self._kept:
@@ -82,9 +80,11 @@ class LookSAM(SAM):
             length = global_norm(context.gradient) + NORM_EPSILON
             direction = scale(context.gradient, 1 / length)
             along = scale(direction, dot(result, direction))
+            rest = [r - a for r, a in zip(result, along, strict=True)]
+            # At length 1, which the steps between need not find again.
             return [
-                ops.cast(r - a, v.dtype)
-                for r, a, v in zip(result, along, old, strict=True)
+                ops.cast(r, v.dtype)
+                for r, v in zip(resize(1.0, rest), old, strict=True)
             ]
 
         new = ops.cond(self.is_due(context), look, lambda: old)

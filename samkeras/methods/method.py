@@ -1,6 +1,5 @@
 """The contract of sharpness-aware methods."""
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from samkeras.hyperparameter import Hyperparameter, is_integer
 from samkeras.tensors import global_norm, scale, widest
 
 Tensor = Any
+Passes = Callable[[], list[Tensor]]
 
 # Added to a norm before dividing by it, as the paper's authors do.
 NORM_EPSILON = 1e-12
@@ -73,22 +73,22 @@ class Context:
         roles: Sequence[Role],
         step: Tensor,
         mask: Callable[[list[Tensor]], list[Tensor]],
-        make_pass: Callable[[list[Tensor] | None, Tensor | None, Tensor | None], Point],
-        find_losses: Callable[[list[Tensor], Tensor | None], Tensor],
+        make_pass: Callable[[list[Tensor] | None, Tensor | None], Point],
+        find_losses: Callable[[list[Tensor]], Tensor],
         find_momentum: Callable[[], list[Tensor]],
+        branch: Callable[[Tensor, Passes, Passes], list[Tensor]],
     ):
         self.weights, self.roles, self.step, self.mask = weights, roles, step, mask
         self._make_pass, self._find_losses = make_pass, find_losses
-        self._find_momentum = find_momentum
+        self._find_momentum, self._branch = find_momentum, branch
         self._here: Point | None = None
-        self._is_due: Tensor | None = None
 
     @property
     def here(self) -> Point:
         """What the pass at w gives. The first use makes it."""
         # No cached_property, whose lock would keep TensorFlow's replicas from meeting.
         if self._here is None:
-            self._here = self._make_pass(None, None, None)
+            self._here = self._make_pass(None, None)
         return self._here
 
     @property
@@ -115,13 +115,13 @@ class Context:
                 which then draw random numbers of their own. None (default): all.
 
         The first pass of a step, whether here or at w, gives the loss, the predictions
-        and the new state of layers. None may be in a branch of `keras.ops.cond`, see
-        `when`.
+        and the new state of layers. No pass may be in a branch of `keras.ops.cond`; see
+        `cond`.
 
         Raises:
             ValueError: epsilon has not one tensor per weight, of its shape.
         """
-        return self._make_pass(epsilon, self._is_due, examples)
+        return self._make_pass(epsilon, examples)
 
     def gradients_at(self, epsilon: list[Tensor]) -> list[Tensor]:
         """The gradient at w + epsilon; each call makes a pass, see `at`."""
@@ -130,19 +130,19 @@ class Context:
     def losses_at(self, epsilon: list[Tensor]) -> Tensor:
         """The examples' losses at w + epsilon, see `Point`, which cost a third of a
         pass: nothing is differentiated, and BatchNorm's statistics stay."""
-        return self._find_losses(epsilon, self._is_due)
+        return self._find_losses(epsilon)
 
-    def when(self, is_due: Tensor) -> "Context":
-        """The same step, whose passes at w + epsilon are skipped where they are not due
-        and then give what there is at w: branches of the compiled program.
+    def cond(self, is_due: Tensor, yes: Passes, no: Passes) -> list[Tensor]:
+        """What one of two functions gives, as of `keras.ops.cond`, which make passes or
+        none: those of the other cost nothing. The pass at w is made before.
 
         Args:
             is_due: bool scalar, the same on all devices.
+            yes: what to call where it is true; gives one tensor per weight.
+            no: likewise where it is not.
         """
-        context = copy.copy(self)
-        # Found before the branch: what a step logs is of its first pass.
-        context._here, context._is_due = self.here, is_due
-        return context
+        _ = self.here  # a step's first pass is in no branch
+        return self._branch(is_due, yes, no)
 
     def restricted(self, chosen: Sequence[bool]) -> "Context":
         """The step as if the loss depended on some of the weights alone: gradients are
@@ -158,9 +158,7 @@ class Context:
                 for tensor, is_chosen in zip(self.mask(tensors), chosen, strict=True)
             ]
 
-        def make_pass(
-            epsilon: list[Tensor] | None, _: Tensor | None, examples: Tensor | None
-        ) -> Point:
+        def make_pass(epsilon: list[Tensor] | None, examples: Tensor | None) -> Point:
             found = self.here if epsilon is None else self.at(epsilon, examples)
             return found._replace(gradient=mask(found.gradient))
 
@@ -170,8 +168,9 @@ class Context:
             self.step,
             mask,
             make_pass,
-            lambda epsilon, _: self.losses_at(epsilon),
+            self.losses_at,
             self._find_momentum,
+            self._branch,
         )
 
 
@@ -502,20 +501,26 @@ class Perturbation(Method):
 
         Args:
             context: the step, which has the gradient at w.
-            perturbed: the gradient at w + epsilon, or that at w where a step is not
-                perturbed.
+            perturbed: the gradient at w + epsilon.
         """
         return perturbed
 
-    def gradients(self, context: Context) -> list[Tensor]:
-        context = self.skip(context)
+    def sharpen(self, context: Context) -> list[Tensor]:
+        """The gradient that the optimizer gets of a step that is perturbed."""
         return self.combine(context, context.gradients_at(self.perturb(context)))
 
-    def skip(self, context: Context) -> Context:
-        """The step, whose passes at w + epsilon are skipped where it is not
-        perturbed."""
+    def skip(self, context: Context) -> list[Tensor]:
+        """The gradient that the optimizer gets of any other step: by default that at
+        w."""
+        return context.gradient
+
+    def gradients(self, context: Context) -> list[Tensor]:
         is_due = self.is_due(context)
-        return context if is_due is None else context.when(is_due)
+        if is_due is None:
+            return self.sharpen(context)
+        return context.cond(
+            is_due, lambda: self.sharpen(context), lambda: self.skip(context)
+        )
 
     def get_config(self) -> dict[str, Any]:
         config = {"rho": keras.saving.serialize_keras_object(self.rho)}

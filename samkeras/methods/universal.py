@@ -68,8 +68,7 @@ class _UniversalSAM(Perturbation):
     def epsilon(self, context: Context) -> list[Tensor]:
         return self.draw(context, 0)
 
-    def gradients(self, context: Context) -> list[Tensor]:
-        context = self.skip(context)
+    def sharpen(self, context: Context) -> list[Tensor]:
         view, here = self.restrict(context), context.here
         points = [context.at(self.draw(view, i)) for i in range(self.samples)]
         rho = self.radius(context)

@@ -217,9 +217,10 @@ def test_assigned_rho_is_checked_as_a_given_one_is():
     assert sam.rho == 0.5
 
 
-def compare(first, second, is_due=True) -> dict[str, float]:
+def compare(first, second, is_due=True, **kwargs) -> dict[str, float]:
     """compare_gradients' statistics as numbers."""
-    statistics = compare_gradients(first, second, ops.convert_to_tensor(is_due))
+    is_due = ops.convert_to_tensor(is_due)
+    statistics = compare_gradients(first, second, is_due, **kwargs)
     return {name: float(value) for name, value in statistics.items()}
 
 
@@ -252,3 +253,11 @@ def test_comparison_is_left_out_where_it_is_not_due():
     assert statistics["grad_norm"] == 2
     assert math.isnan(statistics["sam_grad_norm"])
     assert math.isnan(statistics["grad_cosine"])
+
+
+def test_nothing_is_computed_of_a_step_that_may_skip_a_pass():
+    """But where it is due, as of any step."""
+    first, second = [ops.convert_to_tensor([3.0, 4.0])], [ops.ones(2)]
+    assert compare(first, second, is_norm_due=False) == compare(first, second)
+    statistics = compare(first, second, is_due=False, is_norm_due=False)
+    assert all(map(math.isnan, statistics.values()))
