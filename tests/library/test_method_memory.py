@@ -1,0 +1,65 @@
+"""How much memory a step of each method takes, as the compiler says: in weights' sizes,
+beside SAM's, which holds the gradient and w + epsilon."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+import samkeras
+from samkeras.backend import backend
+from samkeras.experiment.options.methods import CLASSES
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX tells the memory of a program"
+)
+
+SIZE = 128
+# What is kept beside it, of state and during a step. GNP, WSAM and StableSAM keep the
+# gradient at w, for which there is room: it is due when w + epsilon is not any more.
+MORE = {
+    "fsam": 1,  # the mean of the gradients
+    "vasso": 1,
+    "ssam": 2,  # the mask, and what it was
+    "looksam": 2,  # its direction; a branch keeps its result beside the gradient
+    "gsam": 1,  # the orthogonal part
+    "aesam": 1,  # a branch
+    "esam": 1,  # the second gradient beside the first one's perturbation
+    "random": 1.5,  # the direction
+    "trace": 1.5,
+    "det": 1,
+    "frobenius": 3,  # two points, and the gradients' mean
+}
+
+
+@functools.cache
+def measure(name: str | None) -> float:
+    """Arguments and temporary memory of a step of two dense layers, in sizes of their
+    weights."""
+    inputs = x = keras.Input((SIZE,))
+    for _ in range(2):
+        x = keras.layers.Dense(SIZE, use_bias=False)(x)
+    model = samkeras.SAMModel(inputs, x)
+    method = name and getattr(samkeras, CLASSES[name])()
+    model.compile(samkeras.SGD(0.1, momentum=0.9), "mse", method=method)
+    batch = (np.zeros((4, SIZE), "float32"), np.zeros((4, SIZE), "float32"))
+    model.build_for(batch)
+    model.make_train_function()
+    steps = model.train_function
+    values, state = backend.values_of(steps._inputs), model._take_state(True)
+    memory = steps._one_step.lower(values, state, batch).compile().memory_analysis()
+    size = sum(weight.value.nbytes for weight in model.trainable_variables)
+    return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / size
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name != "sam"])
+def test_a_method_keeps_no_more_than_it_must(name):
+    """Half a tensor is for the small ones beside them."""
+    assert measure(name) - measure("sam") <= MORE.get(name, 0) + 0.5
+
+
+def test_the_measure_tells_tensors_apart():
+    """SGD has no w + epsilon, and no gradient's rounded direction to compare with."""
+    assert measure("sam") - measure(None) == pytest.approx(1.5, abs=0.1)
+    assert measure("msam") == pytest.approx(measure(None), abs=0.1)
