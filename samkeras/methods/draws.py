@@ -1,5 +1,6 @@
 """Random numbers that are functions of a seed and of the step."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from keras import ops
 from samkeras.hyperparameter import is_integer
 
 Tensor = Any
+GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: places near each other are far apart
 
 
 class Draws:
@@ -47,3 +49,41 @@ class Draws:
             return [
                 draw(ops.shape(t), dtype=t.dtype, seed=self._generator) for t in tensors
             ]
+
+    def choose(
+        self, tensors: list[Tensor], step: Tensor, probability: float
+    ) -> list[Tensor]:
+        """A bool tensor of the shape of each, true with a probability > 0 and <= 1.
+
+        By a hash of the entry's place, which costs a fraction of keras' draws, as many
+        as a small model's pass, and is the same on every backend.
+
+        Args:
+            tensors: what they are like.
+            step: int scalar; different numbers give different draws.
+            probability: of each entry.
+        """
+        least = ops.convert_to_tensor(round((1 - probability) * (2**32 - 1)), "uint32")
+        found: list[Tensor] = []
+        for number, tensor in enumerate(tensors):
+            key = ops.cast(step * len(tensors) + number, "uint32")
+            key = _mix(key + _mix(ops.convert_to_tensor(self.seed, "uint32")))
+            places = ops.arange(math.prod(tensor.shape), dtype="uint32")
+            bits = _mix(ops.bitwise_xor(places * _number(GOLDEN), key))
+            found.append(ops.reshape(bits >= least, tensor.shape))
+        return found
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """MurmurHash3's finalizer: each bit depends on all of uint32."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = _fold(bits, shift) * _number(factor)
+    return _fold(bits, 16)
+
+
+def _fold(bits: Tensor, shift: int) -> Tensor:
+    return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, _number(shift)))
+
+
+def _number(value: int) -> Tensor:
+    return ops.convert_to_tensor(value, "uint32")

@@ -79,10 +79,10 @@ class ESAM(Perturbation):
         epsilon = self.in_scope(context, resize, context.gradient)
         if self.beta == 1:
             return epsilon
-        draws = self._draws.like(epsilon, context.step, keras.random.uniform)
+        chosen = self._draws.choose(epsilon, context.step, self.beta)
         return [
-            ops.where(u < self.beta, e / self.beta, ops.zeros_like(e))
-            for u, e in zip(draws, epsilon, strict=True)
+            ops.where(is_chosen, e / self.beta, ops.zeros_like(e))
+            for is_chosen, e in zip(chosen, epsilon, strict=True)
         ]
 
     def sharpen(self, context: Context) -> list[Tensor]:

@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 import samkeras
+from samkeras.methods.draws import Draws
 from tests.helpers import (
     batches_of,
     build_classifier,
@@ -190,7 +191,8 @@ def test_a_weight_is_perturbed_or_not():
     choice at each step, of what is not pruned."""
     gradient = [ops.convert_to_tensor([3.0, 4.0]), ops.zeros(0)]
     method = samkeras.ESAM(RHO, beta=0.5)
-    method._draws.like = lambda *_: [ops.convert_to_tensor([0.4, 0.6]), ops.zeros(0)]
+    chosen = [ops.convert_to_tensor([True, False]), ops.zeros(0, "bool")]
+    method._draws.choose = lambda *_: chosen
     np.testing.assert_allclose(
         flat(find_epsilon(method, gradient)), [0.6, 0], rtol=1e-6
     )
@@ -200,6 +202,25 @@ def test_a_weight_is_perturbed_or_not():
     np.testing.assert_allclose(chosen[0][chosen[0] > 0], 4 / 100, rtol=1e-5)
     shares = [np.mean(c > 0) for c in (chosen[0], chosen[2], chosen[0] * chosen[2])]
     np.testing.assert_allclose(shares, [0.25, 0.25, 0.0625], atol=0.02)
+
+
+def test_choices_are_the_same_everywhere_and_apart():
+    """Golden numbers; between steps, tensors and seeds they have nothing in common."""
+    tensors = [ops.zeros((100, 100)), ops.zeros((100, 100))]
+
+    def choose(seed, step):
+        chosen = Draws(seed).choose(tensors, ops.convert_to_tensor(step, "int32"), 0.5)
+        return np.stack([flat([c]) for c in chosen])
+
+    bits = "".join(str(int(c)) for c in choose(0, 0)[0][:24])
+    assert bits == "010000101001001010011111"
+    draws = np.concatenate([choose(0, 0), choose(0, 1), choose(1, 0)])
+    np.testing.assert_allclose(draws.mean(1), 0.5, atol=0.02)
+    # Of neighbours in a row and a column too: four standard deviations.
+    square = draws.reshape(-1, 100, 100)
+    moved = [np.roll(square, 1, axis).reshape(draws.shape) for axis in (1, 2)]
+    correlation = np.corrcoef(np.concatenate([draws, *moved]))
+    assert np.abs(correlation - np.eye(18)).max() < 0.04
 
 
 @keras.saving.register_keras_serializable(package="tests_of_losses")
