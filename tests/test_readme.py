@@ -7,8 +7,10 @@ import keras
 import numpy as np
 
 import samkeras
+from samkeras.experiment.options.methods import CLASSES
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 X = np.random.default_rng(0).random((64, 28, 28), "float32")
 Y = np.random.default_rng(0).integers(0, 10, 64)
 
@@ -50,3 +52,10 @@ def test_measure_sharpness():
     exec(block, names)
     assert names["top"].converged
     assert names["top"].num_examples == 64
+
+
+def test_every_method_has_a_row_of_its_page():
+    """By its option and its class."""
+    page = (ROOT / "docs/methods.md").read_text()
+    for method, name in CLASSES.items():
+        assert f"\n| `{method}` | `{name}` |" in page
