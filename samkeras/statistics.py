@@ -90,10 +90,15 @@ def compare_gradients(
 def _compare_if_due(
     gradients: list[Tensor], sam_gradients: list[Tensor], is_due: Tensor
 ) -> dict[str, Tensor]:
-    """The same, nothing of which is computed where it is not due."""
+    """The same, nothing of which is computed where it is not due, and of the first
+    gradient itself, which is there."""
 
     def compare() -> list[Tensor]:
-        return [*compare_gradients(gradients, sam_gradients, is_due).values()]
+        norms = [global_norm(gradients), global_norm(sam_gradients)]
+        cosine = dot(gradients, sam_gradients)
+        for norm in norms:
+            cosine = cosine / ops.maximum(norm, NORM_FLOOR)
+        return [*norms, cosine]
 
     unknown = ops.full((), float("nan"), widest([*gradients, *sam_gradients]))
     values = ops.cond(is_due, compare, lambda: [unknown] * len(GRADIENT_METRICS))
