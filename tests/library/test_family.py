@@ -589,3 +589,33 @@ def test_every_method_is_in_the_battery():
     # Which are no functions of the gradient.
     random = {"RandomPerturbation", "TraceSAM", "DetSAM", "FrobeniusSAM"}
     assert {*CLASSES.values()} - random <= tested
+
+
+@pytest.mark.parametrize(
+    "optimizer", [keras.optimizers.SGD, keras.optimizers.RMSprop], ids=["sgd", "rms"]
+)
+def test_momentum_sam_needs_momentum(optimizer):
+    case = CASES["msam"]._replace(optimizer=lambda: optimizer(RATE))
+    with pytest.raises(ValueError, match=r"needs an optimizer with momentum.*Received"):
+        compile_case(case).train_on_batch(X, Y)
+
+
+def test_what_passes_the_optimizer_by_is_under_its_constraints_too():
+    """And is not accumulated as its gradients are, which is said."""
+    case = CASES["wsam"]
+    model = build_problem("one_tensor")
+    (weight,) = model.trainable_variables
+    weight.constraint = keras.constraints.NonNeg()
+    model.compile(case.optimizer(), "mse", method=case.build())
+    model.train_on_batch(X, Y)  # to -0.84 without
+    np.testing.assert_allclose(point(model), (2.43, 0.0), rtol=1e-6)
+    decoupled, coupled = (
+        compile_case(
+            CASES[name],
+            optimizer=keras.optimizers.SGD(RATE, gradient_accumulation_steps=2),
+        )
+        for name in ("wsam", "wsam_coupled")
+    )
+    with pytest.raises(ValueError, match=r"WSAM .* no gradient_accumulation_steps"):
+        decoupled.train_on_batch(X, Y)
+    coupled.train_on_batch(X, Y)
