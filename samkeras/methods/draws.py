@@ -68,7 +68,10 @@ class Draws:
         for number, tensor in enumerate(tensors):
             key = ops.cast(step * len(tensors) + number, "uint32")
             key = _mix(key + _mix(ops.convert_to_tensor(self.seed, "uint32")))
-            places = ops.arange(math.prod(tensor.shape), dtype="uint32")
+            # TensorFlow counts in uint32 with XLA alone.
+            places = ops.cast(
+                ops.arange(math.prod(tensor.shape), dtype="int32"), "uint32"
+            )
             bits = _mix(ops.bitwise_xor(places * _number(GOLDEN), key))
             found.append(ops.reshape(bits >= least, tensor.shape))
         return found

@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 import samkeras
+from samkeras.experiment.options.methods import CLASSES
 from samkeras.methods.draws import Draws
 from tests.helpers import (
     batches_of,
@@ -20,6 +21,7 @@ from tests.helpers import (
     perceptron_gradients,
     random_examples,
     relative_error,
+    train,
     weights_float64,
 )
 
@@ -221,6 +223,27 @@ def test_choices_are_the_same_everywhere_and_apart():
     moved = [np.roll(square, 1, axis).reshape(draws.shape) for axis in (1, 2)]
     correlation = np.corrcoef(np.concatenate([draws, *moved]))
     assert np.abs(correlation - np.eye(18)).max() < 0.04
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX has XLA alone")
+@pytest.mark.parametrize(
+    "name", ["esam", "ssam", "trace", "det", "frobenius", "vasso", "unified", "light"]
+)
+def test_no_method_needs_xla(name):
+    """Which compiles numbers of types that TensorFlow itself does not know; with all
+    that a method draws and ranks."""
+    ends = []
+    for jit_compile in (True, False):
+        keras.utils.set_random_seed(1)
+        kwargs = {"mask_every": 1} if name == "ssam" else {}
+        method = getattr(samkeras, CLASSES[name])(0.1, **kwargs)
+        model = build_classifier(norm=True)
+        compile_classifier(model, method=method, jit_compile=jit_compile)
+        if name in ("trace", "det", "frobenius"):  # keras' draws are XLA's own there
+            method._draws.like = lambda tensors, *_: [ops.ones_like(t) for t in tensors]
+        train(model, *random_examples(40))
+        ends.append(model.get_weights())
+    assert relative_error(*ends) < 1e-5
 
 
 @keras.saving.register_keras_serializable(package="tests_of_losses")
