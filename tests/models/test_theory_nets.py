@@ -43,6 +43,7 @@ def test_allen_zhus_labels():
     assert len(x) == len(x_validation) == 1000
 
 
+@pytest.mark.one_backend
 def test_the_rank_that_is_missing_is_the_loss_that_is_left():
     """Eckart and Young: no product of rank 4 is nearer; gradient descent finds it."""
     (x, y), _ = load_factorization().read()
