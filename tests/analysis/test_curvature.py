@@ -10,6 +10,7 @@ from keras import layers, ops
 import samkeras
 from samkeras import analysis
 from samkeras.analysis.lanczos import find_largest
+from samkeras.backend import backend
 from samkeras.masks import set_masks
 from tests.analysis.making import (
     build_linear,
@@ -281,12 +282,12 @@ def test_a_model_of_mixed_precision_is_measured_in_that_of_its_weights():
     assert models[1].get_layer("hidden").compute_dtype == "bfloat16"
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="float64 needs x64 there")
 def test_a_model_of_float64_is_measured_in_float64():
     keras.config.set_dtype_policy("float64")
     matrix = rotate(INDEFINITE).astype("float64")
-    model, data = build_quadratic(matrix[None])
-    top = analysis.top_eigenvalues(model, data, 2, tolerance=1e-10)
+    with backend.double_precision():
+        model, data = build_quadratic(matrix[None])
+        top = analysis.top_eigenvalues(model, data, 2, tolerance=1e-10)
     assert top.dtype == "float64"
     expected = np.linalg.eigvalsh(matrix)[::-1]
     np.testing.assert_allclose(top.values, expected[:2], rtol=1e-12)

@@ -21,7 +21,7 @@ SIZE = 128
 MORE = {
     "fsam": 1,  # the mean of the gradients
     "vasso": 1,
-    "ssam": 2,  # the mask, and what it was
+    "ssam": 2,  # the squares, and the mask beside the one before
     "looksam": 2,  # its direction; a branch keeps its result beside the gradient
     "gsam": 1,  # the orthogonal part
     "aesam": 1,  # a branch

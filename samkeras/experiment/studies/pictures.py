@@ -243,8 +243,7 @@ def find_points(
                 shown = [v for n, v in options.items() if n not in CHOICES]
                 line = ", ".join((config.optimizer.upper(), *shown))
                 found.append((line, base, None))
-        x = _name_method(c, config) if picture.x == "method" else None
-        x = x or _find_x(picture.x, c, config)
+        x = _find_x(picture.x, c, config)
         points += [
             Point(line, x, y, rho, None, len(c.unfinished)) for line, y, rho in found
         ]
@@ -300,7 +299,9 @@ def _share_dense(points: list[Point]) -> list[Point]:
     return shared
 
 
-def _find_x(x: str, comparison: Comparison, config: Config) -> float:
+def _find_x(x: str, comparison: Comparison, config: Config) -> float | str:
+    if x == "method":
+        return _name_method(comparison, config)
     if x in ("num_params", "sparsity"):
         return getattr(comparison, x)
     # An option that does not vary is the same in any config.
