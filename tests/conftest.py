@@ -49,6 +49,9 @@ def fresh_keras():
     alike = sys.modules.get("samkeras.experiment.runs.alike")
     if alike is not None:
         alike.kept.clear()
+    measures = sys.modules.get("samkeras.experiment.runs.measures")
+    if measures is not None:
+        measures.forget()
     keras.config.set_dtype_policy("float32")
     keras.config.set_floatx("float32")
     keras.backend.clear_session(free_memory=False)  # collecting takes 0.3 s a test

@@ -89,9 +89,16 @@ class SpectralDensity(Measurement):
         """
         if width is None:
             width = float(np.ptp(self.values)) / 100 or 1.0
-        distances = (np.asarray(at)[..., None] - self.values) / width
-        peaks = np.exp(-0.5 * distances**2) / (width * np.sqrt(2 * np.pi))
-        return peaks @ self.weights
+        return smooth(self.values, self.weights, at, width)
+
+
+def smooth(
+    values: np.ndarray, weights: np.ndarray, at: np.ndarray, width: float
+) -> np.ndarray:
+    """The density of weighted values, each a normal distribution of that width."""
+    distances = (np.asarray(at)[..., None] - values) / width
+    peaks = np.exp(-0.5 * distances**2) / (width * np.sqrt(2 * np.pi))
+    return peaks @ weights
 
 
 def top_eigenvalues(

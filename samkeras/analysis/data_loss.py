@@ -236,6 +236,20 @@ class DataLoss:
         parts.batches, parts.batch_size = _split(self.batches, size), size
         return parts
 
+    def on(self, data: Batch | Iterable[Batch], batch_size: int | None = None) -> Self:
+        """The same on other data, with what is compiled so far; their arrays are like
+        these.
+
+        Args:
+            data, batch_size: as of the class; None (default): the same.
+        """
+        other = copy.copy(self)
+        other.batch_size = batch_size or self.batch_size
+        other.batches = _split(data, other.batch_size)
+        other.num_examples = sum(map(_count, other.batches))
+        other.total = sum(map(other._find_amount, other.batches))
+        return other
+
     def run(self, program: Program, batch: Batch, *arguments: Tensor) -> Any:
         """What a function (loss, point, batch, tensors ...) gives, compiled once."""
         if program not in self._programs:

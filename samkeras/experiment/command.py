@@ -41,13 +41,23 @@ def main(arguments: list[str]) -> int:
 
 def _run(name: str, options: list[str]) -> int:
     from samkeras.experiment.options.parsing import parse_command
-    from samkeras.experiment.options.targets import Target, resolve_target
+    from samkeras.experiment.options.targets import (
+        ANALYZE,
+        REPORT,
+        Target,
+        resolve_target,
+    )
 
     target = resolve_target(name)
-    if isinstance(target, str):
+    if target == REPORT:
         from samkeras.experiment.studies.report import write_report
 
         return write_report(options)
+    if target == ANALYZE:
+        from samkeras.experiment.studies.measured import analyze
+
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        return analyze(options)
     set_backend()
     figure = None
     if isinstance(target, Target):

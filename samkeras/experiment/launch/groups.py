@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from samkeras.backend import backend
-from samkeras.experiment.options.groups import Config
+from samkeras.experiment.options.groups import Config, Measuring
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.alike import find_shape
 from samkeras.experiment.runs.build import in_precision, measure_size
@@ -88,6 +88,8 @@ def _find_hindrance(run: Run, splits: Splits, session: Session) -> str | None:
     if not run.config.target.is_house:
         # What it makes of its numbers may be constants of its program.
         return "runs of workloads of your own"
+    if Measuring.of(run.config).measure_every is not None:
+        return "runs that are measured along their training"
     if len(run.task.devices()) > 1:
         return "runs on several devices"
     if not can_be_resident((splits.train, splits.validation), session.resident_data):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from samkeras.errors import InputError, nearest
+from samkeras.experiment.options.measures import MEASURES
 from samkeras.experiment.options.values import plain_text
 
 # What float32 holds, in which models are trained: larger numbers would be infinite
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # which numbers these are is known at run time alone
     PositiveInt = int
     NonNegativeInt = int
     SmallInt = int
+    Measures = tuple[str, ...]
 else:
     PositiveFloat = _numbers(float, lambda x: _TINY <= x <= _HUGE)
     NonNegativeFloat = _numbers(float, lambda x: 0 <= x <= _HUGE)
@@ -50,6 +52,8 @@ else:
     # Keras goes through a model's layers by recursion, which ends at about a thousand;
     # steps of ascent are compiled one by one.
     SmallInt = _numbers(int, lambda n: 1 <= n <= 100)
+    # Names, of which a comma makes no grid.
+    Measures = tuple[Literal[*MEASURES], ...]
 
 # How messages name the values that a type allows, and help their place.
 ALLOWED = {
@@ -86,11 +90,16 @@ def parse_option(name: str, value: Any, hint: Any) -> Any:
         return _parse_value(value, hint)
     except (ValueError, KeyError):
         shown = "null" if value is None else plain_text(value)
-        is_choice = typing.get_origin(hint) is Literal
-        choices = map(str, typing.get_args(hint) if is_choice else ())
+        wrong, choices = shown, ()
+        if hint == Measures:
+            choices = tuple(MEASURES)
+            given = [str(each) for each in _list_names(value)]
+            wrong = next((each for each in given if each not in choices), shown)
+        elif typing.get_origin(hint) is Literal:
+            choices = typing.get_args(hint)
         raise InputError(
             f"{name} must be {allowed_values(hint)[0]}. Received: "
-            f"{shown}{nearest(shown, choices)}"
+            f"{wrong}{nearest(wrong, map(str, choices))}"
         ) from None
 
 
@@ -100,6 +109,9 @@ def _parse_value(value: Any, hint: Any) -> Any:
         return None if value in (None, "null") else _parse_value(value, arguments[0])
     if Literal["inf"] in arguments:
         return value if value == "inf" else _parse_value(value, arguments[0])
+    if hint == Measures:
+        names = [_parse_value(v, arguments[0]) for v in _list_names(value)]
+        return tuple(dict.fromkeys(names))
     if typing.get_origin(hint) is tuple:
         return tuple(_parse_value(v, arguments[0]) for v in _list_values(value))
     if value is None or isinstance(value, list | dict):
@@ -132,6 +144,14 @@ def _list_values(value: Any) -> list[Any]:
     return split_list(found[1]) if found[1].strip() else []
 
 
+def _list_names(value: Any) -> list[Any]:
+    """The names of a list, of YAML or of text such as trace,spectrum."""
+    if isinstance(value, list | tuple):
+        return [*value]
+    text = plain_text(value).removeprefix("[").removesuffix("]")
+    return split_list(text) if text.strip() else []
+
+
 def split_list(text: str) -> list[str]:
     """Splits at commas outside brackets: "1,2" is two values, "[1,2]" is one."""
     return [value.strip() for value in re.split(r",(?![^\[]*\])", text)]
@@ -144,6 +164,8 @@ def allowed_values(hint: Any) -> tuple[str, str]:
     if typing.get_origin(hint) is Literal:
         choices = [str(argument) for argument in arguments]
         return f"one of {', '.join(choices)}", f"{{{'|'.join(choices)}}}"
+    if hint == Measures:
+        return f"of {', '.join(MEASURES)}", "NAME,NAME"
     if typing.get_origin(hint) is tuple:
         return f"a list like [0.5,0.75], each {ALLOWED[arguments[0]][0]}", "[X,X]"
     return ALLOWED[arguments[0] if arguments else hint]

@@ -9,6 +9,7 @@ from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.fields import (
     ClosedUnitInterval,
     Fraction,
+    Measures,
     NonNegativeFloat,
     NonNegativeInt,
     Norm,
@@ -18,6 +19,7 @@ from samkeras.experiment.options.fields import (
     PositiveShare,
     SmallInt,
 )
+from samkeras.experiment.options.measures import ALONG
 from samkeras.experiment.options.methods import OPTIONS, takes
 from samkeras.experiment.options.targets import Target
 
@@ -605,9 +607,44 @@ class PPOOptions(Training):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Options):
+    """What the loss looks like around a run's weights."""
+
+    heading: ClassVar[str] = "measures"
+
+    measure: Measures = ()
+    """what to measure of the last epoch's weights, such as eigenvalues,trace"""
+    measure_every: PositiveInt | None = None
+    """with measure: measure after every N epochs too, as a part of the training"""
+    measure_examples: PositiveInt = 5000
+    """with measure: on the first N training examples, or all there are"""
+
+    @property
+    def unused(self) -> dict[str, str]:
+        if self.measure:
+            return super().unused
+        names = ("measure_every", "measure_examples")
+        return super().unused | dict.fromkeys(names, "--measure NAME,NAME")
+
+    @property
+    def neutral(self) -> dict[str, Any]:
+        if self.measure and self.measure_every:
+            return super().neutral
+        # What is measured of a run that is over makes no other run of it.
+        names = ("measure", "measure_every", "measure_examples")
+        return super().neutral | {name: getattr(type(self), name) for name in names}
+
+    def check(self) -> None:
+        super().check()
+        for name in ALONG:
+            if name in self.measure and self.measure_every is None:
+                raise InputError(f"--measure {name} needs --measure_every N")
+
+
 # The groups that a workload's file names in `options:`.
 GROUPS: dict[str, tuple[type[Options], ...]] = {
-    "supervised": (Dataset, Amounts, Epochs),
+    "supervised": (Dataset, Amounts, Epochs, Measuring),
     "ppo": (PPOOptions,),
     "label_noise": (LabelNoise,),
     "depth": (Depth,),

@@ -17,7 +17,8 @@ from samkeras.experiment.options.values import as_text
 _FIRST = ("width_mult", "sam", "rho", "method", "dataset", "game", "epochs", "steps")
 _FIRST += ("frames", "learning_rate", "batch_size", "seed", "workers")
 _TRACKING = ("experiment", "tracking_uri", "run_dir")
-HEADINGS = ("own", "SAM", "model", "data", "training", "execution", "tracking")
+HEADINGS = ("own", "SAM", "model", "data", "training", "measures")
+HEADINGS += ("execution", "tracking")
 
 
 def format_help(

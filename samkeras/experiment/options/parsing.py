@@ -215,10 +215,15 @@ def _read_choices(
     return {
         name: [
             parse_option(f"{study.path}: {name}", value, hints[name])
-            for value in (values if isinstance(values, list) else [values])
+            for value in _list_choices(name, values)
         ]
         for name, values in variant.items()
     }
+
+
+def _list_choices(name: str, values: Any) -> list[Any]:
+    is_list = isinstance(values, list) and name != "measure"
+    return values if is_list else [values]
 
 
 def _multiply(
@@ -262,7 +267,7 @@ def _split_option(name: str, text: str, hints: dict[str, Any]) -> list[str]:
     """The values of an option that may be a list."""
     # The path of a data set may have commas.
     is_path = name == "dataset" and os.path.exists(os.path.expanduser(text))
-    is_one = is_path or name in (*SESSION_FIELDS, "data_dir")
+    is_one = is_path or name in (*SESSION_FIELDS, "data_dir", "measure")
     return [text] if is_one else split_list(text)
 
 

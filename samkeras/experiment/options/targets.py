@@ -31,6 +31,7 @@ def is_checkout(folder: Path) -> bool:
 ROOT = CODE if is_checkout(CODE) else CODE / "samkeras"
 FIGURES = ROOT / "configs" / "figures"
 REPORT: Final = "report"
+ANALYZE: Final = "analyze"
 RUN_DIR: Final = "runs"  # in `home`
 # In a figure's file. Parsing them all would take longer than all else that --help does.
 _TITLE = re.compile(r"^title: *(.*)$", re.MULTILINE)
@@ -212,8 +213,11 @@ def describe_targets() -> dict[str, str]:
         f"configs/figures/{path.name}": _find_title(path)
         for path in sorted(FIGURES.glob("*.yaml"), key=numbers_as_such)
     }
-    report = {REPORT: "One page of all figures that are drawn."}
-    texts = {**workloads, **figures, **report}
+    others = {
+        REPORT: "One page of all figures that are drawn.",
+        ANALYZE: "Curvature and sharpness of finished runs, from their folders.",
+    }
+    texts = {**workloads, **figures, **others}
     return {target: text.split("\n")[0] for target, text in texts.items()}
 
 
@@ -250,15 +254,16 @@ def numbers_as_such(path: Path) -> list[int | str]:
     return [int(part) if part.isdecimal() else part for part in parts]
 
 
-def resolve_target(target: str) -> Target | Path | Literal["report"]:
+def resolve_target(target: str) -> Target | Path | Literal["report", "analyze"]:
     """What a target names: a workload of workloads/, by its name or path, of any other
-    .py file, or of a module such as `package.module`; a study's file; or the report.
+    .py file, or of a module such as `package.module`; a study's file; the report, or
+    the analysis of runs.
 
     Raises:
         InputError: there is no such target.
     """
-    if target == REPORT:
-        return REPORT
+    if target in (REPORT, ANALYZE):
+        return target
     folder, name = Path(target).parent, Path(target).name
     is_figure = target.endswith((".yaml", ".yml")) or folder.name == "figures"
     stem = name.removesuffix(".yml").removesuffix(".yaml").removesuffix(".py")
@@ -349,7 +354,7 @@ def _hint_at(target: str) -> str:
     if path.suffix and path.parent.is_dir():
         files = path.parent.glob("*.*")
         beside = [file.name for file in files if file.suffix in (".py", ".yaml")]
-    return nearest(path.name, (*list_workloads(), *figures, REPORT, *beside))
+    return nearest(path.name, (*list_workloads(), *figures, REPORT, ANALYZE, *beside))
 
 
 def find_owner(defaults: Path) -> Target | None:

@@ -1,11 +1,13 @@
 """A run's model: built, measured, compiled and pruned."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import math
 import os
 import random
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -38,6 +40,19 @@ def in_precision(config: Config) -> AbstractContextManager[None]:
             return backend.double_precision()
         case _:
             return nullcontext()
+
+
+@contextlib.contextmanager
+def undone() -> Iterator[None]:
+    """A scope after which what building a model sets for its process is as it was."""
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_floatx(floatx)
+        random.setstate(state)
 
 
 def build_model(run: Run, info: DataInfo) -> SAMModel:

@@ -10,6 +10,7 @@ from samkeras.data.batches import Batches
 from samkeras.experiment.runs import checkpoint
 from samkeras.experiment.runs.checkpoint import Arrays, CheckpointError, Checkpoints
 from samkeras.experiment.runs.failure import NotFiniteError
+from samkeras.experiment.runs.measuring import Meter
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.result import unknown_monitor
 from samkeras.experiment.runs.run import Run
@@ -46,6 +47,7 @@ class Member:
         logger: its record.
         checkpoints: its checkpoints.
         progress: told how far it is.
+        meter: what measures it.
 
     Attributes:
         monitor: the metric that is reported.
@@ -62,6 +64,7 @@ class Member:
         logger: Record,
         checkpoints: Checkpoints,
         progress: RunProgress,
+        meter: Meter,
     ):
         self.monitor, self._mode = run.workload.monitor, run.workload.mode
         self.best: float | None = None
@@ -70,7 +73,7 @@ class Member:
         self.final: float | None = None
         self._run, self._config, self._rate = run, run.config, rate
         self._logger, self._progress = logger, progress
-        self._checkpoints = checkpoints
+        self._checkpoints, self._meter = checkpoints, meter
         self._finite_logs: dict[str, float] = {}
         self._is_first_process = backend.find_process()[0] == 0
 
@@ -124,6 +127,8 @@ class Member:
         self._check_finite(epoch, logs)
         if self.monitor not in scores:
             raise unknown_monitor(self._config, scores)
+        measured = self._meter.measure(model, batches, epoch)
+        self._logger.log_metrics(measured, step=log_step)
         self.final, self._finite_logs = scores[self.monitor], logs
         if self._is_best(self.final):
             self.best, self.best_epoch = self.final, epoch

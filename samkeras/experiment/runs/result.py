@@ -7,6 +7,7 @@ from typing import Any
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.groups import Config
+from samkeras.experiment.options.measures import NUMBERS
 from samkeras.workload import Workload
 
 # Numbers of a result that are not among those of its record.
@@ -73,7 +74,7 @@ def list_numbers(workload: Workload) -> tuple[list[str], bool]:
     reported = [f"{kind}_{workload.monitor}" for kind in ("best", "final")]
     names = [*reported, "best_epoch", *validated, *logged, *GRADIENT_METRICS]
     names += ["learning_rate", "examples_per_second", "compiled_programs"]
-    names += ["passes", "seconds"]
+    names += ["passes", "seconds", *NUMBERS]
     return [*names, *SIZES], workload.monitor in validated
 
 

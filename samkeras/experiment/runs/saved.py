@@ -1,11 +1,9 @@
 """A finished run, for code of one's own: what its folder holds, and what it makes."""
 
-import contextlib
 import os
-import random
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +27,7 @@ if TYPE_CHECKING:  # they import keras, whose backend the run decides
     from samkeras.experiment.runs.run import Run
     from samkeras.model import SAMModel
 
-Which = Literal["best", "last"]
+Which = Literal["best", "last", "start"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class SavedRun:
             num_nonzero.
         params: what else it recorded, as text, such as keras_version.
         fingerprint: what it was told apart by.
+        record: what its record is known by; a run that is trained again has another.
+        place: the MLflow store and experiment that it is recorded in.
     """
 
     folder: Path
@@ -51,6 +51,8 @@ class SavedRun:
     numbers: Mapping[str, float]
     params: Mapping[str, str] = field(repr=False)
     fingerprint: str
+    record: str
+    place: tuple[str, str]
 
     @cached_property
     def data(self) -> "Splits[Any]":
@@ -64,7 +66,7 @@ class SavedRun:
         """
         from samkeras.experiment.runs.data import add_noise
 
-        config, run = self.config, self._run
+        config, run = self.config, self.run
         splits = run.task.load(self._with_places())
         known = self.params.get("data_digest")
         if known is not None and (not splits.content or splits.content.digest != known):
@@ -89,8 +91,9 @@ class SavedRun:
         are as they were at the end.
 
         Args:
-            which: "best" (default), the weights of the best epoch, or "last", those of
-                the last one.
+            which: "best" (default), the weights of the best epoch, "last", those of
+                the last one, or "start", those before the training, none of which is
+                pruned yet.
 
         Raises:
             InputError: the weights are no longer there, or are of another model than
@@ -101,20 +104,22 @@ class SavedRun:
             check_memory,
             compile_model,
             count_params,
+            undone,
         )
 
         if which not in get_args(Which):
-            raise InputError(f"which must be best or last. Received: {which}")
+            names = ", ".join(get_args(Which))
+            raise InputError(f"which must be one of {names}. Received: {which}")
         path = self.folder / f"{which}.weights.h5"
-        if not path.is_file():
+        if which != "start" and not path.is_file():
             raise InputError(f"{path} is not there: the run's weights were removed")
-        run, splits = self._run, self.data
+        run, splits = self.run, self.data
         check_memory(run.task.devices(), int(self.numbers["num_params"]))
         num_steps = run.task.steps_per_epoch(self.config, splits)
         if num_steps is None:  # until they are on disk
             _ = splits.train
             num_steps = run.task.steps_per_epoch(self.config, splits)
-        with _undone():
+        with undone():
             model = build_model(run, splits.info)
             num_params = count_params(model.trainable_variables)
             if num_params != self.numbers["num_params"]:
@@ -129,6 +134,8 @@ class SavedRun:
                 "the run was trained in float64, which JAX has after "
                 "jax.config.update('jax_enable_x64', True)"
             )
+        if which == "start":
+            return model
         try:
             model.load_weights(path)
         except OSError as error:
@@ -149,7 +156,8 @@ class SavedRun:
         return replace(self.config, **found)
 
     @cached_property
-    def _run(self) -> "Run":
+    def run(self) -> "Run":
+        """What it was a training of."""
         from samkeras.experiment.runs.run import Run
 
         return Run(self.config)
@@ -159,22 +167,6 @@ class SavedRun:
             f"{self.config.target} has been edited since {self.folder} was trained: "
             f"the run's weights {what}"
         )
-
-
-@contextlib.contextmanager
-def _undone() -> Iterator[None]:
-    """A scope after which what training sets for its process, which is the user's here,
-    is as it was."""
-    import keras
-
-    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
-    state = random.getstate()
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-        keras.config.set_floatx(floatx)
-        random.setstate(state)
 
 
 def _in_short(error: Exception) -> str:
@@ -229,7 +221,9 @@ def load_run(
         "num_params": int(recorded.params["num_params"]),
         "num_nonzero": int(recorded.params["num_nonzero_params"]),
     }
-    return SavedRun(path, config, numbers, recorded.params, tags["fingerprint"])
+    mark = tags["fingerprint"]
+    place = (journal.head["store"], journal.head["experiment"])
+    return SavedRun(path, config, numbers, recorded.params, mark, journal.id, place)
 
 
 def _find_journal(folder: Path) -> Journal:

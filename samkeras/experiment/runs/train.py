@@ -28,6 +28,7 @@ from samkeras.experiment.runs.describe import (
 from samkeras.experiment.runs.failure import Failure, explain, record_failure
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.loop import Loop
+from samkeras.experiment.runs.measuring import Meter
 from samkeras.experiment.runs.member import Member
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.result import Result
@@ -125,7 +126,8 @@ def _train(
     validation = task.validation(config, validated, model)
     if config.is_pruned:
         prune_model(run, model, size.sparsity, examples)
-    member = Member(run, rate, logger, checkpoints, progress)
+    meter = Meter(run, splits.info, examples, logger, progress.note)
+    member = Member(run, rate, logger, checkpoints, progress, meter)
     with stop:
         loop = Loop(model, batches, validation, member, config.total_epochs, stop)
         yield from loop.train()

@@ -28,7 +28,7 @@ from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.studies import answer, pictures, tables
+from samkeras.experiment.studies import answer, measured, pictures, tables
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.tracking.record import (
     FolderGoneError,
@@ -103,14 +103,10 @@ def _run_grid(
     parent = None
     if figure is not None or (is_grid and (left or ended is None)):
         parent = _start_parent(tracker, session, runs, place, figure)
-    interrupted = False
-    if data:
-        from samkeras.experiment.studies import training
-
-        interrupted = training.train(
-            session, runs, data, figure, parent, results, tracker
-        )
-    failed = any(result.failure for result in results.values())
+    interrupted = _train(session, runs, data, figure, parent, results, tracker)
+    folders = {} if interrupted else _find_unmeasured(session, runs, marks, results)
+    stopped, failed = _measure(session, folders, results, tracker)
+    failed |= any(result.failure for result in results.values())
     found = [results[i] for i in sorted(results)]
     drawn: list[Path] = []
     try:
@@ -120,19 +116,30 @@ def _run_grid(
             if figure is not None:
                 drawn = _draw(figure, whole, session, parent)
                 failed |= len(drawn) < len(figure.pictures)
-            parent.end("KILLED" if interrupted else "FAILED" if failed else "FINISHED")
+            parent.end(_name_end(interrupted or stopped, failed))
     except (OSError, FolderGoneError) as error:  # such as a full disk
         failed = True
         print(f"run.py: cannot record the runs together: {error}", file=sys.stderr)
     tables.print_table(found, len(runs), session.verbose)
+    tables.print_measured(found)
     tracker.close()
-    for path in drawn:
-        print(f"The figure and its numbers: {path}")
-    print_address(tracker, parent or ended)
-    if interrupted:
+    _say_where(drawn, tracker, parent or ended)
+    if interrupted or stopped:
         print("run.py: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     return 1 if failed else 0
+
+
+def _name_end(interrupted: bool, failed: bool) -> str:
+    return "KILLED" if interrupted else "FAILED" if failed else "FINISHED"
+
+
+def _say_where(
+    drawn: list[Path], tracker: Tracker, parent: Record | RecordedRun | None
+) -> None:
+    for path in drawn:
+        print(f"The figure and its numbers: {path}")
+    print_address(tracker, parent)
 
 
 def _say_what_would_run(
@@ -161,6 +168,55 @@ def _prepare(
 
     read = training.prepare(session, [*left.values()], figure)
     return dict(zip(left, read, strict=True))
+
+
+def _train(
+    session: Session,
+    runs: list[Run],
+    data: dict[int, Splits],
+    figure: Figure | None,
+    parent: Record | None,
+    results: dict[int, Result],
+    tracker: Tracker,
+) -> bool:
+    """Trains what is left of the runs. Returns whether it was interrupted."""
+    if not data:
+        return False
+    from samkeras.experiment.studies import training
+
+    return training.train(session, runs, data, figure, parent, results, tracker)
+
+
+def _find_unmeasured(
+    session: Session, runs: list[Run], marks: list[Marks], results: dict[int, Result]
+) -> dict[int, Path]:
+    """The folders of the finished runs that `--measure` asks for more of than they have
+    of their training, by position."""
+    if find_process()[1] > 1:
+        return {}
+    return {
+        i: runs[i].find_folder(session.run_dir, marks[i])[0]
+        for i in sorted(results)
+        if measured.find_missing(runs[i], results[i])
+    }
+
+
+def _measure(
+    session: Session,
+    folders: dict[int, Path],
+    results: dict[int, Result],
+    tracker: Tracker,
+) -> tuple[bool, bool]:
+    """Measures runs, and adds what comes out to their results. Returns whether it was
+    interrupted, and whether something could not be measured."""
+    if not folders:
+        return False, False
+    start_backend(session)
+    try:
+        whole = measured.measure_results(folders, results, tracker, session.verbose)
+    except KeyboardInterrupt:
+        return True, False
+    return False, not whole
 
 
 def _complete(

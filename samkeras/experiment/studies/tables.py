@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 
 from samkeras.experiment.options.config import varied_fields
+from samkeras.experiment.options.measures import MEASURES
 from samkeras.experiment.options.values import (
     as_text,
     count_decimals,
@@ -16,6 +17,7 @@ from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.comparison import (
     RULE_FIELDS,
     Comparison,
+    Estimate,
     Rule,
     compare,
     estimate,
@@ -168,6 +170,48 @@ def _list_means(
                 cells.append(row.get(name, ""))
             place = {}  # is said once
     return columns
+
+
+def print_measured(results: Sequence[Result]) -> None:
+    """What was measured of runs: a table a measure, of means over seeds, with a row for
+    each model without SAM and at each rho.
+
+    Args:
+        results: of one workload; those that were not measured have no cells.
+    """
+    if not results:
+        return
+    comparisons = compare(results, results[0].config.target.load().mode)
+    rules = [
+        name for name in RULE_FIELDS if name == "rho" or _varies(comparisons, name)
+    ]
+    heads = [*comparisons[0].fields] if comparisons else []
+    for numbers in MEASURES.values():
+        names = [n for n in numbers if any(r.number(n) is not None for r in results)]
+        columns: Columns = {name: [] for name in (*heads, *rules, "seeds", *names)}
+        for c in comparisons if names else ():
+            place = {name: cell(value) for name, value in c.fields.items()}
+            for rule, runs in c.runs.items():
+                row = place | {"rho": "no SAM", "seeds": f"{len(runs)}"}
+                if rule is not None:
+                    row |= {name: cell(value) for name, value in named(rule).items()}
+                for name in names:
+                    found = [result.number(name) for result in runs.values()]
+                    mean = estimate(value for value in found if value is not None)
+                    row[name] = _in_digits(mean)
+                for name, cells in columns.items():
+                    cells.append(row.get(name, ""))
+                place = {}  # is said once
+        if names:
+            _print_columns(_console(), columns, heads, ())
+
+
+def _in_digits(found: Estimate | None) -> str:
+    """A mean to four digits, and its standard error."""
+    if found is None:
+        return ""
+    error = "" if found.error is None else f" ± {found.error:.2g}"
+    return f"{found.mean:.4g}{error}"
 
 
 def _varies(comparisons: Sequence[Comparison], name: str) -> bool:

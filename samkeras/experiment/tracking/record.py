@@ -3,7 +3,8 @@
 import os
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -186,6 +187,15 @@ class Tracker(Protocol):
         """
         ...
 
+    def amend(self, folder: Path) -> AbstractContextManager[Record]:
+        """The record in a folder of a run that is over, which it stays: more is
+        recorded of it.
+
+        Raises:
+            InputError: there is none, or another command is at this run.
+        """
+        ...
+
     def close(self) -> None:
         """Delivers what is left, if the store answers, and says in one line what an
         unreachable one has not got."""
@@ -306,6 +316,10 @@ class MemoryTracker:
         )
         self.records.append(record)
         return record
+
+    @contextmanager
+    def amend(self, folder: Path) -> Iterator[MemoryRecord]:
+        yield next(each for each in reversed(self.records) if each.folder == folder)
 
     def close(self) -> None:
         """There is nothing left to deliver."""

@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from samkeras.errors import InputError
 from samkeras.experiment.options.targets import home
@@ -130,11 +131,7 @@ class MLflowTracker:
         fresh: bool = False,
     ) -> "JournaledRecord":
         folder.mkdir(parents=True, exist_ok=True)
-        give_up_at = time.monotonic() + self._patience
-        while (owner := own_folder(folder)) is None:
-            if time.monotonic() > give_up_at:
-                raise InputError(f"another command is training the run in {folder}")
-            time.sleep(0.05)
+        owner = self._own(folder)
         if parent in self._groups:
             tags = {**tags, self._groups[parent]: "true"}
         place = {"store": self._store.name, "experiment": self._experiment}
@@ -163,8 +160,36 @@ class MLflowTracker:
         self._groups[journal.id] = folder.name
         return JournaledRecord(journal)
 
+    @contextmanager
+    def amend(self, folder: Path) -> Iterator["JournaledRecord"]:
+        place = {"store": self._store.name, "experiment": self._experiment}
+        held = [j for j in find_journals(folder) if place.items() <= j.head.items()]
+        if not held:
+            raise InputError(f"{folder} holds no record of {self._store.name}")
+        owner = self._own(folder)
+        journal = self._delivery.know(held[-1])
+        journal.open(owner)
+        try:
+            self._delivery.add(journal)
+            yield JournaledRecord(journal)
+        finally:
+            journal.close()
+
     def close(self) -> None:
         self._delivery.close()
+
+    def _own(self, folder: Path) -> IO:
+        """Locks a run's folder.
+
+        Raises:
+            InputError: another command has locked it.
+        """
+        give_up_at = time.monotonic() + self._patience
+        while (owner := own_folder(folder)) is None:
+            if time.monotonic() > give_up_at:
+                raise InputError(f"another command is training the run in {folder}")
+            time.sleep(0.05)
+        return owner
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """The store's answer, or None if it does not answer."""

@@ -562,7 +562,7 @@ def test_a_damaged_file_hides_no_target(tmp_path, monkeypatch):
     (tmp_path / "figure\u00b2.yaml").write_bytes(b"\xff")
     (tmp_path / "folder.yaml").mkdir()
     found = targets.describe_targets()
-    assert len(found) == 5
+    assert len(found) == 6
     assert found["workloads/broken"] == found["workloads/bare"] == ""
 
 

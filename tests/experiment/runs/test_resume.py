@@ -328,7 +328,7 @@ def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
     model = helpers.compile_classifier(helpers.build_classifier())
     helpers.train(model, *helpers.random_examples(16))
     record = Mock(folder=tmp_path)
-    member = Member(Run(make_config("mnist_mlp")), 0.1, record, Mock(), Mock())
+    member = Member(Run(make_config("mnist_mlp")), 0.1, record, Mock(), Mock(), Mock())
     member.best_weights = model.get_weights()
     whole = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, whole[1]))

@@ -222,7 +222,7 @@ def test_of_equal_epochs_the_first_is_best(mode, values):
     (config,) = parse_runs("synthetic_mlp", [])
     workload = dataclasses.replace(config.target.load(), mode=mode)
     run = Mock(config=config, workload=workload, passes=1.0)
-    made = Member(run, 0.1, Mock(), Mock(), Mock())
+    made = Member(run, 0.1, Mock(), Mock(), Mock(), Mock())
     model = Mock(weights=[], masks=None)
     model.get_weights.return_value = []
     model.state.return_value = {}

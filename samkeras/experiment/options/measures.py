@@ -1,0 +1,21 @@
+"""What `--measure` takes. Without keras, which takes seconds to import and --help needs
+not."""
+
+# Each measure, with the numbers that it gives.
+MEASURES: dict[str, tuple[str, ...]] = {
+    "eigenvalues": ("lambda_max", "lambda_5", "lambda_ratio", "lambda_residual"),
+    "trace": ("trace", "trace_error"),
+    "spectrum": ("lambda_min",),
+    "sharpness": ("sharpness", "sharpness_one_step"),
+    "average_sharpness": ("average_sharpness", "average_sharpness_error"),
+    "non_uniformity": ("s_2", "s_3", "s_4"),
+    "smoothness": ("smoothness", "pl_constant"),
+    "linearity": ("linearity",),
+    "landscape": ("landscape_lowest", "landscape_highest"),
+    "trajectory": (),
+}
+# What needs the weights along a training.
+ALONG = ("trajectory",)
+# What one looks at when it is over.
+AFTER = ("landscape",)
+NUMBERS = tuple(name for names in MEASURES.values() for name in names)

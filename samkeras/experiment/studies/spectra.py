@@ -1,0 +1,69 @@
+"""Pictures of the spectra of Hessians."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from samkeras.analysis.curvature import smooth
+from samkeras.experiment.studies.pictures import COLOURS, STYLE
+
+NUM_POINTS = 1000
+
+
+class Spectrum(NamedTuple):
+    """What is drawn of a run.
+
+    Attributes:
+        title: what sets the run apart.
+        values: float64[point], eigenvalues in ascending order.
+        weights: float64[point], the share of eigenvalues that each stands for.
+    """
+
+    title: str
+    values: np.ndarray
+    weights: np.ndarray
+
+
+def draw_spectra(spectra: Sequence[Spectrum], path: Path) -> None:
+    """Draws densities, and below them which share of the eigenvalues is larger, of all
+    runs over one range of eigenvalues. (Ghorbani et al. 2019; Foret et al. 2021,
+    figure 3.)"""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    low = min(each.values[0] for each in spectra)
+    high = max(each.values[-1] for each in spectra)
+    margin = 0.05 * (high - low) or 1.0
+    at = np.linspace(low - margin, high + margin, NUM_POINTS)
+    width = (high - low) / 200 or 1.0
+    with pyplot.rc_context(STYLE):
+        size = (1.0 + 2.2 * len(spectra), 3.6)
+        figure, axes = pyplot.subplots(
+            2,
+            len(spectra),
+            figsize=size,
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+            layout="constrained",
+        )
+        for (above, below), each in zip(axes.T, spectra, strict=True):
+            density = smooth(each.values, each.weights, at, width)
+            above.semilogy(at, np.maximum(density, 1e-12), color=COLOURS[0])
+            above.set_title(each.title)
+            order = np.argsort(each.values)[::-1]
+            shares = np.cumsum(each.weights[order])
+            below.step(each.values[order], shares, where="post", color=COLOURS[1])
+            below.set_yscale("log")
+            text = f"$\\lambda_{{max}}$ {each.values[-1]:.3g}"
+            above.annotate(text, (0.97, 0.93), xycoords="axes fraction", ha="right")
+            below.set_xlabel("eigenvalue")
+        axes[0, 0].set_ylabel("density")
+        axes[0, 0].set_ylim(bottom=1e-7)
+        axes[1, 0].set_ylabel("share of larger ones")
+        figure.savefig(path)
+        pyplot.close(figure)

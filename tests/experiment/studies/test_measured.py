@@ -1,0 +1,272 @@
+"""Runs that are measured: along their training, when they are over, and later."""
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import run as command
+from samkeras import analysis
+from samkeras.analysis import DataLoss
+from samkeras.experiment.runs import measures, measuring
+from samkeras.experiment.runs.saved import load_run
+from samkeras.experiment.tracking.journal import find_journals
+
+SMALL = ["--width_mult", "0.1", "--epochs", "3", "--batch_size", "200", "--sam"]
+SMALL += ["true,false"]
+MEASURED = ["--measure", "eigenvalues,linearity", "--measure_examples", "150"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, store):
+    """The folder of a grid's runs, one with SAM, one without, measured when they were
+    over."""
+    folder = tmp_path_factory.mktemp("measured") / "runs"
+    assert run(folder, store, *SMALL, *MEASURED) == 0
+    return folder
+
+
+def run(folder: Path, store: str, *options: str) -> int:
+    places = ["--run_dir", str(folder), "--tracking_uri", store]
+    places += ["--experiment", folder.parent.name, "--verbose", "0"]
+    return command.main(["workloads/synthetic_mlp", *places, *options])
+
+
+def find_run(folder: Path, kind: str) -> Path:
+    (path,) = folder.glob(f"synthetic_mlp_w0.1_{kind}*")
+    return path
+
+
+def read_numbers(path: Path) -> dict[str, float]:
+    """What is recorded of a run."""
+    (journal,) = find_journals(path)
+    return journal.read_run().metrics
+
+
+def read_curve(path: Path, name: str) -> list[float]:
+    (journal,) = find_journals(path)
+    return [
+        r["metrics"][name] for r, _ in journal.read(0) if name in r.get("metrics", ())
+    ]
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """A function after which nothing may be measured."""
+
+    def refuse(*_):
+        raise AssertionError("is measured again")
+
+    return lambda: monkeypatch.setattr(measuring, "take", refuse)
+
+
+def test_the_numbers_are_those_of_the_last_weights(trained):
+    """As samkeras.analysis gives them for the model and the first examples of the
+    training, and recorded with the run, which is over as before."""
+    path = find_run(trained, "sgd")
+    saved = load_run(path)
+    model, data = saved.model("last"), saved.data.train.first(150)
+    loss = DataLoss(model, (data.x, data.y))
+    numbers = read_numbers(path)
+    top = analysis.top_eigenvalues(model, loss, 5).values
+    assert numbers["lambda_max"] == pytest.approx(top[0], rel=1e-5)
+    assert numbers["lambda_5"] == pytest.approx(top[4], rel=1e-4)
+    start = [np.array(w) for w in saved.model("start").trainable_variables]
+    linearity = analysis.linearity(model, loss, start).value
+    assert numbers["linearity"] == pytest.approx(linearity, rel=1e-4)
+    assert 0 < linearity < 1
+    (journal,) = find_journals(path)
+    statuses = [r["status"] for r, _ in journal.read(0) if "status" in r]
+    assert statuses == ["FINISHED"]
+
+
+def test_a_repeated_command_measures_nothing(trained, store, forbid, capsys):
+    forbid()
+    assert run(trained, store, *SMALL, *MEASURED) == 0
+    out = capsys.readouterr().out
+    assert f"{read_numbers(find_run(trained, 'sgd'))['lambda_max']:.4g}" in out
+
+
+def test_what_is_asked_for_later_is_added(trained, store, tmp_path, monkeypatch):
+    """Without training anew, and without measuring what is known."""
+    taken = []
+
+    def note(name, subject, take=measuring.take):
+        taken.append(name)
+        return take(name, subject)
+
+    monkeypatch.setattr(measuring, "take", note)
+    more = ["--measure", "eigenvalues,trace", "--measure_examples", "150"]
+    before = {p: p.stat().st_mtime_ns for p in trained.glob("*/last.weights.h5")}
+    assert run(trained, store, *SMALL, *more) == 0
+    assert taken == ["trace", "trace"]
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    assert "trace" in read_numbers(find_run(trained, "sam"))
+
+
+def test_a_run_alone_is_measured_as_among_others(trained, tmp_path):
+    """Whose models it takes the place of: smoothness takes a step of training, with the
+    optimizer and method as they were, and takes it back."""
+    copies = [tmp_path / path.name for path in trained.glob("synthetic_mlp*")]
+    for copy in copies:
+        shutil.copytree(trained / copy.name, copy)
+        (copy / "measures.json").unlink()
+    names = ("smoothness", "eigenvalues")
+
+    def numbers(path):
+        entries, new = measuring.measure_run(load_run(path), names, "last", 100)
+        assert new == [*names]
+        (path / "measures.json").unlink()
+        return [entry.numbers for entry in entries]
+
+    together = [numbers(copy) for copy in copies]
+    for copy, found in zip(copies, together, strict=True):
+        measures.forget()
+        keras.backend.clear_session()
+        alone = numbers(copy)
+        for one, other in zip(alone, found, strict=True):
+            assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_an_interrupted_measuring_goes_on(
+    trained, store, tmp_path, monkeypatch, forbid
+):
+    """Ctrl-C keeps what is measured, and the runs, which are over."""
+    folder = tmp_path / "other" / "runs"
+    shutil.copytree(trained, folder)
+    taken = []
+
+    def interrupt(name, subject, take=measuring.take):
+        taken.append(name)
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return take(name, subject)
+
+    saved = load_run(find_run(folder, "sgd"))
+    with monkeypatch.context() as context:
+        context.setattr(measuring, "take", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            measuring.measure_run(saved, ["trace", "sharpness"], "last", 70)
+    entries, new = measuring.measure_run(saved, ["trace", "sharpness"], "last", 70)
+    assert new == ["sharpness"]
+    assert [entry.measure for entry in entries] == ["trace", "sharpness"]
+    forbid()
+    measuring.measure_run(saved, ["trace", "sharpness"], "last", 70)
+
+
+def test_measuring_along_changes_nothing_of_a_training(trained, store, tmp_path):
+    """The weights are those of the run that is not measured, to the bit, with a
+    smoothness whose step is taken back; numbers come every second epoch and at the end,
+    where they are those of the last weights."""
+    folder = tmp_path / "along" / "runs"
+    options = ["--measure", "eigenvalues,smoothness,trajectory", "--measure_every", "2"]
+    assert run(folder, store, *SMALL, *options, "--measure_examples", "150") == 0
+    for kind in ("sam", "sgd"):
+        path, plain = find_run(folder, kind), find_run(trained, kind)
+        assert path.name != plain.name  # it is a run of its own
+        one, other = (
+            load_run(each).model("last").get_weights() for each in (path, plain)
+        )
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+        curve = read_curve(path, "lambda_max")
+        assert len(curve) == 2
+        assert curve[-1] == pytest.approx(read_numbers(plain)["lambda_max"], rel=1e-5)
+        kept = sorted(file.name for file in (path / "trajectory").iterdir())
+        assert kept == ["epoch_000000.npy", "epoch_000002.npy", "epoch_000003.npy"]
+        weights = [np.load(path / "trajectory" / name) for name in (kept[0], kept[-1])]
+        for which, flat in zip(("start", "last"), weights, strict=True):
+            model = load_run(path).model(which)
+            parts = [np.ravel(w) for w in model.trainable_variables]
+            np.testing.assert_array_equal(flat, np.concatenate(parts))
+
+
+def test_a_run_that_is_trained_again_is_measured_again(trained, store, tmp_path):
+    path = tmp_path / "again" / "runs"
+    options = [*SMALL, "--measure", "trace", "--measure_examples", "50"]
+    assert run(path, store, *options) == 0
+    assert run(path, store, *options, "--rerun") == 0
+    for kind in ("sam", "sgd"):
+        entries = json.loads((find_run(path, kind) / "measures.json").read_text())
+        assert len({entry["of"] for entry in entries}) == len(entries) == 2
+        newest = find_journals(find_run(path, kind))[-1]
+        assert "trace" in newest.read_run().metrics
+
+
+@pytest.mark.one_backend
+def test_analyze_measures_runs_from_their_folders(trained, capsys, forbid):
+    """A table of SAM and the base optimizer, the numbers with the run, of the best
+    epoch under names of their own; nothing the second time."""
+    paths = [str(find_run(trained, kind)) for kind in ("sam", "sgd")]
+    options = ["--measure", "spectrum,average_sharpness", "--examples", "100"]
+    assert command.main(["analyze", *paths, *options, "--weights", "best"]) == 0
+    out = capsys.readouterr().out
+    assert "no SAM" in out
+    assert "the best epoch's weights, on 100 training examples, in float32" in out
+    for path in map(Path, paths):
+        numbers = read_numbers(path)
+        assert "average_sharpness_at_best" in numbers
+        assert "average_sharpness" not in numbers
+        assert (path / "measures" / "spectrum_best_100.png").stat().st_size > 5_000
+    (picture,) = (trained / "figures").glob("spectrum_*.png")
+    assert str(picture) in out
+    forbid()
+    assert command.main(["analyze", *paths, *options, "--weights", "best"]) == 0
+
+
+@pytest.mark.one_backend
+def test_what_cannot_be_measured_is_said(trained, capsys, monkeypatch):
+    """Beside what can be, and with exit code 1."""
+
+    def refuse(*_, **__):
+        raise ValueError("there is no second derivative")
+
+    monkeypatch.setattr(analysis, "trace", refuse)
+    path = str(find_run(trained, "sgd"))
+    options = ["--measure", "trace,sharpness", "--examples", "30"]
+    assert command.main(["analyze", path, *options]) == 1
+    out, err = capsys.readouterr()
+    assert "trace cannot be measured: there is no second derivative" in err
+    assert "sharpness" in out
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--measure", "trace"], "analyze needs the folder of a run"),
+        (["{run}"], "analyze needs --measure"),
+        (["{run}", "--measure", "traces"], "Received: traces; did you mean trace?"),
+        (["{run}", "--measure", "trajectory"], "along a training"),
+        (["{run}", "--measure", "trace", "--weights", "lats"], "did you mean last?"),
+        (["{run}", "--measure", "trace", "--examples", "0"], "an integer >= 1"),
+        (["{run}", "--measure", "trace", "--example", "9"], "did you mean --examples?"),
+        (["{run}x", "--measure", "trace"], "there is no folder"),
+        (["{run}/..", "--measure", "trace"], "holds no run"),
+    ],
+)
+def test_a_wrong_analysis_is_one_line(trained, capsys, arguments, message):
+    path = str(find_run(trained, "sgd"))
+    line = [each.replace("{run}", path) for each in arguments]
+    assert command.main(["analyze", *line]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert not out
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--measure", "eigenvalue"], "did you mean eigenvalues?"),
+        (["--measure", "trajectory"], "needs --measure_every N"),
+        (["--measure_every", "2"], "--measure_every needs --measure NAME,NAME"),
+    ],
+)
+def test_wrong_options_are_one_line(tmp_path, capsys, options, message):
+    assert run(tmp_path / "runs", "sqlite:///unused.db", *options) == 2
+    assert message in capsys.readouterr().err
