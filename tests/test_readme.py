@@ -37,8 +37,9 @@ def test_sam_in_your_own_code(tmp_path):
     assert float(keras.ops.max(keras.ops.abs(loaded.method.state[0]))) > 0
 
 
-def test_measure_sharpness():
+def test_measure_sharpness(tmp_path, monkeypatch):
     """All that is measured is a number, of all the examples."""
+    monkeypatch.chdir(tmp_path)
     section = README.read_text().split("\n## Measure sharpness")[1].split("\n## ")[0]
     model = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten()])
     model.add(keras.layers.Dense(10))
@@ -48,10 +49,15 @@ def test_measure_sharpness():
     model.fit(X, Y, epochs=2, verbose=0)
     names = {"model": model, "x": X, "y": Y}
     names |= {"weights_before": start, "weights_at_start": start}
-    (block,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    exec(block, names)
+    weights = np.concatenate([np.ravel(w) for w in start])
+    names |= {"x_test": X[:9], "y_test": Y[:9]}
+    names["weights_of_epochs"] = [weights * 0, weights, weights**2]
+    for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
+        exec(block, names)
     assert names["top"].converged
     assert names["top"].num_examples == 64
+    assert names["plane"].test["loss"].shape == (51, 51)
+    assert names["line"].at.shape == (41,)
 
 
 def test_every_method_has_a_row_of_its_page():

@@ -1,5 +1,5 @@
-"""What the loss of any keras model looks like around its weights: curvature, sharpness
-and how linear the model is."""
+"""What the loss of any keras model looks like around its weights: curvature, sharpness,
+landscapes and how linear the model is."""
 
 from samkeras.analysis.curvature import (
     Eigenvalues,
@@ -11,6 +11,13 @@ from samkeras.analysis.curvature import (
     trace,
 )
 from samkeras.analysis.data_loss import DataLoss
+from samkeras.analysis.directions import (
+    Directions,
+    Projection,
+    pca_directions,
+    random_directions,
+)
+from samkeras.analysis.landscape import Line, Plane, interpolation, line, plane
 from samkeras.analysis.non_uniformity import NonUniformity, non_uniformity
 from samkeras.analysis.path import Linearity, Smoothness, linearity, smoothness
 from samkeras.analysis.sharpness import (
@@ -23,17 +30,26 @@ from samkeras.analysis.sharpness import (
 __all__ = [
     "AverageSharpness",
     "DataLoss",
+    "Directions",
     "Eigenvalues",
+    "Line",
     "Linearity",
     "NonUniformity",
+    "Plane",
+    "Projection",
     "Sharpness",
     "Smoothness",
     "SpectralDensity",
     "Trace",
     "average_sharpness",
     "bottom_eigenvalues",
+    "interpolation",
+    "line",
     "linearity",
     "non_uniformity",
+    "pca_directions",
+    "plane",
+    "random_directions",
     "sharpness",
     "smoothness",
     "spectral_density",

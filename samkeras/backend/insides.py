@@ -1,7 +1,7 @@
 """What keras keeps to itself and has no public name for."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import keras
@@ -73,6 +73,48 @@ def unrounded(model: keras.Model) -> Generator[None]:
     finally:
         for (each, name, _), value in zip(changes, before, strict=True):
             setattr(each, name, value)
+
+
+def find_owners(model: keras.Model) -> list[Any]:
+    """The innermost layer that has each of a model's trainable weights."""
+    owners: dict[int, Any] = {}
+    for layer in model._flatten_layers():  # outer ones first
+        owners |= {id(weight): layer for weight in layer.trainable_variables}
+    return [owners[id(weight)] for weight in model.trainable_variables]
+
+
+def find_metrics(model: keras.Model) -> Any:
+    """The metrics that a model was compiled with, as one keras.Metric, or None."""
+    return model._compile_metrics
+
+
+def find_normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The BatchNorm layers of a model that training gives new statistics."""
+    kind = keras.layers.BatchNormalization
+    return [x for x in model._flatten_layers() if isinstance(x, kind) and x.trainable]
+
+
+@contextlib.contextmanager
+def normalized_by_batch(model: keras.Model) -> Generator[None]:
+    """Has BatchNorm layers normalize by the batch, in evaluation too, and assign its
+    mean and variance to their moving statistics."""
+
+    def train(call: Callable[..., Any]) -> Callable[..., Any]:
+        def in_training(*args: Any, **kwargs: Any) -> Any:
+            return call(*args, **{**kwargs, "training": True})
+
+        return in_training
+
+    found = find_normalizations(model)
+    momentums = [layer.momentum for layer in found]
+    for layer in found:
+        layer.call, layer.momentum = train(layer.call), 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(found, momentums, strict=True):
+            del layer.call
+            layer.momentum = momentum
 
 
 @contextlib.contextmanager

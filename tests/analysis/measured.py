@@ -26,7 +26,12 @@ def measure(name: str) -> dict[str, np.ndarray]:
     if name == "convolutional":
         numbers.append(analysis.linearity(model, data, start).value)
         numbers.append(analysis.non_uniformity(model, data).value)
+    directions = analysis.random_directions(model)
+    plane = analysis.plane(
+        model, data, directions, x=[-0.5, 0.5], y=[0.3], batch_norm="refit"
+    )
     return {
+        "landscape": plane.train["loss"],
         "others": np.array(numbers),
         "loss": np.array([loss]),
         "gradient": gradient,

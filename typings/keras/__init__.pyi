@@ -87,6 +87,7 @@ class Model(layers.Layer):
     output: Any
     _loss_tracker: metrics.Mean
     _compile_loss: Any
+    _compile_metrics: Any
     _jax_state: Any
     _jax_state_synced: bool
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
