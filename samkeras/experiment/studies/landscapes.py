@@ -1,0 +1,314 @@
+"""Draws the loss around runs' weights: planes side by side, and lines between two."""
+
+import hashlib
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samkeras.analysis import Line, Plane
+from samkeras.errors import InputError
+from samkeras.experiment.options.config import varied_fields
+from samkeras.experiment.runs.landscapes import (
+    Track,
+    View,
+    find_axes,
+    look_at,
+    take_line,
+    take_plane,
+)
+from samkeras.experiment.runs.run import Run
+from samkeras.experiment.runs.saved import SavedRun, Which
+from samkeras.experiment.studies import tables
+from samkeras.experiment.studies.pictures import COLOURS, STYLE
+
+NUM_LEVELS = 24
+MOST_DECADES = 6  # below the highest loss
+PANEL = 2.5  # inches
+STAR: dict[str, Any] = {"markersize": 9, "markeredgecolor": "w", "markeredgewidth": 0.5}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A plane, and what is on it.
+
+    Attributes:
+        title: of the panel.
+        plane: the numbers.
+        tracks: paths of training.
+        explained: the shares of them that the directions explain; None: these are
+            random.
+    """
+
+    title: str
+    plane: Plane
+    tracks: Sequence[Track] = ()
+    explained: np.ndarray | None = None
+
+
+def draw_landscapes(
+    runs: Sequence[SavedRun],
+    *,
+    which: Which = "last",
+    examples: int = 1000,
+    points: int | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> list[Path]:
+    """Draws planes through the weights of finished runs, side by side: with the same
+    levels of the loss and the same axes.
+
+    A plane is the one in which the run went for the most part, if each of the runs has
+    kept its trajectory, or else one of random directions, filter by filter as long as
+    the weights.
+
+    Args:
+        runs: their weights and data are read from their folders.
+        which: of which epoch the weights are.
+        examples: of training and of validation that the loss is a mean over, at most.
+        points: of a plane's longer side. None (default): 51, or 25 with convolutions.
+        seed: of random directions.
+        folder: of the files. None (default): landscapes/ beside the runs, a folder for
+            each choice of them. What is there is not measured again.
+
+    Returns:
+        The picture as PNG and SVG, and an .npz of all numbers of each run.
+
+    Raises:
+        InputError: there is nothing to measure.
+    """
+    folder = folder or name_folder(runs, which, examples, points, seed)
+    views = [look_at(r, n, which, seed) for r, n in zip(runs, name(runs), strict=True)]
+    if not all(view.tracks for view in views):
+        views = [look_at(v.saved, v.name, which, seed, False) for v in views]
+    count = points or min(view.points for view in views)
+    axes = find_axes([track for view in views for track in view.tracks], count)
+    folder.mkdir(parents=True, exist_ok=True)
+    panels, files = [], []
+    for view in views:
+        files.append(folder / f"{view.saved.folder.name}.npz")
+        panels.append(make_panel(view, *axes, examples, files[-1]))
+    pictures = [folder / f"landscape.{kind}" for kind in ("png", "svg")]
+    title = f"Training loss around the {which} weights of {runs[0].config.target}"
+    draw_planes(panels, title, pictures)
+    return [*pictures, *files]
+
+
+def draw_interpolation(
+    first: SavedRun,
+    second: SavedRun,
+    *,
+    which: Which = "last",
+    examples: int = 1000,
+    folder: Path | None = None,
+) -> list[Path]:
+    """Draws loss and metrics on the line from one run's weights to another one's, of
+    training and validation; see draw_landscapes.
+
+    Returns:
+        The picture as PNG and SVG, and an .npz of all numbers.
+
+    Raises:
+        InputError: there is nothing to measure, or their models are of other shapes.
+    """
+    runs = (first, second)
+    folder = folder or name_folder(runs, which, examples, None, 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "interpolation.npz"
+    line = take_line(first, second, which, examples, path)
+    pictures = [folder / f"interpolation.{kind}" for kind in ("png", "svg")]
+    draw_line(line, name(runs), f"Between two runs of {first.config.target}", pictures)
+    return [*pictures, path]
+
+
+def make_panel(
+    view: View, x: np.ndarray, y: np.ndarray, examples: int, path: Path
+) -> Panel:
+    """Measures a view's plane."""
+    plane = take_plane(view, x, y, examples, path)
+    return Panel(view.name, plane, view.tracks, view.directions.explained)
+
+
+def name(runs: Sequence[SavedRun]) -> list[str]:
+    """What sets each of some runs apart."""
+    varied = varied_fields(saved.config for saved in runs)
+    return [tables.label(Run(saved.config), varied) for saved in runs]
+
+
+def name_folder(
+    runs: Sequence[SavedRun],
+    which: Which,
+    examples: int,
+    points: int | None,
+    seed: int,
+) -> Path:
+    """The folder of a landscape's files."""
+    marks = [f"{saved.folder.name} {saved.fingerprint}" for saved in runs]
+    text = "\n".join([*marks, f"{which} {examples} {points} {seed}"])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    first = runs[0]
+    return first.folder.parent / "landscapes" / f"{first.config.workload}_{digest}"
+
+
+def draw_planes(panels: Sequence[Panel], title: str, paths: Sequence[Path]) -> None:
+    """Draws planes in one row, with the same levels of the training loss, the same axes
+    and one colour bar.
+
+    Raises:
+        InputError: no loss is finite.
+    """
+    import matplotlib
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure as Canvas
+
+    losses = [panel.plane.train["loss"] for panel in panels]
+    levels = find_levels(losses)
+    norm = LogNorm(levels[0], levels[-1])
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        canvas = Canvas(layout="constrained")
+        x, y = panels[0].plane.x, panels[0].plane.y
+        height = PANEL * np.ptp(y) / np.ptp(x)
+        canvas.set_size_inches(PANEL * len(panels) + 1, 0.85 * height + 1.2)
+        grid = canvas.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
+        filled: Any = None
+        for panel, loss, axes in zip(panels, losses, grid[0], strict=True):
+            shown = np.clip(np.where(np.isfinite(loss), loss, np.inf), *levels[[0, -1]])
+            place = (panel.plane.x, panel.plane.y, shown)
+            filled = axes.contourf(*place, levels=levels, norm=norm, cmap="Greys")
+            axes.contour(*place, levels=levels, colors="0.35", linewidths=0.3)
+            _draw_tracks(axes, panel)
+            axes.set_title(panel.title, fontsize=7)
+            axes.set_aspect("equal")
+            axes.set_xlabel(_label_axis(panel, 0))
+            axes.set_ylabel(_label_axis(panel, 1))
+            axes.annotate(
+                textwrap.fill(_describe(panel), 44),
+                xy=(0.5, 0),
+                xycoords=axes.xaxis.label,
+                xytext=(0, -4),
+                textcoords="offset points",
+                fontsize=5,
+                ha="center",
+                va="top",
+            )
+        bar = canvas.colorbar(filled, ax=grid[0], label="training loss", shrink=0.8)
+        decades = np.arange(np.ceil(np.log10(levels[0])), np.log10(levels[-1]))
+        ticks = 10.0**decades if len(decades) > 1 else levels[:: len(levels) // 4]
+        bar.set_ticks([*ticks])
+        canvas.suptitle(title, fontsize=7, wrap=True)
+        _save(canvas, paths)
+
+
+def find_levels(losses: Sequence[np.ndarray]) -> np.ndarray:
+    """Levels for all planes, evenly on a log scale: from the least loss that is above
+    zero, but at most some decades down, to the highest.
+
+    Raises:
+        InputError: there is no such loss.
+    """
+    values = np.concatenate([np.ravel(loss) for loss in losses])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        raise InputError("there is no landscape: no loss is a finite number above zero")
+    low, high = values.min(), values.max()
+    low = max(low, high / 10**MOST_DECADES)
+    return np.geomspace(low, max(high, 1.01 * low), NUM_LEVELS)
+
+
+def _draw_tracks(axes: Any, panel: Panel) -> None:
+    """The paths, from a ring to the minima; without paths the plane's origin alone."""
+    if not panel.tracks:
+        axes.plot(0, 0, "*", color=COLOURS[0], **STAR)
+    for place, track in enumerate(panel.tracks):
+        colour, (x, y) = COLOURS[place % len(COLOURS)], track.coordinates.T
+        axes.plot(x, y, color=colour, marker=".", markersize=2, label=track.name)
+        axes.plot(x[0], y[0], "o", color="w", markeredgecolor="k", markersize=5)
+        axes.plot(x[-1], y[-1], "*", color=colour, **STAR)
+    if len(panel.tracks) > 1:
+        axes.legend(loc="best")
+
+
+def _label_axis(panel: Panel, place: int) -> str:
+    if panel.explained is None:
+        return f"random direction {place + 1}"
+    share = f"{100 * panel.explained[place]:.3g} %"
+    what = "distance along" if place == 0 else "along"
+    return f"{what} direction {place + 1} ({share})"
+
+
+def _describe(panel: Panel) -> str:
+    """What is to be known of a panel: units, and what does not lie on the plane."""
+    plane = panel.plane
+    said: list[str] = []
+    if panel.explained is None:
+        lengths = [f"{length:.3g}" for length in plane.lengths]
+        said.append(
+            f"A unit is a distance of {' and '.join(dict.fromkeys(lengths))}, the "
+            f"weights' own length filter by filter; the directions' cosine is "
+            f"{plane.cosine:.2g}."
+        )
+    else:
+        said.append(f"The plane has {100 * panel.explained.sum():.3g} % of the path.")
+    for track in panel.tracks:
+        of = f" of {track.name}" if len(panel.tracks) > 1 else ""
+        first, most = 100 * track.outside[0], 100 * track.outside.max()
+        said.append(
+            f"Off the plane{of}: {first:.2g} % of the start's distance from the star, "
+            f"at most {most:.2g} % of a point's."
+        )
+    said.append(f"{plane.num_examples:,} examples.")
+    return " ".join(said)
+
+
+def draw_line(
+    line: Line, ends: Sequence[str], title: str, paths: Sequence[Path]
+) -> None:
+    """Draws loss and metrics on the line between two networks, of training and
+    validation.
+
+    Args:
+        line: the numbers, the networks at 0 and 1.
+        ends: their names.
+        title: of the picture.
+        paths: the files that are written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    splits: Mapping[str, Mapping[str, np.ndarray]] = {
+        "training": line.train,
+        "validation": line.test,
+    }
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(layout="constrained")
+        names = list(line.train)
+        canvas.set_size_inches(3.4, 1.7 * len(names) + 0.9)
+        rows = canvas.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+        for number, axes in zip(names, rows, strict=True):
+            for (split, values), colour in zip(splits.items(), COLOURS, strict=False):
+                if number in values:
+                    style = "-" if split == "training" else "--"
+                    axes.plot(line.at, values[number], style, color=colour, label=split)
+            axes.set_ylabel(number.replace("_", " "))
+            for end in (0, 1):
+                axes.axvline(end, color="0.3", linewidth=0.8)
+        if (line.train["loss"] > 0).all():
+            rows[0].set_yscale("log")
+        rows[0].legend()
+        top = rows[0].secondary_xaxis("top")
+        top.set_xticks((0, 1), [textwrap.fill(end, 24) for end in ends], fontsize=5)
+        top.tick_params(length=0)
+        rows[-1].set_xlabel(
+            f"place on the line (a unit is a distance of {line.length:.3g})"
+        )
+        canvas.suptitle(title, fontsize=7, wrap=True)
+        _save(canvas, paths)
+
+
+def _save(canvas: Any, paths: Sequence[Path]) -> None:
+    for path in paths:
+        no_date = {"Date": None} if path.suffix == ".svg" else None
+        canvas.savefig(path, metadata=no_date, bbox_inches="tight")
