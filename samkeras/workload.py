@@ -41,6 +41,8 @@ class Workload:
             on all of it. None: nothing.
         methods: methods of its own that `--method` takes, by their names: config -> a
             Method.
+        bounds: what theory says of its numbers, that pictures draw, by the names of its
+            rules: config -> a number.
         version: raised by a change of what it imports, so that runs from before it are
             trained again; a change of its own module has that effect by itself.
 
@@ -57,6 +59,7 @@ class Workload:
     mode: Mode
     score: Callable[..., dict[str, float]] | None = None
     methods: "Mapping[str, Callable[[Any], Method]]" = field(default_factory=dict)
+    bounds: Mapping[str, Callable[[Any], float]] = field(default_factory=dict)
     version: int = 1
 
     def __post_init__(self) -> None:

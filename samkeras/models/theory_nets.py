@@ -44,11 +44,11 @@ def build_relu_1d(width_mult: float = 1.0) -> SAMModel:
     return SAMModel(inputs, outputs)
 
 
-def build_factorization(width_mult: float = 1.0) -> SAMModel:
-    """f(x) = W_2 W_1 x from 6 to 10 numbers, of rank 10 at width_mult 1 (figure 6c);
+def build_factorization(rank: int = 10) -> SAMModel:
+    """f(x) = W_2 W_1 x from 6 to 10 numbers, with `rank` numbers between (figure 6c);
     the weights are uniform within 1 / sqrt(fan-in), as PyTorch has it."""
     inputs = keras.Input((6,))
-    sizes = {"hidden": scale_width(10, width_mult), "outputs": 10}
+    sizes = {"hidden": rank, "outputs": 10}
     x = inputs
     for name, size in sizes.items():
         start = initializers.VarianceScaling(1 / 3, "fan_in", "uniform")

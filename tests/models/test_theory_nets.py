@@ -47,7 +47,7 @@ def test_allen_zhus_labels():
 def test_the_rank_that_is_missing_is_the_loss_that_is_left():
     """Eckart and Young: no product of rank 4 is nearer; gradient descent finds it."""
     (x, y), _ = load_factorization().read()
-    model = build_factorization(0.4)
+    model = build_factorization(rank=4)
     model.compile(samkeras.SGD(0.1, momentum=0.9), SumOfSquares(), jit_compile=True)
     model.fit(x, y, batch_size=1000, epochs=400, verbose=0)
     # The nearest in the metric of x, whose covariance is not quite the identity.
@@ -84,7 +84,7 @@ def test_weights_start_as_the_sources_have_them():
     assert np.mean(kernel) == pytest.approx(0, abs=0.25)
     assert np.std(bias) == pytest.approx(2.5, rel=0.1)
     assert np.std(output) == pytest.approx(4.0, rel=0.1)
-    first, second = map(np.asarray, build_factorization(50.0).variables)
+    first, second = map(np.asarray, build_factorization(rank=500).variables)
     assert np.max(np.abs(first)) == pytest.approx(6**-0.5, rel=0.01)
     assert np.max(np.abs(second)) == pytest.approx(500**-0.5, rel=0.01)
     kernel, offset, output = map(np.asarray, build_allen_zhu(20.0).variables)
@@ -92,9 +92,16 @@ def test_weights_start_as_the_sources_have_them():
     np.testing.assert_allclose(sizes, [2000**-0.5, 2000**-0.5, 1.0], rtol=0.1)
 
 
-@pytest.mark.parametrize("build", [build_relu_1d, build_factorization, build_allen_zhu])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: build_relu_1d(0.2),
+        lambda: build_factorization(2),
+        lambda: build_allen_zhu(0.2),
+    ],
+)
 def test_a_saved_network_gives_the_same(build, tmp_path):
-    model = build(0.2)
+    model = build()
     x = np.random.default_rng(0).standard_normal((3, *model.input_shape[1:]))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

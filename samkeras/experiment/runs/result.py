@@ -28,6 +28,8 @@ class Result:
             best_val_accuracy, val_loss or grad_cosine, and its seconds.
         failure: why there are none; None: it is finished.
         traceback: where in the code it failed, where the failure does not say all.
+        curves: the values of numbers at each step that they were recorded at, of those
+            that a picture shows over epochs.
     """
 
     config: Config
@@ -36,6 +38,7 @@ class Result:
     numbers: Mapping[str, float] = field(default_factory=dict)
     failure: str | None = None
     traceback: str | None = None
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def best(self) -> float:
@@ -67,15 +70,22 @@ class Result:
 def list_numbers(workload: Workload) -> tuple[list[str], bool]:
     """The names of the numbers that runs of a workload have, and whether those are all:
     what a score or a game has beside keras' metrics, a finished run tells."""
+    of_epochs, are_all = list_epoch_numbers(workload)
+    reported = [f"{kind}_{workload.monitor}" for kind in ("best", "final")]
+    names = [*reported, "best_epoch", *of_epochs]
+    names += ["compiled_programs", "passes", "seconds"]
+    return [*names, *SIZES], are_all
+
+
+def list_epoch_numbers(workload: Workload) -> tuple[list[str], bool]:
+    """The numbers among those of list_numbers that runs have of each epoch."""
     from samkeras.statistics import GRADIENT_METRICS
 
     logged = ["loss", *workload.metric_names]
     validated = [f"val_{name}" for name in logged]
-    reported = [f"{kind}_{workload.monitor}" for kind in ("best", "final")]
-    names = [*reported, "best_epoch", *validated, *logged, *GRADIENT_METRICS]
-    names += ["learning_rate", "examples_per_second", "compiled_programs"]
-    names += ["passes", "seconds", *NUMBERS]
-    return [*names, *SIZES], workload.monitor in validated
+    names = [*validated, *logged, *GRADIENT_METRICS]
+    names += ["learning_rate", "examples_per_second", *NUMBERS]
+    return names, workload.monitor in validated
 
 
 def check_measured(config: Config, workload: Workload) -> None:

@@ -23,7 +23,8 @@ from samkeras.experiment.studies.comparison import (
     estimate,
 )
 from samkeras.experiment.studies.conclusion import decimals_of, with_error
-from samkeras.experiment.studies.figure import VALUES, Figure, Picture
+from samkeras.experiment.studies.figure import Figure
+from samkeras.experiment.studies.picture import VALUES, Picture
 from samkeras.experiment.studies.tables import cell
 from samkeras.experiment.tracking.record import Record, View
 

@@ -12,7 +12,7 @@ from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.methods import CHOICES, OPTIONS
 from samkeras.experiment.runs.result import Result
-from samkeras.experiment.studies.figure import Value
+from samkeras.experiment.studies.picture import Value
 from samkeras.workload import Mode
 
 # A method is taken at the values of these that are best for it.
@@ -65,6 +65,13 @@ class Comparison:
     is_apart: bool
     unfinished: list[Result]
     mode: Mode
+
+    @property
+    def config(self) -> Config:
+        """Of one of its runs."""
+        found = (runs for runs in (self.base, *self.by_rule.values()) if runs)
+        runs = [*next(found, {}).values(), *self.unfinished]
+        return runs[0].config
 
     @property
     def sam(self) -> dict[int, Result]:
@@ -264,9 +271,23 @@ def find_varied(comparisons: Sequence[Comparison]) -> list[str]:
     return [n for n in names if len({c.fields[n] for c in comparisons}) > 1]
 
 
-def estimate(values: Iterable[float]) -> Estimate | None:
+def estimate(values: Iterable[float], is_log: bool = False) -> Estimate | None:
     """The mean of values and its standard error: the sample's standard deviation
-    (divided by n - 1) over the root of n. None for no values."""
+    (divided by n - 1) over the root of n. None for no values.
+
+    Args:
+        values: one a seed.
+        is_log: take the geometric mean, of those that are positive; its error is the
+            mean times that of the logarithms.
+    """
+    if is_log:
+        found = estimate(math.log(value) for value in values if value > 0)
+        if found is None:
+            return None
+        mean = math.exp(found.mean)
+        return found._replace(
+            mean=mean, error=None if found.error is None else mean * found.error
+        )
     values = list(values)
     if not values:
         return None

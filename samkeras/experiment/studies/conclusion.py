@@ -20,7 +20,7 @@ from samkeras.experiment.studies.comparison import (
     find_varied,
     named,
 )
-from samkeras.experiment.studies.figure import Value
+from samkeras.experiment.studies.picture import Value
 
 MAX_PLACES = 6  # more are counted
 VERBS = {1: "helps", 0: "makes no clear difference", -1: "hurts"}

@@ -1,11 +1,9 @@
 """A figure of the paper: a grid of runs and the pictures that are drawn of them."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.config import (
@@ -29,47 +27,17 @@ from samkeras.experiment.options.targets import (
     list_pictures,
     resolve_target,
 )
-
-X = (
-    "num_params",
-    "width_mult",
-    "depth",
-    "sparsity",
-    "rho",
-    "label_noise",
-    "weight_decay",
-    "method",
+from samkeras.experiment.studies.comparison import COMPARED_FIELDS
+from samkeras.experiment.studies.picture import (
+    EPOCH,
+    ONLY_FIELDS,
+    Options,
+    Picture,
+    X,
+    check_fields,
+    read_picture,
+    read_pictures,
 )
-Y = ("gain", "metric", "best_rho")
-Value = Literal["best", "final"]
-VALUES: tuple[Value, ...] = get_args(Value)
-
-Options = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What is drawn of a figure's runs.
-
-    Attributes:
-        name: names its files.
-        title: one line.
-        y: "gain", SAM minus base at SAM's best rho; "metric", of both; "best_rho"; or
-            a number of the runs by its name, such as "grad_cosine", of both.
-        x: what it is drawn over, one of X or a number that is an option of the
-            workload's own; other options that vary become lines. Of "method" each has a
-            row.
-        value: the "best" of a run's epochs, the paper's early stopping, or the "final",
-            of a gain or metric.
-        paper: the paper's own curve, {"x": [...], "y": [...]}, if it has one.
-    """
-
-    name: str
-    title: str
-    y: str
-    x: str
-    value: Value = "best"
-    paper: dict[str, list[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +92,6 @@ FIGURE_FIELDS = (
     "pictures",
     "replicas",
 )
-PICTURE_FIELDS = tuple(f.name for f in dataclasses.fields(Picture))
-# What a file without a list of pictures says of its only one.
-ONLY_FIELDS = tuple(name for name in PICTURE_FIELDS if name not in ("name", "title"))
 
 
 def parse_figure(path: Path, arguments: list[str]) -> tuple[Figure, Command]:
@@ -172,7 +137,7 @@ def _read(path: Path) -> Figure:
         raise InputError(
             f"{path} has a workload's options, and is no figure; did you mean {owner}?"
         )
-    _check_fields(path, values, (*FIGURE_FIELDS, *ONLY_FIELDS), FIGURE_FIELDS[:3])
+    check_fields(path, values, (*FIGURE_FIELDS, *ONLY_FIELDS), FIGURE_FIELDS[:3])
     if not isinstance(values["title"], str):
         raise InputError(f"{path}: title must be text. Received: {values['title']}")
     only = {name: values.pop(name) for name in ONLY_FIELDS if name in values}
@@ -182,9 +147,9 @@ def _read(path: Path) -> Figure:
     default = Picture(path.stem, values["title"], y="", x="")
     xs = (*X, *_find_own_numbers(values["target"]))
     if "pictures" in values:
-        values["pictures"] = _read_pictures(path, values["pictures"], default, xs)
+        values["pictures"] = read_pictures(path, values["pictures"], default, xs)
     else:
-        values["pictures"] = [_read_picture(str(path), only, default, xs)]
+        values["pictures"] = [read_picture(str(path), only, default, xs)]
     figure = Figure(path, **values)
     _check_figure(figure)
     return figure
@@ -214,88 +179,21 @@ def _find_own_numbers(target: Target) -> list[str]:
     ]
 
 
-def _read_pictures(
-    path: Path, given: object, default: Picture, xs: Sequence[str]
-) -> list[Picture]:
-    if not isinstance(given, list) or not given:
-        raise InputError(f"{path}: pictures must be a list of what is drawn")
-    pictures = [
-        _read_picture(f"{path}: pictures[{i}]", fields, default, xs)
-        for i, fields in enumerate(given)
-    ]
-    names = [picture.name for picture in pictures]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{path}: two pictures have the name {name}")
-    return pictures
-
-
-def _read_picture(
-    where: str, fields: object, default: Picture, xs: Sequence[str]
-) -> Picture:
-    if not isinstance(fields, dict):
-        raise InputError(f"{where} must hold fields and values, such as `y: gain`")
-    _check_fields(where, fields, PICTURE_FIELDS, ("x", "y"))
-    if "value" in fields and fields["y"] not in ("gain", "metric"):
-        raise InputError(f"{where}: value needs y: gain or metric")
-    picture = dataclasses.replace(default, **fields)
-    _check_choice(where, "x", picture.x, xs)
-    _check_picture(where, picture)
-    return picture
-
-
-def _check_fields(
-    where: object, values: Options, known: Sequence[str], needed: Sequence[str]
-) -> None:
-    for name in values:
-        if name not in known:
-            raise InputError(
-                f"{where}: unknown field {name}{nearest(str(name), known)}"
-            )
-    for name in needed:
-        if name not in values:
-            raise InputError(f"{where} needs the field {name}")
-
-
-def _check_choice(
-    where: object, name: str, value: object, allowed: Sequence[str]
-) -> None:
-    if value not in allowed:
-        raise InputError(
-            f"{where}: {name} must be one of {', '.join(allowed)}. Received: "
-            f"{value}{nearest(str(value), allowed)}"
-        )
-
-
-def _check_picture(where: object, picture: Picture) -> None:
-    _check_choice(where, "value", picture.value, VALUES)
-    for name in ("title", "y"):
-        value = getattr(picture, name)
-        if not isinstance(value, str):
-            raise InputError(f"{where}: {name} must be text. Received: {value}")
-    # It names files.
-    if not re.fullmatch(r"\w[\w.-]*", str(picture.name)):
-        raise InputError(
-            f"{where}: name must be letters, digits, _, . and -. Received: "
-            f"{picture.name}"
-        )
-    if picture.x == "rho" and picture.y in ("gain", "best_rho"):
-        raise InputError(
-            f"{where}: x: rho needs y: metric or a number. Received: y: {picture.y}"
-        )
-    if picture.x == "method" and picture.y != "gain":
-        raise InputError(f"{where}: x: method needs y: gain. Received: y: {picture.y}")
-    if picture.paper is not None and not _is_curve(picture.paper):
-        raise InputError(
-            f"{where}: paper must hold x and y, lists of numbers of one length"
-        )
-
-
 def _check_figure(figure: Figure) -> None:
     path = figure.path
-    for x in (picture.x for picture in figure.pictures):
-        if x not in ("num_params", *option_types(figure.target)):
-            raise InputError(f"{path}: {figure.target} has no option {x}")
+    options = option_types(figure.target)
+    for picture in figure.pictures:
+        for name in (picture.x, picture.panels):
+            if name not in (None, EPOCH, "num_params", *options):
+                raise InputError(
+                    f"{path}: {figure.target} has no option {name}"
+                    f"{nearest(name, options)}"
+                )
+        if picture.panels in ("num_params", *COMPARED_FIELDS):
+            raise InputError(
+                f"{path}: panels must be an option that SAM and the base optimizer "
+                f"share. Received: {picture.panels}"
+            )
     if not isinstance(figure.variants, list | tuple):
         raise InputError(f"{path}: variants must be a list of options and their values")
     mappings = {"grid": figure.grid, "small": figure.small}
@@ -313,13 +211,3 @@ def _check_figure(figure: Figure) -> None:
         )
     if not figure.variants:
         raise InputError(f"{path}: variants is empty: no runs")
-
-
-def _is_curve(curve: object) -> bool:
-    match curve:
-        case {"x": list(x), "y": list(y), **others}:
-            # YAML takes 1e6, without a point, for text.
-            are_numbers = all(isinstance(value, int | float) for value in (*x, *y))
-            return not others and len(x) == len(y) and are_numbers
-        case _:
-            return False

@@ -149,7 +149,11 @@ def _shown(
             return f"{value:,}"
         if isinstance(value, str):
             return value
-        return as_text(value) if name in exact else f"{value:,.{decimals[name]}f}"
+        if name in exact:
+            return as_text(value)
+        shown = f"{value:,.{decimals[name]}f}"
+        is_lost = value and not float(shown.replace(",", ""))
+        return f"{value:.1e}" if is_lost else shown
 
     return {
         name: [(value, show(name, value)) for value in values]

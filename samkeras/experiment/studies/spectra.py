@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samkeras.analysis.curvature import smooth
-from samkeras.experiment.studies.pictures import COLOURS, STYLE
+from samkeras.experiment.studies.drawing import COLOURS, STYLE
 
 NUM_POINTS = 1000
 

@@ -31,7 +31,7 @@ from samkeras.experiment.studies.conclusion import (
     join,
     with_error,
 )
-from samkeras.experiment.studies.figure import VALUES
+from samkeras.experiment.studies.picture import VALUES
 
 MAX_LISTED = 24  # runs, each in a row of its own
 MAX_ROWS = 40  # of means

@@ -94,6 +94,20 @@ class Journal:
                 run.status, run.ended = record["status"], record["time"]
         return run
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has ended, and well."""
+        return self.read_run().status == "FINISHED"
+
+    def read_curves(self, names: Iterable[str]) -> dict[str, dict[int, float]]:
+        """The values of metrics at each step that they were recorded at."""
+        curves: dict[str, dict[int, float]] = {name: {} for name in names}
+        for record, _ in self.read(0):
+            values = record.get("metrics", {})
+            for name in curves.keys() & values.keys():
+                curves[name][record["step"]] = values[name]
+        return curves
+
     def open(self, owner: IO) -> None:
         """Opens the journal for `append`; `owner` is the lock on its folder."""
         ends = [end for _, end in self.read(0)]

@@ -159,6 +159,13 @@ class MLflowStore:
             max_results=count,
         )
 
+    def read_curves(
+        self, run_id: str, names: Iterable[str]
+    ) -> dict[str, dict[int, float]]:
+        """The values of a run's metrics at each step that they were recorded at."""
+        ask = self.client.get_metric_history
+        return {n: {m.step: m.value for m in ask(run_id, n)} for n in names}
+
     def tag_runs(self, run_ids: Iterable[str], tag: str) -> None:
         """Gives runs a tag."""
         with self._exclusive():

@@ -146,6 +146,19 @@ class Tracker(Protocol):
         """
         ...
 
+    def read_curves(
+        self, folder: Path, fingerprints: Sequence[str], names: Iterable[str]
+    ) -> dict[str, dict[int, float]]:
+        """The values of a finished run's metrics, at each step that they were recorded
+        at.
+
+        Args:
+            folder: the run's own directory, which it was trained in or would be.
+            fingerprints: those that it may be recorded under, the first one first.
+            names: of the metrics.
+        """
+        ...
+
     def gather(self, group: str, runs: Iterable[RecordedRun]) -> None:
         """Has the view of a group show finished runs that were trained for others."""
         ...
@@ -280,6 +293,17 @@ class MemoryTracker:
         }
         found = [[finished.get(mark) for mark in marks] for marks in fingerprints]
         return [next(filter(None, each), None) for each in found]
+
+    def read_curves(
+        self, folder: Path, fingerprints: Sequence[str], names: Iterable[str]
+    ) -> dict[str, dict[int, float]]:
+        held = [
+            record.curves
+            for record in self.records
+            if record.tags.get("fingerprint") in fingerprints
+            and record.status == "FINISHED"
+        ]
+        return {name: held[-1].get(name, {}) for name in names} if held else {}
 
     def gather(self, group: str, runs: Iterable[RecordedRun]) -> None:
         for run in runs:

@@ -93,6 +93,18 @@ class MLflowTracker:
             for marks in fingerprints
         ]
 
+    def read_curves(
+        self, folder: Path, fingerprints: Sequence[str], names: Iterable[str]
+    ) -> dict[str, dict[int, float]]:
+        journals = [each for each in find_journals(folder) if each.is_finished]
+        if journals:
+            return journals[-1].read_curves(names)
+        (found,) = self.find_finished([fingerprints])
+        if found is None or found.run_id is None:
+            return {}
+        ask = partial(self._store.read_curves, found.run_id, names)
+        return self._ask(ask) or {}
+
     def gather(self, group: str, runs: Iterable[RecordedRun]) -> None:
         missing = [run.run_id for run in runs if run.run_id and group not in run.tags]
         self._ask(lambda: self._store.tag_runs(missing, group))

@@ -5,8 +5,8 @@ import csv
 from samkeras.experiment.options.targets import FIGURES
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies.comparison import compare
-from samkeras.experiment.studies.figure import Picture
-from samkeras.experiment.studies.pictures import find_points
+from samkeras.experiment.studies.picture import Picture
+from samkeras.experiment.studies.points import find_points
 from tests.helpers import make_config
 
 NAMES = sorted(path.stem for path in FIGURES.glob("*.yaml"))
@@ -38,7 +38,9 @@ def make_picture(y="gain", x="num_params", **fields):
     return Picture("made", "A made-up figure", y, x, **fields)
 
 
-def make_result(best=None, final=None, num_nonzero=None, numbers=None, **options):
+def make_result(
+    best=None, final=None, num_nonzero=None, numbers=None, curves=None, **options
+):
     """A run of these options, of 1000 parameters at width 1; without a metric, one that
     failed."""
     config = make_config("mnist_mlp", **options)
@@ -51,14 +53,16 @@ def make_result(best=None, final=None, num_nonzero=None, numbers=None, **options
         "final_val_accuracy": best if final is None else final,
         "seconds": 2.0,
     }
-    return Result(config, *sizes, {**reported, **(numbers or {})})
+    return Result(config, *sizes, {**reported, **(numbers or {})}, curves=curves or {})
 
 
-def make_trained(config, num_params=1000, num_nonzero=1000):
-    """A finished run of any workload."""
+def make_trained(config, num_params=1000, num_nonzero=1000, shown=()):
+    """A finished run of any workload, which has the numbers that pictures show."""
     monitor = config.target.load().monitor
     reported = {f"best_{monitor}": 0.5, f"final_{monitor}": 0.5, "seconds": 1.0}
-    return Result(config, num_params, num_nonzero, reported)
+    reported |= {picture.y: 0.5 for picture in shown}
+    curves = {picture.y: {0: 1.0, 1: 0.5} for picture in shown}
+    return Result(config, num_params, num_nonzero, reported, curves=curves)
 
 
 def make_gains():

@@ -12,8 +12,9 @@ import run as command
 from samkeras.errors import InputError
 from samkeras.experiment.options import targets
 from samkeras.experiment.options.targets import FIGURES
-from samkeras.experiment.studies.figure import Picture, read_figure
 from samkeras.experiment.studies.figure import parse_figure as parse_file
+from samkeras.experiment.studies.figure import read_figure
+from samkeras.experiment.studies.picture import Picture
 from tests.experiment.studies.making import NAMES, RUNS, TINY, make_trained, points_of
 
 pytestmark = pytest.mark.one_backend
@@ -69,7 +70,7 @@ def test_every_figure_has_the_runs_that_it_is_drawn_of(name, preset):
         num_params = round(1e6 * config.width_mult * depth)
         kept = (config.match_width or config.width_mult) / config.width_mult
         kept = round(kept * num_params) if config.is_pruned else num_params
-        results.append(make_trained(config, num_params, kept))
+        results.append(make_trained(config, num_params, kept, study.pictures))
     num_seeds = len({config.seed for config in configs})
     assert study.pictures
     for drawn in study.pictures:
@@ -248,6 +249,19 @@ def test_values_of_the_grid_are_the_command_lines(write):
         ({"paper": {"x": 1, "y": 2}}, [], ["paper", "lists of numbers"]),
         ({"paper": {"x": ["1e6"], "y": [1]}}, [], ["paper", "lists of numbers"]),
         ({"paper": {"x": [1]}}, [], ["paper must hold x and y"]),
+        ({"x": "epoch"}, [], ["x: epoch needs y: a number", "gain"]),
+        ({"x": "epoch", "y": "los"}, [], ["y must be one of", "did you mean loss"]),
+        ({"x": "epoch", "y": "seconds"}, [], ["y must be one of", "loss"]),
+        ({"x": "epcoh", "y": "loss"}, [], ["x must be", "did you mean epoch"]),
+        ({"panels": "width_mlt"}, [], ["no option width_mlt", "mean width_mult"]),
+        ({"panels": "rho"}, [], ["panels must be an option that SAM and the base"]),
+        ({"x": "width_mult", "panels": "width_mult"}, [], ["panels needs another x"]),
+        ({"panels": 3}, [], ["panels must be the name of an option", "3"]),
+        ({"log_y": True}, [], ["log_y needs another y"]),
+        ({"y": "loss", "log_y": "yes"}, [], ["log_y must be true or false", "yes"]),
+        ({"bounds": "stable_s2"}, [], ["bounds must be one of", "mean stable_s_2"]),
+        ({"fit": [0.1, 0.01]}, [], ["fit must be [low, high]", "[0.1, 0.01]"]),
+        ({"fit": [0.1, 1]}, [], ["fit needs x: epoch"]),
     ],
 )
 def test_bad_figures_exit_with_2_and_one_line(write, capsys, changes, options, words):

@@ -206,6 +206,28 @@ def test_memory_records_what_mlflow_does(tracker, tmp_path):
     assert (finished.id != fresh.id, fresh.status) == (True, "RUNNING")
 
 
+def test_curves_are_read_where_they_are(tracker, tmp_path):
+    """From the run's folder, from MLflow where that is gone, or from memory; of the
+    newest run that is finished, at each step."""
+    for make in (tracker, MemoryTracker):
+        session, folder = make(), tmp_path / make.__name__
+        assert session.read_curves(folder, ("f",), ["loss"]).get("loss", {}) == {}
+        run = session.start("run", {"fingerprint": "f"}, None, folder)
+        log(run, range(3))
+        run.end("FINISHED")
+        again = session.start("again", {"fingerprint": "f"}, None, folder, fresh=True)
+        log(again, range(1))
+        again.end("KILLED")
+        expected = {"loss": dict(losses(range(3))), "lost": {}}
+        assert session.read_curves(folder, ("new", "f"), ["loss", "lost"]) == expected
+        session.close()
+    shutil.rmtree(tmp_path)
+    session = tracker()
+    found = session.read_curves(tmp_path / "gone", ("new", "f"), ["loss", "lost"])
+    assert found == expected
+    session.close()
+
+
 def test_a_clock_that_is_set_back_shortens_no_run(tracker, tmp_path, monkeypatch):
     """Neither while it trains, nor between two commands, of which the newer counts."""
     session = tracker()

@@ -1,0 +1,77 @@
+"""What theory says of a number, drawn beside it."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from samkeras.errors import InputError, nearest
+from samkeras.experiment.options.groups import Config
+from samkeras.experiment.runs.result import Result
+from samkeras.experiment.studies.picture import Picture
+from samkeras.experiment.studies.points import name_panel
+from samkeras.workload import Workload
+
+Rule = Callable[[Any], float]
+
+
+def stable_lambda_max(config: Config) -> float:
+    """The largest eigenvalue of the Hessian at a minimum that SGD of one step size does
+    not leave: 2 / eta (Wu, Ma and E 2018)."""
+    return 2 / config.learning_rate
+
+
+def stable_s_2(config: Config) -> float:
+    """The largest non-uniformity s_2 at such a minimum, of batches of B of n examples
+    without replacement: (1 / eta) sqrt(B (n - 1) / (n - B)), which follows from the
+    variance of a batch's mean; of whole batches there is none."""
+    n = config.target.load().task.load(config).info.num_train
+    batch = config.batch_size
+    if n is None or batch >= n:
+        return math.inf
+    return math.sqrt(batch * (n - 1) / (n - batch)) / config.learning_rate
+
+
+BOUNDS: dict[str, Rule] = {
+    "stable_lambda_max": stable_lambda_max,
+    "stable_s_2": stable_s_2,
+}
+
+
+class Bound(NamedTuple):
+    """What theory says of the runs of a panel."""
+
+    panel: str
+    name: str
+    value: float
+
+
+def find_bounds(picture: Picture, results: Sequence[Result]) -> list[Bound]:
+    """The bounds of a picture: of each panel, those of its runs, each once."""
+    if picture.bounds is None:
+        return []
+    rule = _list_rules(results[0].config.target.load())[picture.bounds]
+    name = picture.bounds.replace("_", " ")
+    found = (
+        Bound(name_panel(picture, vars(result.config)), name, rule(result.config))
+        for result in results
+    )
+    return [bound for bound in dict.fromkeys(found) if math.isfinite(bound.value)]
+
+
+def check_bounds(pictures: Iterable[Picture], workload: Workload) -> None:
+    """Checks that there are the rules that pictures name.
+
+    Raises:
+        InputError: there is none of a name.
+    """
+    known = _list_rules(workload)
+    for picture in pictures:
+        if picture.bounds is not None and picture.bounds not in known:
+            raise InputError(
+                f"{picture.name}: bounds must be one of {', '.join(known)}. Received: "
+                f"{picture.bounds}{nearest(picture.bounds, known)}"
+            )
+
+
+def _list_rules(workload: Workload) -> Mapping[str, Rule]:
+    return {**BOUNDS, **workload.bounds}

@@ -1,0 +1,233 @@
+"""Pictures over epochs: their curves, panels, fits and what theory says of them."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samkeras.experiment.options.targets import find_target
+from samkeras.experiment.studies.bounds import find_bounds
+from samkeras.experiment.studies.figure import Figure
+from samkeras.experiment.studies.pictures import draw_picture
+from samkeras.experiment.studies.points import fit_curves
+from tests.experiment.studies.making import (
+    TIMES,
+    make_picture,
+    make_result,
+    points_of,
+    read_csv,
+)
+from tests.helpers import make_config
+
+pytestmark = pytest.mark.one_backend
+
+
+def make_curve(values, **options):
+    return make_result(0.5, curves={"loss": dict(enumerate(values))}, **options)
+
+
+def make_factorization(rank):
+    name = "matrix_factorization"
+    return make_config(name, dataset=name, rank=rank)
+
+
+def make_halving(**options):
+    return make_curve([2.0**-i for i in range(8)], **options)
+
+
+def test_curves_are_means_over_seeds_a_line_a_rho():
+    """By hand; epochs are counted from 1, and where a seed has none, of the others."""
+    results = [
+        make_curve([4.0, 2.0, 1.0], sam=False),
+        make_curve([2.0, 1.0], sam=False, seed=1),
+        make_curve([1.0, 1.0], sam=True, rho=0.1),
+        make_curve([0.5, 0.25], sam=True, rho=0.2),
+        make_result(None, sam=True, rho=0.2, seed=1),
+    ]
+    points = points_of(make_picture("loss", "epoch"), results)
+    assert [(p.line, p.x, p.y, p.unfinished) for p in points] == [
+        ("SGD", 1, (3.0, 1.0, 2), 0),
+        ("SGD", 2, (1.5, 0.5, 2), 0),
+        ("SGD", 3, (1.0, None, 1), 0),
+        ("SAM, rho 0.1", 1, (1.0, None, 1), 0),
+        ("SAM, rho 0.1", 2, (1.0, None, 1), 0),
+        ("SAM, rho 0.2", 1, (0.5, None, 1), 1),
+        ("SAM, rho 0.2", 2, (0.25, None, 1), 1),
+    ]
+
+
+def test_steps_are_as_they_were_recorded():
+    results = [make_curve([4.0], sam=False, steps=40, eval_every=20)]
+    (point,) = points_of(make_picture("loss", "epoch"), results)
+    assert point.x == 0
+
+
+def test_means_on_a_logarithmic_axis_are_geometric():
+    """Of 1 and 4 it is 2; the error is that of the logarithms, times the mean; what is
+    not positive has no place."""
+    results = [
+        make_curve([1.0, 0.0], sam=False),
+        make_curve([4.0, 4.0], sam=False, seed=1),
+    ]
+    picture = make_picture("loss", "epoch", log_y=True)
+    first, second = points_of(picture, results)
+    assert first.y.mean == pytest.approx(2)
+    assert first.y.error == pytest.approx(2 * math.log(4) / 2)
+    assert second.y == (pytest.approx(4), None, 1)
+
+
+def test_a_fit_finds_the_rate_of_a_geometric_curve():
+    """Halved each epoch; of a flat curve, and of one with two points in the range,
+    nothing is said."""
+    results = [
+        make_halving(sam=False),
+        make_curve([0.2] * 8, sam=True, rho=0.1),
+        make_curve([1.0, 1e-3, 1e-4], sam=True, rho=0.2),
+    ]
+    picture = make_picture("loss", "epoch", log_y=True, fit=[1e-5, 0.1])
+    (fit,) = fit_curves(picture, points_of(picture, results))
+    assert fit.line == "SGD"
+    assert fit.factor == pytest.approx(0.5)
+    assert fit.r2 == pytest.approx(1)
+
+
+def test_a_panel_takes_its_option_off_the_lines():
+    """And what follows from it, as a learning rate that falls with the width."""
+    results = [
+        make_halving(sam=sam, width_mult=width, learning_rate=0.1 / width)
+        for width in (2.0, 1.0)
+        for sam in (True, False)
+    ]
+    points = points_of(make_picture("loss", "epoch", panels="width_mult"), results)
+    names = dict.fromkeys((p.panel, p.line) for p in points)
+    panels = [f"width {TIMES} {width}" for width in (2, 1)]
+    assert [*names] == [(p, line) for p in panels for line in ("SGD", "SAM")]
+    over = points_of(make_picture("metric", "width_mult"), results)
+    assert [(p.line, p.x) for p in over] == [
+        ("SAM", 1),
+        ("SAM", 2),
+        ("SGD", 1),
+        ("SGD", 2),
+    ]
+
+
+def test_other_numbers_of_sam_are_lines_over_rho():
+    """As the m of m-sharpness."""
+    results = [
+        make_result(rho + m / 100, sam=True, rho=rho, m_sharpness=m)
+        for m in (16, 128)
+        for rho in (0.1, 0.2)
+    ]
+    points = points_of(make_picture("metric", "rho"), results)
+    assert [(p.line, p.x, p.y.mean) for p in points] == [
+        ("m sharpness 16", 0.1, pytest.approx(0.26)),
+        ("m sharpness 16", 0.2, pytest.approx(0.36)),
+        ("m sharpness 128", 0.1, pytest.approx(1.38)),
+        ("m sharpness 128", 0.2, pytest.approx(1.48)),
+    ]
+
+
+def test_bounds_of_stability_are_those_of_each_panel():
+    """2 / eta; (1 / eta) sqrt(B (n - 1) / (n - B)), which is 1 / eta for a batch of
+    one, and none for all examples."""
+    rates = {"learning_rate": 0.1, "batch_size": 1, "train_examples": 9}
+    options = {"dataset": "mnist_5k", "sam": False, **rates}
+    results = [
+        make_halving(**options | {"width_mult": width, "learning_rate": rate})
+        for width, rate in ((1.0, 0.5), (2.0, 0.25), (2.0, 0.25))
+    ]
+    picture = make_picture("loss", "epoch", panels="width_mult")
+
+    def find(name, results):
+        found = find_bounds(
+            make_picture("loss", "epoch", panels="width_mult", bounds=name), results
+        )
+        return [bound.value for bound in found]
+
+    assert find_bounds(picture, results) == []
+    assert find("stable_lambda_max", results) == [4, 8]
+    assert find("stable_s_2", results) == [2, 4]
+    batch = [make_halving(**options | {"batch_size": 5})]
+    assert find("stable_s_2", batch) == pytest.approx([10 * math.sqrt(5 * 8 / 4)])
+    assert find("stable_s_2", [make_halving(**options | {"batch_size": 9})]) == []
+
+
+def test_the_bound_of_a_rank_is_the_best_approximations():
+    """Eckart and Young: nothing is as near to the labels as their own singular vectors
+    are, and a map of more than their rank has no error."""
+    workload = find_target("matrix_factorization").load()
+    rule = workload.bounds["best_of_rank"]
+    config = make_factorization(4)
+    y = workload.load(config).train.y
+    left, s, right = np.linalg.svd(y, full_matrices=False)
+    nearest = left[:, :4] * s[:4] @ right[:4]
+    assert rule(config) == pytest.approx(np.mean(np.sum((y - nearest) ** 2, axis=1)))
+    assert 0 < rule(make_factorization(5)) < rule(config)
+    assert rule(make_factorization(6)) == 0
+    assert rule(make_factorization(10)) == 0
+
+
+def test_panels_are_drawn_with_bounds_notes_and_one_legend(tmp_path, monkeypatch):
+    """On one logarithmic scale; the CSV says each point's panel, the summary what is
+    dashed and fitted."""
+    saved = []
+
+    def record(self, *args, **kwargs):
+        saved.append(self)
+        save(self, *args, **kwargs)
+
+    from matplotlib.figure import Figure as Canvas
+
+    save = Canvas.savefig
+    monkeypatch.setattr(Canvas, "savefig", record)
+    results = [
+        make_halving(sam=sam, width_mult=width, seed=seed)
+        for width in (1.0, 2.0)
+        for sam in (True, False)
+        for seed in (0, 1)
+    ]
+    picture = make_picture(
+        "loss",
+        "epoch",
+        panels="width_mult",
+        log_y=True,
+        bounds="stable_lambda_max",
+        fit=[1e-3, 0.6],
+    )
+    target = find_target("mnist_mlp")
+    figure = Figure(Path("made.yaml"), "Its title", target, {}, [picture])
+    paths = draw_picture(figure, picture, results, tmp_path)
+    axes = saved[0].axes
+    assert [a.get_title() for a in axes] == [f"width {TIMES} {n}" for n in (1, 2)]
+    assert {a.get_yscale() for a in axes} == {"log"}
+    assert axes[0].get_xlabel() == "epoch"
+    for drawn in axes:
+        lines = {line.get_label(): line for line in drawn.lines if line.get_label()}
+        assert lines["SGD"].get_xdata().tolist() == [*range(1, 9)]
+        assert set(lines["stable lambda max"].get_ydata()) == {20.0}
+    (legend,) = saved[0].legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["SGD", "SAM", "stable lambda max"]
+    rows = read_csv(paths[2])
+    assert [row["width_mult"] for row in rows] == [
+        f"width {TIMES} {n}" for n in (1, 2) for _ in range(16)
+    ]
+    summary = json.loads(paths[4].read_text())
+    assert [bound["value"] for bound in summary["bounds"]] == [20, 20]
+    assert [fit["factor"] for fit in summary["fits"]] == [pytest.approx(0.5)] * 4
+    notes = " ".join(summary["notes"])
+    assert "Geometric means over 2 seeds" in notes
+    assert "dashed: stable lambda max, 20." in notes
+    assert f"SGD, width {TIMES} 1: a factor of 0.5 an epoch (R^2 1.0000)." in notes
+
+
+def test_missing_runs_are_counted_in_the_notes(tmp_path):
+    results = [make_halving(sam=False), make_result(None, sam=True)]
+    picture = make_picture("loss", "epoch")
+    target = find_target("mnist_mlp")
+    figure = Figure(Path("made.yaml"), "Its title", target, {}, [picture])
+    paths = draw_picture(figure, picture, results, tmp_path)
+    summary = json.loads(paths[4].read_text())
+    assert summary["notes"] == ["One seed.", "1 runs failed or are missing."]
