@@ -17,6 +17,7 @@ from samkeras.analysis.directions import (
     pca_directions,
     random_directions,
 )
+from samkeras.analysis.function import FittedFunction, fitted_function
 from samkeras.analysis.landscape import Line, Plane, interpolation, line, plane
 from samkeras.analysis.non_uniformity import NonUniformity, non_uniformity
 from samkeras.analysis.path import Linearity, Smoothness, linearity, smoothness
@@ -32,6 +33,7 @@ __all__ = [
     "DataLoss",
     "Directions",
     "Eigenvalues",
+    "FittedFunction",
     "Line",
     "Linearity",
     "NonUniformity",
@@ -43,6 +45,7 @@ __all__ = [
     "Trace",
     "average_sharpness",
     "bottom_eigenvalues",
+    "fitted_function",
     "interpolation",
     "line",
     "linearity",

@@ -23,7 +23,7 @@ from samkeras.experiment.runs.landscapes import (
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.saved import SavedRun, Which
 from samkeras.experiment.studies import tables
-from samkeras.experiment.studies.pictures import COLOURS, STYLE
+from samkeras.experiment.studies.drawing import COLOURS, STYLE
 
 NUM_LEVELS = 24
 MOST_DECADES = 6  # below the highest loss
