@@ -29,4 +29,5 @@ workload = Workload(
     metrics=["accuracy"],
     monitor="val_accuracy",
     mode="max",
+    version=2,  # of another start
 )

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from samkeras.model import SAMModel
-from samkeras.models.common import logits, scale_width
+from samkeras.models.common import output_dtype, scale_width
 from samkeras.models.images import CIFAR10_STATISTICS, standardize
 
 FILTERS = (64, 128, 256, 512, 512)
@@ -29,8 +29,9 @@ def build_vgg11(
         depth: convolutions in each stage. None (default): 1, 1, 2, 2 and 2.
 
     Returns:
-        An uncompiled SAMModel with logits as outputs. Kernels of convolutions start
-        he-normal, which keeps the scale of the features where nothing normalizes them.
+        An uncompiled SAMModel with logits as outputs. All kernels start Xavier-normal
+        of gain 1, as in the cited code: each ReLU halves the features' variance, and
+        the tangent kernel is small.
     """
     inputs = keras.Input(input_shape)
     x = standardize(inputs, CIFAR10_STATISTICS)
@@ -44,8 +45,16 @@ def build_vgg11(
                 3,
                 padding="same",
                 activation="relu",
-                kernel_initializer="he_normal",
+                kernel_initializer=_xavier(),
                 name=f"stage{stage}_conv{number}",
             )(x)
         x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
-    return SAMModel(inputs, logits(layers.Flatten()(x), num_outputs))
+    outputs = layers.Dense(
+        num_outputs, kernel_initializer=_xavier(), dtype=output_dtype(), name="outputs"
+    )(layers.Flatten()(x))
+    return SAMModel(inputs, outputs)
+
+
+def _xavier() -> keras.initializers.Initializer:
+    """PyTorch's xavier_normal_, of which nothing is cut off."""
+    return keras.initializers.VarianceScaling(1.0, "fan_avg", "untruncated_normal")

@@ -307,14 +307,14 @@ class Optimizer(Options):
     """scale the gradients that the optimizer takes down to this norm"""
     learning_rate: NonNegativeFloat = 0.1
     """initial learning rate, after the warm-up"""
-    lr_schedule: Literal["step", "cosine", "linear", "rsqrt"] = "step"
+    lr_schedule: Literal["step", "cosine", "linear", "rsqrt", "inverse"] = "step"
     """how the learning rate falls"""
     warmup_steps: NonNegativeInt = 0
     """with cosine and rsqrt: steps in which the learning rate rises from 0"""
     lr_milestones: tuple[OpenUnitInterval, ...] = ()
     """with step: fractions of the epochs after which the learning rate drops"""
     lr_decay: PositiveFloat = 0.1
-    """with step: factor of each drop"""
+    """with step: factor of each drop; with inverse, epoch e has rate / (1 + X e)"""
     weight_decay: NonNegativeFloat = 0.0
     """coupled L2 with sgd and adam, decoupled with adamw"""
 
@@ -329,9 +329,10 @@ class Optimizer(Options):
         if self.lr_schedule not in ("cosine", "rsqrt"):
             unused["warmup_steps"] = "--lr_schedule cosine or rsqrt"
         if self.lr_schedule != "step":
-            names = ("lr_milestones", "lr_decay")
-            unused |= dict.fromkeys(names, "--lr_schedule step")
-        elif not self.lr_milestones:
+            unused["lr_milestones"] = "--lr_schedule step"
+        if self.lr_schedule not in ("step", "inverse"):
+            unused["lr_decay"] = "--lr_schedule step or inverse"
+        elif self.lr_schedule == "step" and not self.lr_milestones:
             unused["lr_decay"] = "--lr_milestones [X,X]"
         return unused
 

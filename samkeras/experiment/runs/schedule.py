@@ -37,24 +37,26 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Rate:
 
     With the schedule "step" it drops after each milestone; with "cosine" it rises
     linearly for the warm-up and falls to 0 along a half cosine by the last step; with
-    "linear" it falls in a line to 0 by the last step; with "rsqrt" it is a factor of
+    "linear" it falls in a line to 0 by the last step; with "inverse" it is divided by 1
+    + lr_decay e in epoch e, counted from 0; with "rsqrt" it is a factor of
     `InverseSquareRoot`.
     """
     if config.lr_schedule == "rsqrt":
         return InverseSquareRoot(config.learning_rate, config.warmup_steps)
+    if config.lr_schedule == "inverse":
+        return schedules.InverseTimeDecay(
+            config.learning_rate, steps_per_epoch, config.lr_decay, staircase=True
+        )
+    steps = config.total_epochs * steps_per_epoch
     if config.lr_schedule == "linear":
-        steps = config.total_epochs * steps_per_epoch
         return schedules.PolynomialDecay(config.learning_rate, steps, 0.0)
     if config.lr_schedule == "cosine":
-        steps = config.total_epochs * steps_per_epoch
         warmup = min(config.warmup_steps, steps - 1)
-        if warmup == 0:
-            return schedules.CosineDecay(config.learning_rate, steps)
+        rise = {"warmup_target": config.learning_rate, "warmup_steps": warmup}
         return schedules.CosineDecay(
-            0.0,
+            0.0 if warmup else config.learning_rate,
             steps - warmup,
-            warmup_target=config.learning_rate,
-            warmup_steps=warmup,
+            **(rise if warmup else {}),
         )
     milestones = (m * config.total_epochs for m in config.lr_milestones)
     # Several may round to one epoch; none is the first one.
