@@ -81,6 +81,7 @@ class Model(layers.Layer):
     train_function: Any
     test_function: Any
     input_shape: tuple[int | None, ...]
+    output_shape: tuple[int | None, ...]
     input: Any
     inputs: list[Any]
     layers: list[layers.Layer]

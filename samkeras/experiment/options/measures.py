@@ -11,6 +11,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "non_uniformity": ("s_2", "s_3", "s_4"),
     "smoothness": ("smoothness", "pl_constant"),
     "linearity": ("linearity",),
+    "function": ("slope_variation",),
     "landscape": ("landscape_lowest", "landscape_highest"),
     "trajectory": (),
 }

@@ -179,6 +179,16 @@ def _linearity(subject: Subject) -> Measured:
     return Measured({"linearity": found.value})
 
 
+def _function(subject: Subject) -> Measured:
+    """Over the range of the examples."""
+    batches = subject.loss.batches
+    inputs = [np.asarray(keras.tree.flatten(batch)[0]) for batch in batches]
+    low, high = min(map(np.min, inputs)), max(map(np.max, inputs))
+    found = analysis.fitted_function(subject.model, float(low), float(high))
+    numbers = {"slope_variation": found.slope_variation}
+    return Measured(numbers, {"x": found.x, "y": found.y})
+
+
 def _landscape(subject: Subject) -> Measured:
     raise ValueError("it is not there yet")
 
@@ -197,6 +207,7 @@ _MEASURES: dict[str, Callable[[Subject], Measured]] = {
     "non_uniformity": _non_uniformity,
     "smoothness": _smoothness,
     "linearity": _linearity,
+    "function": _function,
     "landscape": _landscape,
     "trajectory": _trajectory,
 }

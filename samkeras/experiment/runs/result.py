@@ -28,8 +28,8 @@ class Result:
             best_val_accuracy, val_loss or grad_cosine, and its seconds.
         failure: why there are none; None: it is finished.
         traceback: where in the code it failed, where the failure does not say all.
-        curves: the values of numbers at each step that they were recorded at, of those
-            that a picture shows over epochs.
+        curves: what a picture shows over epochs or over a model's input: numbers at
+            each step that they were recorded at, outputs at each input.
     """
 
     config: Config
@@ -38,7 +38,7 @@ class Result:
     numbers: Mapping[str, float] = field(default_factory=dict)
     failure: str | None = None
     traceback: str | None = None
-    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[Any, float]] = field(default_factory=dict)
 
     @property
     def best(self) -> float:

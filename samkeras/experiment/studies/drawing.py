@@ -32,7 +32,7 @@ STYLE: dict[Any, Any] = {
 }
 # What an x is called if not by its name.
 X_LABELS = {"num_params": "trainable parameters", "width_mult": "width multiplier"}
-LOG_X = ("num_params", "rho")
+LOG_X = ("num_params", "rho", "alpha")
 PANEL_SIZE = (2.2, 2.0)  # inches
 MAX_COLUMNS = 4
 FEW = 20  # points of a line that have markers

@@ -29,8 +29,8 @@ from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies import answer, measured, pictures, tables
+from samkeras.experiment.studies.curves import with_curves
 from samkeras.experiment.studies.figure import Figure
-from samkeras.experiment.studies.picture import EPOCH
 from samkeras.experiment.tracking.record import (
     FolderGoneError,
     MemoryTracker,
@@ -117,7 +117,9 @@ def _run_grid(
             if figure is not None:
                 drawn = _draw(
                     figure,
-                    _with_curves(tracker, session, runs, marks, whole, figure),
+                    with_curves(
+                        tracker, session.run_dir, runs, marks, whole, figure.pictures
+                    ),
                     session,
                     parent,
                 )
@@ -239,29 +241,6 @@ def _complete(
         else without_metrics(run, loaded.info, Failure("not trained yet"))
         for i, (run, loaded) in enumerate(zip(runs, splits, strict=True))
     ]
-
-
-def _with_curves(
-    tracker: Tracker,
-    session: Session,
-    runs: list[Run],
-    marks: list[Marks],
-    results: list[Result],
-    figure: Figure,
-) -> list[Result]:
-    """The results of all runs, with what pictures show over epochs."""
-    names = [p.y for p in figure.pictures if p.x == EPOCH]
-    if not names:
-        return results
-
-    def complete(run: Run, mark: Marks, result: Result) -> Result:
-        if result.failure is not None:
-            return result
-        folder, _ = run.find_folder(session.run_dir, mark)
-        curves = tracker.read_curves(folder, mark, names)
-        return dataclasses.replace(result, curves=curves)
-
-    return list(map(complete, runs, marks, results))
 
 
 def _draw(

@@ -9,9 +9,12 @@ from typing import Any, Literal, get_args
 
 from samkeras.errors import InputError, nearest
 
-EPOCH = "epoch"
+EPOCH, INPUT = "epoch", "input"
+CURVES = (EPOCH, INPUT)
+FUNCTION = "function"
 X = (
     EPOCH,
+    INPUT,
     "num_params",
     "width_mult",
     "depth",
@@ -19,6 +22,7 @@ X = (
     "rho",
     "label_noise",
     "weight_decay",
+    "alpha",
     "method",
 )
 Y = ("gain", "metric", "best_rho")
@@ -39,7 +43,8 @@ class Picture:
             a number of the runs by its name, such as "grad_cosine", of both.
         x: what it is drawn over, one of X or a number that is an option of the
             workload's own; other options that vary become lines. Of "method" each has a
-            row; over "epoch" y is a number that runs record of each.
+            row; over "epoch" y is a number that runs record of each, over "input"
+            "function", what each run's model computes of it.
         value: the "best" of a run's epochs, the paper's early stopping, or the "final",
             of a gain or metric.
         paper: the paper's own curve, {"x": [...], "y": [...]}, if it has one.
@@ -180,6 +185,8 @@ def _check_axes(where: object, picture: Picture) -> None:
             f"{where}: x: epoch needs y: a number that runs record of each epoch, such "
             f"as loss. Received: y: {y}"
         )
+    if (x == INPUT) != (y == FUNCTION):
+        raise InputError(f"{where}: x: input needs y: function, and it x: input")
     if picture.fit is not None and x != EPOCH:
         raise InputError(f"{where}: fit needs x: epoch. Received: x: {x}")
     if picture.log_y and y == "gain":

@@ -30,7 +30,13 @@ from samkeras.experiment.studies.comparison import (
 from samkeras.experiment.studies.conclusion import caution, conclude, join
 from samkeras.experiment.studies.drawing import draw
 from samkeras.experiment.studies.figure import Figure
-from samkeras.experiment.studies.picture import EPOCH, VALUES, Picture, Y
+from samkeras.experiment.studies.functions import (
+    draw_functions,
+    find_panels,
+    list_points,
+    read_examples,
+)
+from samkeras.experiment.studies.picture import CURVES, EPOCH, INPUT, VALUES, Picture, Y
 from samkeras.experiment.studies.points import (
     Fit,
     Point,
@@ -55,6 +61,8 @@ def check_numbers(figure: Figure, workload: Workload) -> None:
     names, are_all = list_numbers(workload)
     for picture in figure.pictures:
         known = (*Y, *names)
+        if picture.x == INPUT:
+            continue
         if picture.x == EPOCH:
             known, _ = list_epoch_numbers(workload)
         if are_all and picture.y not in known:
@@ -86,7 +94,7 @@ def draw_picture(
     folder.mkdir(parents=True, exist_ok=True)
     workload = results[0].config.target.load()
     comparisons = compare(results, workload.mode)
-    points = find_points(picture, results, comparisons)
+    points = _find_points(picture, results, comparisons)
     names = [f"{picture.name}.{kind}" for kind in ("png", "svg", "csv")]
     names += ["runs.csv", "summary.json"]
     # In place together: what is interrupted leaves the files that were there.
@@ -94,11 +102,24 @@ def draw_picture(
         paths = [Path(new) / name for name in names]
         bounds = find_bounds(picture, results)
         summary = summarize(figure, picture, results, comparisons, bounds)
-        draw(picture, points, bounds, summary, paths[:2])
+        if picture.x == INPUT:
+            panels = find_panels(picture, comparisons)
+            examples = read_examples(results[0].config)
+            draw_functions(panels, points, examples, summary, paths[:2])
+        else:
+            draw(picture, points, bounds, summary, paths[:2])
         _write_points(picture, points, paths[2])
         _write_runs(picture, results, paths[3])
         paths[4].write_text(json.dumps(summary, indent=1))
         return [path.rename(folder / path.name) for path in paths]
+
+
+def _find_points(
+    picture: Picture, results: Sequence[Result], comparisons: Sequence[Comparison]
+) -> list[Point]:
+    if picture.x == INPUT:
+        return list_points(picture, find_panels(picture, comparisons))
+    return find_points(picture, results, comparisons)
 
 
 def name_folder(figure: Figure, picture: Picture, results: Sequence[Result]) -> str:
@@ -152,17 +173,19 @@ def explain(
         said.append(f"by {of}" if picture.y == "best_rho" else of)
     if any(estimate.error for estimate in known):
         said.append("band: ± one standard error")
-    if picture.x == "rho":
-        said.append("ring: the best rho")
-    elif picture.x == EPOCH:
+    if bounds:
         values = dict.fromkeys(cell(bound.value) for bound in bounds)
-        said += [f"dashed: {bounds[0].name}, {join([*values])}"] if bounds else []
-    elif picture.y != "best_rho":
+        said.append(f"dashed: {bounds[0].name}, {join([*values])}")
+    if picture.x == INPUT:
+        said = ["a line for each seed; dots: the examples"]
+    elif picture.x == "rho":
+        said.append("ring: the best rho")
+    elif picture.x != EPOCH and picture.y != "best_rho":
         most = max((len(c.by_rule) for c in comparisons), default=0)
         said += [f"SAM at its best of {most} rho"] if most > 1 else []
     text = "; ".join(said)
     marks = [f"{text[0].upper()}{text[1:]}."] if text else []
-    if picture.x != EPOCH:
+    if picture.x not in CURVES:
         return [*marks, *caution(comparisons)]
     unfinished = sum(len(c.unfinished) for c in comparisons)
     marks += [f"{unfinished} runs failed or are missing."] if unfinished else []
@@ -177,7 +200,7 @@ def _describe_fit(fit: Fit) -> str:
 def _check_number(picture: Picture, results: Sequence[Result]) -> None:
     name = find_number(picture, results[0].config)
     finished = [result for result in results if result.failure is None]
-    if picture.x == EPOCH:
+    if picture.x in CURVES:
         are_there = any(result.curves.get(name) for result in finished)
     else:
         are_there = any(result.number(name) is not None for result in finished)
@@ -209,7 +232,7 @@ def summarize(
         for name, value in results[0].config.plain_values.items()
         if name not in varied
     }
-    points = find_points(picture, results, comparisons)
+    points = _find_points(picture, results, comparisons)
     correlation, conclusion = None, []
     if picture.y == "gain":
         conclusion = conclude(comparisons, monitor, picture.value)

@@ -1,12 +1,15 @@
 """Pictures over epochs: their curves, panels, fits and what theory says of them."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 
+import matplotlib.figure
 import numpy as np
 import pytest
 
+from samkeras.errors import InputError
 from samkeras.experiment.options.targets import find_target
 from samkeras.experiment.studies.bounds import find_bounds
 from samkeras.experiment.studies.figure import Figure
@@ -22,6 +25,19 @@ from tests.experiment.studies.making import (
 from tests.helpers import make_config
 
 pytestmark = pytest.mark.one_backend
+
+
+@pytest.fixture
+def canvas(monkeypatch):
+    """A list that gets each canvas that is saved."""
+    saved, save = [], matplotlib.figure.Figure.savefig
+
+    def record(self, *args, **kwargs):
+        saved.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", record)
+    return saved
 
 
 def make_curve(values, **options):
@@ -169,19 +185,9 @@ def test_the_bound_of_a_rank_is_the_best_approximations():
     assert rule(make_factorization(10)) == 0
 
 
-def test_panels_are_drawn_with_bounds_notes_and_one_legend(tmp_path, monkeypatch):
+def test_panels_are_drawn_with_bounds_notes_and_one_legend(tmp_path, canvas):
     """On one logarithmic scale; the CSV says each point's panel, the summary what is
     dashed and fitted."""
-    saved = []
-
-    def record(self, *args, **kwargs):
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    from matplotlib.figure import Figure as Canvas
-
-    save = Canvas.savefig
-    monkeypatch.setattr(Canvas, "savefig", record)
     results = [
         make_halving(sam=sam, width_mult=width, seed=seed)
         for width in (1.0, 2.0)
@@ -199,7 +205,7 @@ def test_panels_are_drawn_with_bounds_notes_and_one_legend(tmp_path, monkeypatch
     target = find_target("mnist_mlp")
     figure = Figure(Path("made.yaml"), "Its title", target, {}, [picture])
     paths = draw_picture(figure, picture, results, tmp_path)
-    axes = saved[0].axes
+    axes = canvas[0].axes
     assert [a.get_title() for a in axes] == [f"width {TIMES} {n}" for n in (1, 2)]
     assert {a.get_yscale() for a in axes} == {"log"}
     assert axes[0].get_xlabel() == "epoch"
@@ -207,7 +213,7 @@ def test_panels_are_drawn_with_bounds_notes_and_one_legend(tmp_path, monkeypatch
         lines = {line.get_label(): line for line in drawn.lines if line.get_label()}
         assert lines["SGD"].get_xdata().tolist() == [*range(1, 9)]
         assert set(lines["stable lambda max"].get_ydata()) == {20.0}
-    (legend,) = saved[0].legends
+    (legend,) = canvas[0].legends
     shown = [text.get_text() for text in legend.get_texts()]
     assert shown == ["SGD", "SAM", "stable lambda max"]
     rows = read_csv(paths[2])
@@ -231,3 +237,62 @@ def test_missing_runs_are_counted_in_the_notes(tmp_path):
     paths = draw_picture(figure, picture, results, tmp_path)
     summary = json.loads(paths[4].read_text())
     assert summary["notes"] == ["One seed.", "1 runs failed or are missing."]
+
+
+def make_function(slope, **options):
+    numbers = {"slope_variation": slope, "lambda_max": 2 * slope}
+    numbers |= {"best_val_loss": 0.5, "final_val_loss": 0.5}
+    curves = {"function": {-1.0: -slope, 0.0: 0.0, 1.0: slope}}
+    config = make_config("relu_1d", dataset="relu_1d", **options)
+    return dataclasses.replace(
+        make_result(0.5, numbers=numbers, curves=curves), config=config
+    )
+
+
+def test_functions_have_a_panel_a_width_and_a_row_an_optimizer(tmp_path, canvas):
+    """A line a seed, the examples, and the means of what is known of them under it; a
+    rate that falls with the width, which is in the panel's title, is not named."""
+    results = [
+        make_function(
+            (seed + 1) * width / (1 + sam),
+            sam=sam,
+            seed=seed,
+            width_mult=width,
+            learning_rate=1 / width,
+        )
+        for width in (1.0, 2.0)
+        for sam in (True, False)
+        for seed in (0, 1)
+    ]
+    results[-1] = dataclasses.replace(results[-1], failure="NotFiniteError: loss")
+    picture = make_picture("function", "input", panels="width_mult")
+    target = find_target("relu_1d")
+    figure = Figure(Path("made.yaml"), "Its title", target, {}, [picture])
+    lacking = [dataclasses.replace(result, curves={}) for result in results]
+    with pytest.raises(InputError, match=r"no finished run has a number function"):
+        draw_picture(figure, picture, lacking, tmp_path)
+    paths = draw_picture(figure, picture, results, tmp_path)
+    axes = canvas[0].axes
+    assert [a.get_title() for a in axes] == [
+        f"{name}, width {TIMES} {width}" for name in ("SGD", "SAM") for width in (1, 2)
+    ]
+    x = np.ravel(target.load().load(results[0].config).train.x)
+    counts = []
+    for drawn in axes:
+        *functions, examples = drawn.lines
+        counts.append(len(functions))
+        assert examples.get_xdata().tolist() == x.tolist()
+    assert counts == [2, 1, 2, 2]
+    assert axes[2].get_xlabel() == "slope variation 0.75\nlambda max 1.5"
+    rows = read_csv(paths[2])
+    assert len(rows) == 7 * 3
+    assert (rows[0]["line"], rows[0]["width_mult"]) == (
+        "SGD, seed 0",
+        f"width {TIMES} 1",
+    )
+    assert [float(row["function"]) for row in rows[:3]] == [-1, 0, 1]
+    summary = json.loads(paths[4].read_text())
+    assert summary["notes"] == [
+        "A line for each seed; dots: the examples.",
+        "1 runs failed or are missing.",
+    ]

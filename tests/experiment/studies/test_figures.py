@@ -14,6 +14,7 @@ from samkeras.experiment.options.targets import FIGURES
 from samkeras.experiment.runs.member import Member
 from samkeras.experiment.studies import pictures as drawing
 from samkeras.experiment.studies.figure import read_figure
+from samkeras.experiment.tracking.journal import find_journals
 from tests.experiment.studies.making import (
     NAMES,
     RUNS,
@@ -135,6 +136,37 @@ def test_one_command_draws_all_pictures_of_a_grid(
     code, found, _ = draw(name="loss")
     assert (code, found) == (0, trained)
     assert recorded()["figure"] == runs["figure"]
+
+
+@pytest.mark.each_backend
+def test_curves_and_functions_are_drawn_of_what_runs_left(write, store, tmp_path):
+    """What is recorded of each validation, and the function of the last weights, which
+    a measure has written."""
+    grid = {"width_mult": 0.05, "sam": [True, False], "steps": 4, "eval_every": 2}
+    pictures = [
+        {"y": "function", "x": "input", "panels": "width_mult"},
+        {"name": "losses", "y": "val_loss", "x": "epoch"},
+    ]
+    fields = {**RUNS, "workload": "relu_1d", "pictures": pictures}
+    write("tiny", {**fields, "grid": {**grid, "measure": "function"}})
+    folder = tmp_path / "runs"
+    places = ["--run_dir", str(folder), "--tracking_uri", store]
+    places += ["--experiment", "curves_and_functions", "--verbose", "0"]
+    assert command.main(["configs/figures/tiny.yaml", *places]) == 0
+    rows = read_csv(folder / "figures" / "tiny" / "tiny.csv")
+    assert {row["line"] for row in rows} == {"SAM, seed 0", "SGD, seed 0"}
+    x = [float(row["input"]) for row in rows]
+    assert (min(x), max(x), len(x)) == (-1.305, 1.445, 2 * 1001)
+    losses = {}
+    for row in read_csv(folder / "figures" / "losses" / "losses.csv"):
+        losses.setdefault(row["line"], {})[int(row["epoch"])] = float(row["val_loss"])
+    assert list(losses) == ["SGD", "SAM"]
+    for line, name in (("SGD", "sgd"), ("SAM", "sam")):
+        (path,) = folder.glob(f"relu_1d_*_{name}*")
+        (journal,) = find_journals(path)
+        assert list(losses[line]) == [2, 4]
+        assert losses[line] == journal.read_curves(["val_loss"])["val_loss"]
+        assert journal.read_run().metrics["slope_variation"] > 0
 
 
 def test_a_failed_run_is_seen_in_the_figure(draw, recorded, tmp_path, monkeypatch):
