@@ -161,7 +161,6 @@ def _check_picture(where: object, picture: Picture) -> None:
             f"{where}: name must be letters, digits, _, . and -. Received: "
             f"{picture.name}"
         )
-    _check_axes(where, picture)
     if picture.paper is not None and not _is_curve(picture.paper):
         raise InputError(
             f"{where}: paper must hold x and y, lists of numbers of one length"
@@ -170,6 +169,7 @@ def _check_picture(where: object, picture: Picture) -> None:
         raise InputError(
             f"{where}: fit must be [low, high], 0 < low < high. Received: {picture.fit}"
         )
+    _check_axes(where, picture)
 
 
 def _check_axes(where: object, picture: Picture) -> None:
