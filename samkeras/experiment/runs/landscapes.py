@@ -104,7 +104,8 @@ def find_track(
 
 def find_axes(tracks: Sequence[Track], points: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y of a plane on which tracks and its origin are seen, with the same spacing
-    on both axes; from -1 to 1 without tracks.
+    on both axes, and those of its origin and of where tracks start and end, whose
+    losses are exact so; from -1 to 1 without tracks.
 
     Args:
         tracks: on it.
@@ -112,16 +113,27 @@ def find_axes(tracks: Sequence[Track], points: int) -> tuple[np.ndarray, np.ndar
     """
     if not tracks:
         return np.linspace(-1, 1, points), np.linspace(-1, 1, points)
-    places = np.concatenate([np.zeros((1, 2)), *(t.coordinates for t in tracks)])
+    origin = np.zeros((1, 2))
+    places = np.concatenate([origin, *(t.coordinates for t in tracks)])
+    marks = np.concatenate([origin, *(t.coordinates[[0, -1]] for t in tracks)])
     low, high = places.min(axis=0), places.max(axis=0)
     sizes = (high - low) * (1 + 2 * MARGIN)
     sizes = np.maximum(sizes, sizes.max() / MAX_RATIO)
     counts = np.maximum(np.round(points * sizes / sizes.max()), 2).astype(int)
+    centres = (low + high) / 2
     x, y = (
-        np.linspace(centre - size / 2, centre + size / 2, count)
-        for centre, size, count in zip((low + high) / 2, sizes, counts, strict=True)
+        np.union1d(np.linspace(centre - size / 2, centre + size / 2, count), mark)
+        for centre, size, count, mark in zip(
+            centres, sizes, counts, marks.T, strict=True
+        )
     )
     return x, y
+
+
+def loss_at(plane: Plane, place: np.ndarray) -> float:
+    """The training loss at the point of a plane's grid that is closest to a place."""
+    column, row = np.abs(plane.x - place[0]), np.abs(plane.y - place[1])
+    return float(plane.train["loss"][row.argmin(), column.argmin()])
 
 
 def take_plane(

@@ -17,10 +17,10 @@ from samkeras.experiment.runs.landscapes import (
     View,
     find_axes,
     look_at,
+    loss_at,
     take_line,
     take_plane,
 )
-from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.saved import SavedRun, Which
 from samkeras.experiment.studies import tables
 from samkeras.experiment.studies.drawing import COLOURS, STYLE
@@ -81,7 +81,8 @@ def draw_landscapes(
         InputError: there is nothing to measure.
     """
     folder = folder or name_folder(runs, which, examples, points, seed)
-    views = [look_at(r, n, which, seed) for r, n in zip(runs, name(runs), strict=True)]
+    named = zip(runs, name(runs), strict=True)
+    views = [look_at(saved, label, which, seed) for saved, label in named]
     if not all(view.tracks for view in views):
         views = [look_at(v.saved, v.name, which, seed, False) for v in views]
     count = points or min(view.points for view in views)
@@ -92,7 +93,7 @@ def draw_landscapes(
         files.append(folder / f"{view.saved.folder.name}.npz")
         panels.append(make_panel(view, *axes, examples, files[-1]))
     pictures = [folder / f"landscape.{kind}" for kind in ("png", "svg")]
-    title = f"Training loss around the {which} weights of {runs[0].config.target}"
+    title = f"Training loss around the {which} weights of {runs[0].config.workload}"
     draw_planes(panels, title, pictures)
     return [*pictures, *files]
 
@@ -120,7 +121,9 @@ def draw_interpolation(
     path = folder / "interpolation.npz"
     line = take_line(first, second, which, examples, path)
     pictures = [folder / f"interpolation.{kind}" for kind in ("png", "svg")]
-    draw_line(line, name(runs), f"Between two runs of {first.config.target}", pictures)
+    draw_line(
+        line, name(runs), f"Between two runs of {first.config.workload}", pictures
+    )
     return [*pictures, path]
 
 
@@ -133,9 +136,20 @@ def make_panel(
 
 
 def name(runs: Sequence[SavedRun]) -> list[str]:
-    """What sets each of some runs apart."""
+    """What sets each of some runs apart, as "SAM rho=0.1"."""
     varied = varied_fields(saved.config for saved in runs)
-    return [tables.label(Run(saved.config), varied) for saved in runs]
+    if "sam" not in varied:
+        return [tables.label(saved.run, varied) for saved in runs]
+    others = [field for field in varied if field != "sam"]
+    names: list[str] = []
+    for saved in runs:
+        config, shown = saved.config, []
+        if any(field not in config.unused for field in others):
+            shown = [tables.label(saved.run, others)]
+        names.append(
+            " ".join(["SAM" if config.sam else config.optimizer.upper(), *shown])
+        )
+    return names
 
 
 def name_folder(
@@ -154,8 +168,8 @@ def name_folder(
 
 
 def draw_planes(panels: Sequence[Panel], title: str, paths: Sequence[Path]) -> None:
-    """Draws planes in one row, with the same levels of the training loss, the same axes
-    and one colour bar.
+    """Draws planes in one row, with the same levels of the training loss and one colour
+    bar; with the same axes where they have the same coordinates.
 
     Raises:
         InputError: no loss is finite.
@@ -172,7 +186,13 @@ def draw_planes(panels: Sequence[Panel], title: str, paths: Sequence[Path]) -> N
         x, y = panels[0].plane.x, panels[0].plane.y
         height = PANEL * np.ptp(y) / np.ptp(x)
         canvas.set_size_inches(PANEL * len(panels) + 1, 0.85 * height + 1.2)
-        grid = canvas.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
+        is_one = all(
+            np.array_equal(x, p.plane.x) and np.array_equal(y, p.plane.y)
+            for p in panels
+        )
+        grid = canvas.subplots(
+            1, len(panels), sharex=is_one, sharey=is_one, squeeze=False
+        )
         filled: Any = None
         for panel, loss, axes in zip(panels, losses, grid[0], strict=True):
             shown = np.clip(np.where(np.isfinite(loss), loss, np.inf), *levels[[0, -1]])
@@ -196,8 +216,12 @@ def draw_planes(panels: Sequence[Panel], title: str, paths: Sequence[Path]) -> N
             )
         bar = canvas.colorbar(filled, ax=grid[0], label="training loss", shrink=0.8)
         decades = np.arange(np.ceil(np.log10(levels[0])), np.log10(levels[-1]))
-        ticks = 10.0**decades if len(decades) > 1 else levels[:: len(levels) // 4]
-        bar.set_ticks([*ticks])
+        if len(decades) > 1:
+            bar.set_ticks([*10.0**decades])
+        else:
+            ticks = levels[:: len(levels) // 4]
+            bar.set_ticks([*ticks], labels=[f"{tick:.2g}" for tick in ticks])
+        bar.ax.minorticks_off()
         canvas.suptitle(title, fontsize=7, wrap=True)
         _save(canvas, paths)
 
@@ -259,8 +283,21 @@ def _describe(panel: Panel) -> str:
             f"Off the plane{of}: {first:.2g} % of the start's distance from the star, "
             f"at most {most:.2g} % of a point's."
         )
-    said.append(f"{plane.num_examples:,} examples.")
+    said.append(f"Loss {', '.join(_describe_losses(panel))}.")
     return " ".join(said)
+
+
+def _describe_losses(panel: Panel) -> list[str]:
+    """At the marks."""
+    if not panel.tracks:
+        return [f"{loss_at(panel.plane, np.zeros(2)):.3g} at the star"]
+    start = panel.tracks[0].coordinates[0]
+    said = [f"{loss_at(panel.plane, start):.3g} at the start"]
+    for track in panel.tracks:
+        of = f" of {track.name}" if len(panel.tracks) > 1 else ""
+        loss = loss_at(panel.plane, track.coordinates[-1])
+        said.append(f"{loss:.3g} at the end{of}")
+    return said
 
 
 def draw_line(
