@@ -31,11 +31,13 @@ class Projection(NamedTuple):
 
     Attributes:
         coordinates: float64[point, direction], of the closest points of the plane.
-        outside: float64[point], the share |o - Po| / |o| of an offset o that is not in
-            the plane; 0 for no offset.
+        distances: float64[point], |o - Po|: how far each is off the plane.
+        outside: float64[point], its share |o - Po| / |o| of an offset's length; 0 for
+            no offset.
     """
 
     coordinates: np.ndarray
+    distances: np.ndarray
     outside: np.ndarray
 
 
@@ -74,15 +76,17 @@ class Directions:
         """
         vectors = self.vectors.astype("float64")
         inverse = np.linalg.pinv(self._gram)
-        found: list[tuple[np.ndarray, float]] = []
+        coordinates: list[np.ndarray] = []
+        lengths: list[float] = []
+        rests: list[float] = []
         for offset in offsets:
             whole = np.asarray(offset, "float64")
-            coordinates = inverse @ (vectors @ whole)
-            length = np.linalg.norm(whole)
-            rest = np.linalg.norm(whole - coordinates @ vectors)
-            found.append((coordinates, float(rest / length) if length else 0.0))
-        coordinates, outside = zip(*found, strict=True)
-        return Projection(np.stack(coordinates), np.array(outside))
+            coordinates.append(inverse @ (vectors @ whole))
+            lengths.append(float(np.linalg.norm(whole)))
+            rests.append(float(np.linalg.norm(whole - coordinates[-1] @ vectors)))
+        distances, known = np.array(rests), np.array(lengths) > 0
+        outside = np.divide(distances, lengths, out=np.zeros(len(rests)), where=known)
+        return Projection(np.stack(coordinates), distances, outside)
 
     @property
     def _gram(self) -> np.ndarray:

@@ -194,6 +194,7 @@ def test_what_is_outside_of_a_plane_is_said():
         found.coordinates, [[1, 1], [-1.5, 3], [0, 0]], atol=1e-12
     )
     np.testing.assert_allclose(found.outside, [0, 0.8, 0], atol=1e-12)
+    np.testing.assert_allclose(found.distances, [0, 4, 0], atol=1e-12)
     np.testing.assert_allclose(directions.cosine, 1 / np.sqrt(2))
     rng = np.random.default_rng(0)
     path = analysis.pca_directions(np.cumsum(rng.standard_normal((30, 100)), axis=0))

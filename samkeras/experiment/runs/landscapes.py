@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from samkeras import analysis
-from samkeras.analysis import DataLoss, Directions, Line, Plane
-from samkeras.data.examples import ArrayExamples, Examples
+from samkeras.analysis import DataLoss, Directions, Line, Plane, Projection
 from samkeras.errors import InputError
 from samkeras.experiment.runs.build import has_convolution, in_precision
+from samkeras.experiment.runs.measures import MAX_BATCH, take_batches
 from samkeras.experiment.runs.saved import SavedRun, Which
 
-MAX_BATCH = 256
 MARGIN = 0.2  # of a plane, beyond the paths on it
 POINTS, FEWER_POINTS = 51, 25  # of a plane's longer side; of convolutions, which cost
 # Of a plane's sides: a path that turns little is not to be on a thin strip.
@@ -30,15 +29,17 @@ class Track:
     Attributes:
         name: of the run.
         epochs: int[point], after how many each point was.
-        coordinates: float64[point, 2], on the plane.
-        outside: float64[point], the share of the distance from the plane's origin that
-            is not on it.
+        places: of each point, on the plane and off it.
     """
 
     name: str
     epochs: np.ndarray
-    coordinates: np.ndarray
-    outside: np.ndarray
+    places: Projection
+
+    @property
+    def coordinates(self) -> np.ndarray:
+        """Of its points on the plane, float64[point, 2]."""
+        return self.places.coordinates
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def find_track(
     path: Iterable[np.ndarray],
 ) -> Track:
     """A path, seen from a plane."""
-    found = directions.project([point - origin for point in path])
-    return Track(name, epochs, found.coordinates, found.outside)
+    places = directions.project([point - origin for point in path])
+    return Track(name, epochs, places)
 
 
 def find_axes(tracks: Sequence[Track], points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -225,16 +226,9 @@ def _read(saved: SavedRun, examples: int) -> tuple[list[Any], list[Any]]:
     data = saved.data
     if not hasattr(data.train, "first"):
         raise InputError(f"{saved.config.target} has no examples to have a loss on")
-    return _take(data.train, examples), _take(data.validation, examples)
-
-
-def _take(data: Examples, count: int) -> list[Any]:
-    count = min(count, len(data))
-    size = min(MAX_BATCH, count)
-    if isinstance(data, ArrayExamples) and data.collate is not None:
-        count -= count % size  # else the last batch is filled up
-    batches = data.first(count).batches(size)
-    return [batches[place] for place in range(batches.total)]
+    splits = (data.train, data.validation)
+    train, test = (take_batches(split, examples)[0] for split in splits)
+    return train, test
 
 
 @contextlib.contextmanager

@@ -72,12 +72,20 @@ def take(name: str, subject: Subject) -> Measured:
 
 
 def make_loss(model: keras.Model, examples: Examples, count: int) -> DataLoss:
-    """A model's loss on the first examples of its training, without augmentation, in
-    their order.
+    """A model's loss on the first examples of its training; see take_batches."""
+    data, size = take_batches(examples, count)
+    found = [loss for loss in _losses if loss.model is model]
+    loss = found[0].on(data, size) if found else DataLoss(model, data, size)
+    _losses[:] = [*(each for each in _losses if each not in found), loss][-MAX_LOSSES:]
+    return loss
+
+
+def take_batches(examples: Examples, count: int) -> tuple[list[Any], int]:
+    """Batches of the first examples, without augmentation, in their order, and the size
+    of all but the last.
 
     Args:
-        model: compiled.
-        examples: of the training.
+        examples: of the training or the validation.
         count: how many, at most. Of sentences, which are filled up to whole batches,
             those of whole batches.
     """
@@ -86,11 +94,7 @@ def make_loss(model: keras.Model, examples: Examples, count: int) -> DataLoss:
     if isinstance(examples, ArrayExamples) and examples.collate is not None:
         count -= count % size
     batches = examples.first(count).batches(size)
-    data = [batches[i] for i in range(batches.total)]
-    found = [loss for loss in _losses if loss.model is model]
-    loss = found[0].on(data, size) if found else DataLoss(model, data, size)
-    _losses[:] = [*(each for each in _losses if each not in found), loss][-MAX_LOSSES:]
-    return loss
+    return [batches[i] for i in range(batches.total)], size
 
 
 def forget() -> None:

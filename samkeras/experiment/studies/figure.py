@@ -32,6 +32,7 @@ from samkeras.experiment.studies.picture import (
     EPOCH,
     INPUT,
     ONLY_FIELDS,
+    PLANE,
     Options,
     Picture,
     X,
@@ -185,7 +186,7 @@ def _check_figure(figure: Figure) -> None:
     options = option_types(figure.target)
     for picture in figure.pictures:
         for name in (picture.x, picture.panels):
-            if name not in (None, EPOCH, INPUT, "num_params", *options):
+            if name not in (None, EPOCH, INPUT, PLANE, "num_params", *options):
                 raise InputError(
                     f"{path}: {figure.target} has no option {name}"
                     f"{nearest(name, options)}"

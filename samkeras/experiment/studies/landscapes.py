@@ -3,9 +3,8 @@
 import hashlib
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,30 +22,24 @@ from samkeras.experiment.runs.landscapes import (
 )
 from samkeras.experiment.runs.saved import SavedRun, Which
 from samkeras.experiment.studies import tables
-from samkeras.experiment.studies.drawing import COLOURS, STYLE
+from samkeras.experiment.studies.drawing import COLOURS, opened
 
 NUM_LEVELS = 24
 MOST_DECADES = 6  # below the highest loss
+BEYOND = 3.0  # what is shown of losses above those that trainings start from
 PANEL = 2.5  # inches
 STAR: dict[str, Any] = {"markersize": 9, "markeredgecolor": "w", "markeredgewidth": 0.5}
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A plane, and what is on it.
-
-    Attributes:
-        title: of the panel.
-        plane: the numbers.
-        tracks: paths of training.
-        explained: the shares of them that the directions explain; None: these are
-            random.
-    """
+class Panel(NamedTuple):
+    """A plane, and what is on it."""
 
     title: str
     plane: Plane
     tracks: Sequence[Track] = ()
+    """paths of training"""
     explained: np.ndarray | None = None
+    """the shares of them that the directions explain; None: these are random"""
 
 
 def draw_landscapes(
@@ -85,13 +78,9 @@ def draw_landscapes(
     views = [look_at(saved, label, which, seed) for saved, label in named]
     if not all(view.tracks for view in views):
         views = [look_at(v.saved, v.name, which, seed, False) for v in views]
-    count = points or min(view.points for view in views)
-    axes = find_axes([track for view in views for track in view.tracks], count)
     folder.mkdir(parents=True, exist_ok=True)
-    panels, files = [], []
-    for view in views:
-        files.append(folder / f"{view.saved.folder.name}.npz")
-        panels.append(make_panel(view, *axes, examples, files[-1]))
+    files = [folder / f"{saved.folder.name}.npz" for saved in runs]
+    panels = measure(views, examples, files, points)
     pictures = [folder / f"landscape.{kind}" for kind in ("png", "svg")]
     title = f"Training loss around the {which} weights of {runs[0].config.workload}"
     draw_planes(panels, title, pictures)
@@ -127,12 +116,30 @@ def draw_interpolation(
     return [*pictures, path]
 
 
-def make_panel(
-    view: View, x: np.ndarray, y: np.ndarray, examples: int, path: Path
-) -> Panel:
-    """Measures a view's plane."""
-    plane = take_plane(view, x, y, examples, path)
-    return Panel(view.name, plane, view.tracks, view.directions.explained)
+def measure(
+    views: Sequence[View],
+    examples: int,
+    files: Sequence[Path],
+    points: int | None = None,
+) -> list[Panel]:
+    """Measures planes at the same coordinates, as far as their files do not have them.
+
+    Args:
+        views: the planes.
+        examples, points: see draw_landscapes.
+        files: an .npz of each.
+    """
+    tracks = [track for view in views for track in view.tracks]
+    axes = find_axes(tracks, points or min(view.points for view in views))
+    return [
+        Panel(
+            view.name,
+            take_plane(view, *axes, examples, path),
+            view.tracks,
+            view.directions.explained,
+        )
+        for view, path in zip(views, files, strict=True)
+    ]
 
 
 def name(runs: Sequence[SavedRun]) -> list[str]:
@@ -160,29 +167,42 @@ def name_folder(
     seed: int,
 ) -> Path:
     """The folder of a landscape's files."""
-    marks = [f"{saved.folder.name} {saved.fingerprint}" for saved in runs]
-    text = "\n".join([*marks, f"{which} {examples} {points} {seed}"])
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    records = [saved.record for saved in runs]
+    mark = digest(*records, which, examples, points, seed)
     first = runs[0]
-    return first.folder.parent / "landscapes" / f"{first.config.workload}_{digest}"
+    return first.folder.parent / "landscapes" / f"{first.config.workload}_{mark}"
 
 
-def draw_planes(panels: Sequence[Panel], title: str, paths: Sequence[Path]) -> None:
+def digest(*parts: object) -> str:
+    """A short name for some things."""
+    text = "\n".join(map(str, parts))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def draw_planes(
+    panels: Sequence[Panel], title: str, paths: Sequence[Path], notes: str = ""
+) -> None:
     """Draws planes in one row, with the same levels of the training loss and one colour
     bar; with the same axes where they have the same coordinates.
+
+    Args:
+        panels: the planes.
+        title: of the picture.
+        paths: the files that are written.
+        notes: what else is said.
 
     Raises:
         InputError: no loss is finite.
     """
     import matplotlib
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure as Canvas
 
     losses = [panel.plane.train["loss"] for panel in panels]
-    levels = find_levels(losses)
+    starts = [loss_at(p.plane, t.coordinates[0]) for p in panels for t in p.tracks]
+    levels = find_levels(losses, BEYOND * max(starts, default=np.inf))
     norm = LogNorm(levels[0], levels[-1])
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        canvas = Canvas(layout="constrained")
+    # Equal scales leave margins that are cut off.
+    with matplotlib.rc_context({"savefig.bbox": "tight"}), opened(paths) as canvas:
         x, y = panels[0].plane.x, panels[0].plane.y
         height = PANEL * np.ptp(y) / np.ptp(x)
         canvas.set_size_inches(PANEL * len(panels) + 1, 0.85 * height + 1.2)
@@ -199,13 +219,14 @@ def draw_planes(panels: Sequence[Panel], title: str, paths: Sequence[Path]) -> N
             place = (panel.plane.x, panel.plane.y, shown)
             filled = axes.contourf(*place, levels=levels, norm=norm, cmap="Greys")
             axes.contour(*place, levels=levels, colors="0.35", linewidths=0.3)
+            axes.grid(visible=False)
             _draw_tracks(axes, panel)
             axes.set_title(panel.title, fontsize=7)
             axes.set_aspect("equal")
             axes.set_xlabel(_label_axis(panel, 0))
             axes.set_ylabel(_label_axis(panel, 1))
             axes.annotate(
-                textwrap.fill(_describe(panel), 44),
+                "\n".join(_describe(panel)),
                 xy=(0.5, 0),
                 xycoords=axes.xaxis.label,
                 xytext=(0, -4),
@@ -222,13 +243,17 @@ def draw_planes(panels: Sequence[Panel], title: str, paths: Sequence[Path]) -> N
             ticks = levels[:: len(levels) // 4]
             bar.set_ticks([*ticks], labels=[f"{tick:.2g}" for tick in ticks])
         bar.ax.minorticks_off()
+        if len(panels[0].tracks) > 1:
+            grid[0, 0].legend(loc="best", frameon=True)
         canvas.suptitle(title, fontsize=7, wrap=True)
-        _save(canvas, paths)
+        # Below what stands under the panels, which the layout does not see.
+        canvas.text(0.5, -0.02, notes, fontsize=5, ha="center", va="top")
 
 
-def find_levels(losses: Sequence[np.ndarray]) -> np.ndarray:
+def find_levels(losses: Sequence[np.ndarray], highest: float = np.inf) -> np.ndarray:
     """Levels for all planes, evenly on a log scale: from the least loss that is above
-    zero, but at most some decades down, to the highest.
+    zero, but at most some decades down, to the greatest one that is not above
+    `highest`.
 
     Raises:
         InputError: there is no such loss.
@@ -237,7 +262,7 @@ def find_levels(losses: Sequence[np.ndarray]) -> np.ndarray:
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
         raise InputError("there is no landscape: no loss is a finite number above zero")
-    low, high = values.min(), values.max()
+    low, high = values.min(), min(values.max(), highest)
     low = max(low, high / 10**MOST_DECADES)
     return np.geomspace(low, max(high, 1.01 * low), NUM_LEVELS)
 
@@ -251,52 +276,35 @@ def _draw_tracks(axes: Any, panel: Panel) -> None:
         axes.plot(x, y, color=colour, marker=".", markersize=2, label=track.name)
         axes.plot(x[0], y[0], "o", color="w", markeredgecolor="k", markersize=5)
         axes.plot(x[-1], y[-1], "*", color=colour, **STAR)
-    if len(panel.tracks) > 1:
-        axes.legend(loc="best")
 
 
 def _label_axis(panel: Panel, place: int) -> str:
     if panel.explained is None:
         return f"random direction {place + 1}"
     share = f"{100 * panel.explained[place]:.3g} %"
-    what = "distance along" if place == 0 else "along"
-    return f"{what} direction {place + 1} ({share})"
+    return f"{'distance along ' * (place == 0)}direction {place + 1} ({share})"
 
 
-def _describe(panel: Panel) -> str:
-    """What is to be known of a panel: units, and what does not lie on the plane."""
-    plane = panel.plane
-    said: list[str] = []
-    if panel.explained is None:
-        lengths = [f"{length:.3g}" for length in plane.lengths]
-        said.append(
-            f"A unit is a distance of {' and '.join(dict.fromkeys(lengths))}, the "
-            f"weights' own length filter by filter; the directions' cosine is "
-            f"{plane.cosine:.2g}."
-        )
-    else:
-        said.append(f"The plane has {100 * panel.explained.sum():.3g} % of the path.")
-    for track in panel.tracks:
-        of = f" of {track.name}" if len(panel.tracks) > 1 else ""
-        first, most = 100 * track.outside[0], 100 * track.outside.max()
-        said.append(
-            f"Off the plane{of}: {first:.2g} % of the start's distance from the star, "
-            f"at most {most:.2g} % of a point's."
-        )
-    said.append(f"Loss {', '.join(_describe_losses(panel))}.")
-    return " ".join(said)
-
-
-def _describe_losses(panel: Panel) -> list[str]:
-    """At the marks."""
-    if not panel.tracks:
-        return [f"{loss_at(panel.plane, np.zeros(2)):.3g} at the star"]
-    start = panel.tracks[0].coordinates[0]
-    said = [f"{loss_at(panel.plane, start):.3g} at the start"]
-    for track in panel.tracks:
-        of = f" of {track.name}" if len(panel.tracks) > 1 else ""
-        loss = loss_at(panel.plane, track.coordinates[-1])
-        said.append(f"{loss:.3g} at the end{of}")
+def _describe(panel: Panel) -> list[str]:
+    """What is to be known of a panel, a line each: units, what does not lie on the
+    plane, and the losses at its marks."""
+    plane, tracks = panel.plane, panel.tracks
+    if not tracks:
+        lengths = " and ".join(dict.fromkeys(f"{d:.3g}" for d in plane.lengths))
+        loss = loss_at(plane, np.zeros(2))
+        return [
+            f"a unit is a distance of {lengths}, as long as the weights",
+            f"cosine of the directions {plane.cosine:.2g}; loss at the star {loss:.3g}",
+        ]
+    said = [f"loss at the start {loss_at(plane, tracks[0].coordinates[0]):.3g}"]
+    for track in tracks:
+        who = f"{track.name}: " if len(tracks) > 1 else ""
+        off, share = track.places.distances.max(), 100 * track.places.outside.max()
+        loss = loss_at(plane, track.coordinates[-1])
+        said += [
+            f"{who}loss at the end {loss:.3g}; path up to {off:.2g} off the plane,",
+            f"at most {share:.2g} % of a point's distance from the origin",
+        ]
     return said
 
 
@@ -312,15 +320,11 @@ def draw_line(
         title: of the picture.
         paths: the files that are written.
     """
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
-
     splits: Mapping[str, Mapping[str, np.ndarray]] = {
         "training": line.train,
         "validation": line.test,
     }
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(layout="constrained")
+    with opened(paths) as canvas:
         names = list(line.train)
         canvas.set_size_inches(3.4, 1.7 * len(names) + 0.9)
         rows = canvas.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
@@ -342,10 +346,3 @@ def draw_line(
             f"place on the line (a unit is a distance of {line.length:.3g})"
         )
         canvas.suptitle(title, fontsize=7, wrap=True)
-        _save(canvas, paths)
-
-
-def _save(canvas: Any, paths: Sequence[Path]) -> None:
-    for path in paths:
-        no_date = {"Date": None} if path.suffix == ".svg" else None
-        canvas.savefig(path, metadata=no_date, bbox_inches="tight")

@@ -9,12 +9,13 @@ from typing import Any, Literal, get_args
 
 from samkeras.errors import InputError, nearest
 
-EPOCH, INPUT = "epoch", "input"
-CURVES = (EPOCH, INPUT)
-FUNCTION = "function"
+EPOCH, INPUT, PLANE = "epoch", "input", "plane"
+CURVES = (EPOCH, INPUT, PLANE)
+FUNCTION, LANDSCAPE = "function", "landscape"
 X = (
     EPOCH,
     INPUT,
+    PLANE,
     "num_params",
     "width_mult",
     "depth",
@@ -44,7 +45,8 @@ class Picture:
         x: what it is drawn over, one of X or a number that is an option of the
             workload's own; other options that vary become lines. Of "method" each has a
             row; over "epoch" y is a number that runs record of each, over "input"
-            "function", what each run's model computes of it.
+            "function", what each run's model computes of it, on the "plane" of a start
+            and the minima of the base optimizer and of SAM "landscape", the loss.
         value: the "best" of a run's epochs, the paper's early stopping, or the "final",
             of a gain or metric.
         paper: the paper's own curve, {"x": [...], "y": [...]}, if it has one.
@@ -187,6 +189,8 @@ def _check_axes(where: object, picture: Picture) -> None:
         )
     if (x == INPUT) != (y == FUNCTION):
         raise InputError(f"{where}: x: input needs y: function, and it x: input")
+    if (x == PLANE) != (y == LANDSCAPE):
+        raise InputError(f"{where}: x: plane needs y: landscape, and it x: plane")
     if picture.fit is not None and x != EPOCH:
         raise InputError(f"{where}: fit needs x: epoch. Received: x: {x}")
     if picture.log_y and y == "gain":

@@ -36,7 +36,15 @@ from samkeras.experiment.studies.functions import (
     list_points,
     read_examples,
 )
-from samkeras.experiment.studies.picture import CURVES, EPOCH, INPUT, VALUES, Picture, Y
+from samkeras.experiment.studies.picture import (
+    CURVES,
+    EPOCH,
+    INPUT,
+    PLANE,
+    VALUES,
+    Picture,
+    Y,
+)
 from samkeras.experiment.studies.points import (
     Fit,
     Point,
@@ -61,7 +69,7 @@ def check_numbers(figure: Figure, workload: Workload) -> None:
     names, are_all = list_numbers(workload)
     for picture in figure.pictures:
         known = (*Y, *names)
-        if picture.x == INPUT:
+        if picture.x in (INPUT, PLANE):
             continue
         if picture.x == EPOCH:
             known, _ = list_epoch_numbers(workload)
@@ -106,12 +114,18 @@ def draw_picture(
             panels = find_panels(picture, comparisons)
             examples = read_examples(results[0].config)
             draw_functions(panels, points, examples, summary, paths[:2])
+        elif picture.x == PLANE:
+            from samkeras.experiment.studies import planes  # it imports keras
+
+            pairs = planes.find_pairs(picture, comparisons)
+            points = planes.draw_pairs(pairs, summary, run_dir, folder, paths[:2])
         else:
             draw(picture, points, bounds, summary, paths[:2])
         _write_points(picture, points, paths[2])
         _write_runs(picture, results, paths[3])
         paths[4].write_text(json.dumps(summary, indent=1))
-        return [path.rename(folder / path.name) for path in paths]
+        files = [path.rename(folder / path.name) for path in paths]
+    return [*files, *sorted(folder.glob("plane_*.npz"))]
 
 
 def _find_points(
@@ -119,6 +133,8 @@ def _find_points(
 ) -> list[Point]:
     if picture.x == INPUT:
         return list_points(picture, find_panels(picture, comparisons))
+    if picture.x == PLANE:
+        return []
     return find_points(picture, results, comparisons)
 
 
@@ -178,6 +194,8 @@ def explain(
         said.append(f"dashed: {bounds[0].name}, {join([*values])}")
     if picture.x == INPUT:
         said = ["a line for each seed; dots: the examples"]
+    elif picture.x == PLANE:
+        said = ["dot: the start; stars: the ends; the paths are projected"]
     elif picture.x == "rho":
         said.append("ring: the best rho")
     elif picture.x != EPOCH and picture.y != "best_rho":
@@ -198,6 +216,8 @@ def _describe_fit(fit: Fit) -> str:
 
 
 def _check_number(picture: Picture, results: Sequence[Result]) -> None:
+    if picture.x == PLANE:
+        return
     name = find_number(picture, results[0].config)
     finished = [result for result in results if result.failure is None]
     if picture.x in CURVES:

@@ -12,9 +12,11 @@ import run as command
 from samkeras.errors import InputError
 from samkeras.experiment.options import targets
 from samkeras.experiment.options.targets import FIGURES
+from samkeras.experiment.studies.comparison import compare
 from samkeras.experiment.studies.figure import parse_figure as parse_file
 from samkeras.experiment.studies.figure import read_figure
-from samkeras.experiment.studies.picture import INPUT, Picture
+from samkeras.experiment.studies.picture import INPUT, PLANE, Picture
+from samkeras.experiment.studies.planes import find_pairs
 from tests.experiment.studies.making import NAMES, RUNS, TINY, make_trained, points_of
 
 pytestmark = pytest.mark.one_backend
@@ -85,6 +87,11 @@ def test_every_figure_has_the_runs_that_it_is_drawn_of(name, preset):
             assert len({config.rho for config in configs if config.sam}) >= 2
         if drawn.x == INPUT:
             continue  # the x are the function's
+        if drawn.x == PLANE:
+            comparisons = compare(results, study.target.load().mode)
+            assert len(find_pairs(drawn, comparisons)) == len(comparisons)
+            assert all("trajectory" in config.measure for config in configs)
+            continue
         points = points_of(drawn, results)
         assert len({point.x for point in points}) >= 2
         for point in points:

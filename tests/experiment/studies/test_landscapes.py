@@ -5,6 +5,7 @@ import pytest
 
 import run as command
 from samkeras import analysis
+from samkeras.analysis import Projection
 from samkeras.errors import InputError
 from samkeras.experiment.runs.landscapes import (
     Track,
@@ -14,13 +15,17 @@ from samkeras.experiment.runs.landscapes import (
     loss_at,
     take_plane,
 )
+from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.saved import load_run
 from samkeras.experiment.studies import grid
+from samkeras.experiment.studies.comparison import compare
 from samkeras.experiment.studies.landscapes import (
     draw_interpolation,
     draw_landscapes,
     find_levels,
 )
+from samkeras.experiment.studies.picture import Picture, X, read_picture
+from samkeras.experiment.studies.planes import draw_pairs, find_pairs
 from samkeras.experiment.tracking.record import MemoryTracker
 from tests.experiment.runs.test_saved import write_journal
 
@@ -111,7 +116,7 @@ def test_runs_with_trajectories_are_seen_on_their_planes(paths, tmp_path):
         assert view.directions.explained.sum() > 0.999
         assert [*track.epochs] == [0, 1, 2, 3]
         np.testing.assert_allclose(track.coordinates[-1], 0, atol=1e-5)
-        assert track.outside.max() < 1e-3
+        assert track.places.outside.max() < 1e-3
     files = draw_landscapes(paths, examples=50, points=6, folder=tmp_path)
     axes = [(numbers["x"], numbers["y"]) for numbers in map(np.load, files[2:])]
     for axis, other, place in zip(*axes, (0, 1), strict=True):
@@ -158,6 +163,34 @@ def test_what_two_runs_lack_for_one_plane_is_said(saved, paths):
         look_at_both(*paths, ("SAM", "SGD"), "last")
 
 
+def test_a_pictures_panels_show_a_start_and_two_ends(paths, tmp_path):
+    """Of the runs that a figure finds by their options."""
+    sizes = (paths[0].numbers["num_params"],) * 2
+    results = [Result(run.config, *sizes, run.numbers) for run in paths]
+    picture = Picture("made", "Made", "landscape", "plane", panels="width_mult")
+    comparisons = compare(results, paths[0].config.target.load().mode)
+    (pair,) = find_pairs(picture, comparisons)
+    assert pair.title == "width \N{MULTIPLICATION SIGN} 0.1"
+    assert pair.names == ("SGD", "SAM")
+    assert [result.config.sam for result in pair.runs] == [False, True]
+    summary = {"name": "made", "title": "Made", "changes": "", "notes": ["A note."]}
+    folder, file = paths[0].folder.parent, tmp_path / "made.png"
+    points = draw_pairs([pair], summary, folder, tmp_path, [file])
+    assert file.stat().st_size > 10_000
+    assert [point.line for point in points] == 4 * ["SGD"] + 4 * ["SAM"]
+    (numbers,) = map(np.load, tmp_path.glob("plane_*.npz"))
+    assert {points[0].x, points[3].x, 0} < {*numbers["x"]}
+    assert {points[0].y.mean, points[3].y.mean, 0} < {*numbers["y"]}
+    with pytest.raises(InputError, match="made: there are no two finished runs of one"):
+        draw_pairs([], summary, folder, tmp_path, [file])
+
+
+def test_a_plane_has_a_landscape_and_it_a_plane():
+    for fields in ({"x": "plane", "y": "loss"}, {"x": "rho", "y": "landscape"}):
+        with pytest.raises(InputError, match="x: plane needs y: landscape, and it x:"):
+            read_picture("made.yaml", fields, Picture("made", "Made", "", ""), X)
+
+
 def test_the_line_between_two_runs_is_drawn(saved, tmp_path):
     files = draw_interpolation(*saved, examples=50, folder=tmp_path)
     assert [file.name for file in files] == [
@@ -179,11 +212,13 @@ def test_levels_are_shared_and_axes_hold_all_tracks():
     steps = np.diff(np.log(levels))
     np.testing.assert_allclose(steps, steps[0])
     assert find_levels([np.array([1e-30, 1.0])])[0] >= 1e-6
+    np.testing.assert_allclose(find_levels([np.array([0.1, 9.0])], 3.0)[-1], 3)
     assert (np.diff(find_levels([np.ones(3)])) > 0).all()
     with pytest.raises(InputError, match="no loss is a finite number above zero"):
         find_levels([np.array([np.nan, np.inf, 0])])
     places = np.array([[0.0, 0], [10, 1]])
-    x, y = find_axes([Track("", np.arange(2), places, np.zeros(2))], 29)
+    track = Track("", np.arange(2), Projection(places, np.zeros(2), np.zeros(2)))
+    x, y = find_axes([track], 29)
     np.testing.assert_allclose([x[0], x[-1]], [-2, 12])
     np.testing.assert_allclose((y[0] + y[-1]) / 2, 0.5)
     assert {0, 10} < {*x}
