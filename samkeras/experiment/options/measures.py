@@ -12,11 +12,12 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "smoothness": ("smoothness", "pl_constant"),
     "linearity": ("linearity",),
     "function": ("slope_variation",),
-    "landscape": ("landscape_lowest", "landscape_highest"),
     "trajectory": (),
+    "landscape": (),
+    "interpolation": (),
 }
 # What needs the weights along a training.
 ALONG = ("trajectory",)
-# What one looks at when it is over.
-AFTER = ("landscape",)
+# Pictures of several runs that are over, side by side.
+TOGETHER = ("landscape", "interpolation")
 NUMBERS = tuple(name for names in MEASURES.values() for name in names)

@@ -205,10 +205,6 @@ def _function(subject: Subject) -> Measured:
     return Measured(numbers, {"x": found.x, "y": found.y})
 
 
-def _landscape(subject: Subject) -> Measured:
-    raise ValueError("it is not there yet")
-
-
 def _trajectory(subject: Subject) -> Measured:
     weights = subject.loss.flatten(subject.loss.weights)
     return Measured(arrays={"weights": weights})
@@ -224,6 +220,5 @@ _MEASURES: dict[str, Callable[[Subject], Measured]] = {
     "smoothness": _smoothness,
     "linearity": _linearity,
     "function": _function,
-    "landscape": _landscape,
     "trajectory": _trajectory,
 }

@@ -16,7 +16,7 @@ from samkeras.data.examples import Examples
 from samkeras.data.splits import DataInfo
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import Measuring
-from samkeras.experiment.options.measures import AFTER, ALONG
+from samkeras.experiment.options.measures import ALONG, TOGETHER
 from samkeras.experiment.runs.alike import Alike
 from samkeras.experiment.runs.build import build_model, in_precision, undone
 from samkeras.experiment.runs.measures import Arrays, Measured, make_loss, take
@@ -70,7 +70,7 @@ class Meter:
         subject = _Subject(self._run, model, loss, self._info, batches, epoch)
         numbers: dict[str, float] = {}
         for name in names:
-            if name in AFTER:
+            if name in TOGETHER:
                 continue
             found = take(name, subject)
             numbers |= _known(found)

@@ -20,6 +20,7 @@ from samkeras.experiment.launch.start import (
     start_backend,
 )
 from samkeras.experiment.options.fingerprint import Marks
+from samkeras.experiment.options.groups import Measuring
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import Target, home, is_checkout
 from samkeras.experiment.runs.data import Memory, describe_data
@@ -205,7 +206,7 @@ def _find_unmeasured(
     return {
         i: runs[i].find_folder(session.run_dir, marks[i])[0]
         for i in sorted(results)
-        if measured.find_missing(runs[i], results[i])
+        if results[i].failure is None and Measuring.of(runs[i].config).measure
     }
 
 

@@ -2,9 +2,8 @@
 
 import argparse
 import dataclasses
-import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,11 +14,12 @@ from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.fields import Measures, PositiveInt, parse_option
 from samkeras.experiment.options.groups import Measuring
-from samkeras.experiment.options.measures import AFTER, ALONG, MEASURES, NUMBERS
+from samkeras.experiment.options.measures import ALONG, MEASURES, NUMBERS, TOGETHER
 from samkeras.experiment.runs.result import SIZES, Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.saved import SavedRun, Which, load_run
 from samkeras.experiment.studies import tables
+from samkeras.experiment.studies.conclusion import join
 from samkeras.experiment.tracking.record import Tracker
 from samkeras.experiment.tracking.tracker import MLflowTracker
 
@@ -27,18 +27,16 @@ if TYPE_CHECKING:  # it imports keras, which a command that has nothing to do ne
     from samkeras.experiment.runs.measuring import Entry
 
 MAX_PANELS = 8
+MAX_EXAMPLES = 1000  # of a landscape, which takes thousands of evaluations
 USAGE = "python run.py analyze RUN_FOLDER ... --measure NAME,NAME [--option value] ..."
 
 
-def find_missing(run: Run, result: Result) -> list[str]:
-    """The measures that a finished run was to have of its last epoch, but for those
-    that it has taken along its training."""
-    options = Measuring.of(run.config)
-    if result.failure is not None:
+def find_names(options: Measuring) -> list[str]:
+    """The measures that a run was to have of its last epoch, but for those that it has
+    taken along its training."""
+    if options.measure_every is not None:
         return []
-    if options.measure_every is None:
-        return [*options.measure]
-    return [name for name in options.measure if name in AFTER]
+    return [name for name in options.measure if name not in TOGETHER]
 
 
 def measure_results(
@@ -61,37 +59,53 @@ def measure_results(
     """
     varied = varied_fields(result.config for result in results.values())
     is_whole = True
+    measured: list[Found] = []
     with _progress(len(folders), verbose) as progress:
         for position, folder in folders.items():
             result = results[position]
-            run, options = Run(result.config), Measuring.of(result.config)
-            label, names = tables.label(run, varied), find_missing(run, result)
+            label = tables.label(Run(result.config), varied)
+            options = Measuring.of(result.config)
+            names = find_names(options)
             try:
-                found = _measure(load_run(folder), names, "last", options, tracker)
+                found = _measure(
+                    load_run(folder), label, names, "last", options, tracker
+                )
             except InputError as error:
-                found = Found({}, is_whole=False)
+                is_whole = False
                 progress.say(f"{label} cannot be measured: {error}")
-            else:
-                progress.end(label, found)
+                continue
+            progress.end(found)
             is_whole &= found.is_whole
+            measured.append(found)
             numbers = {**result.numbers, **found.numbers}
             results[position] = dataclasses.replace(result, numbers=numbers)
-    return is_whole
+    options = Measuring.of(results[next(iter(folders))].config)
+    return draw_together(measured, "last", options, tracker) and is_whole
 
 
 class Found(NamedTuple):
     """What is measured of a run."""
 
-    numbers: dict[str, float]
-    entries: "Sequence[Entry]" = ()
-    new: Sequence[str] = ()
+    saved: SavedRun
+    label: str
+    """what sets it apart from the others"""
+    entries: "Sequence[Entry]"
+    new: Sequence[str]
     """the measures that were not taken before"""
-    is_whole: bool = True
-    """whether all could be taken"""
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {k: v for entry in self.entries for k, v in entry.numbers.items()}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all could be taken."""
+        return all(entry.numbers or entry.file for entry in self.entries)
 
 
 def _measure(
     saved: SavedRun,
+    label: str,
     names: Sequence[str],
     which: Which,
     options: Measuring,
@@ -105,27 +119,91 @@ def _measure(
     from samkeras.experiment.runs.measuring import measure_run, record
 
     entries, new = measure_run(saved, names, which, options.measure_examples)
-    numbers = {k: v for entry in entries for k, v in entry.numbers.items()}
     with tracker.amend(saved.folder) as logger:
         record(logger, entries)
-        for entry in entries:
-            if entry.measure in new and entry.measure == "spectrum":
-                path = (saved.folder / entry.file).with_suffix(".png")
-                _draw_spectra([(saved.run.title, saved, entry)], path)
-                logger.log_file(path)
-    is_whole = all(entry.numbers or entry.file for entry in entries)
-    return Found(numbers, entries, new, is_whole)
+    return Found(saved, label, entries, new)
 
 
-def _draw_spectra(found: "Sequence[tuple[str, SavedRun, Entry]]", path: Path) -> None:
-    """Draws the spectra of runs, each with its title."""
+def draw_together(
+    found: Sequence[Found], which: Which, options: Measuring, tracker: Tracker
+) -> bool:
+    """Draws what is best seen side by side, beside the runs' folders, and records it
+    with each of them. Returns whether all that was asked for could be drawn."""
+    asked = [name for name in PICTURES if name in options.measure]
+    if not asked or not found:
+        return True
+    if len(found) > MAX_PANELS:
+        print(
+            f"{len(found)} runs are too many for one picture of {join(asked)}; `python "
+            f"run.py analyze` draws those of up to {MAX_PANELS} runs."
+        )
+        return True
+    is_whole = True
+    for name in asked:
+        try:
+            paths = PICTURES[name](found, which, options.measure_examples)
+        except InputError as error:
+            is_whole = False
+            print(f"run.py: {name} cannot be drawn: {error}", file=sys.stderr)
+            continue
+        for each in found:
+            with tracker.amend(each.saved.folder) as logger:
+                for path in paths:
+                    logger.log_file(path)
+        print(f"The {name} of the runs: {paths[0]}")
+    return is_whole
+
+
+def _draw_spectra(
+    found: Sequence[Found], which: Which, examples: int
+) -> Sequence[Path]:
+    from samkeras.experiment.studies.landscapes import name_folder
     from samkeras.experiment.studies.spectra import Spectrum, draw_spectra
 
     spectra: list[Spectrum] = []
-    for title, saved, entry in found:
-        with np.load(saved.folder / entry.file) as arrays:
-            spectra.append(Spectrum(title, arrays["values"], arrays["weights"]))
-    draw_spectra(spectra, path)
+    for each in found:
+        for entry in each.entries:
+            if entry.measure == "spectrum" and entry.file:
+                with np.load(each.saved.folder / entry.file) as arrays:
+                    values, weights = arrays["values"], arrays["weights"]
+                spectra.append(Spectrum(each.label, values, weights))
+    if not spectra:
+        raise InputError("none was measured")
+    runs = [each.saved for each in found]
+    folder = name_folder(runs, which, examples, None, 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"spectrum.{kind}" for kind in ("png", "svg")]
+    draw_spectra(spectra, paths)
+    return paths
+
+
+def _draw_landscapes(
+    found: Sequence[Found], which: Which, examples: int
+) -> Sequence[Path]:
+    from samkeras.experiment.studies.landscapes import draw_landscapes
+
+    runs = [each.saved for each in found]
+    return draw_landscapes(runs, which=which, examples=min(examples, MAX_EXAMPLES))
+
+
+def _draw_interpolation(
+    found: Sequence[Found], which: Which, examples: int
+) -> Sequence[Path]:
+    from samkeras.experiment.studies.landscapes import draw_interpolation
+
+    if len(found) != 2:
+        raise InputError(f"it is between two runs. Received: {len(found)}")
+    first, second = (each.saved for each in found)
+    count = min(examples, MAX_EXAMPLES)
+    return draw_interpolation(first, second, which=which, examples=count)
+
+
+# What is drawn of runs side by side.
+PICTURES: dict[str, Callable[[Sequence[Found], Which, int], Sequence[Path]]] = {
+    "spectrum": _draw_spectra,
+    "landscape": _draw_landscapes,
+    "interpolation": _draw_interpolation,
+}
 
 
 class _Progress:
@@ -149,7 +227,7 @@ class _Progress:
         print(f"run.py: {line}", file=sys.stderr)
         self.bar.advance(self._task)
 
-    def end(self, label: str, found: Found) -> None:
+    def end(self, found: Found) -> None:
         """Says what was measured of a run, if that is new."""
         self.bar.advance(self._task)
         new = [entry for entry in found.entries if entry.measure in found.new]
@@ -160,9 +238,10 @@ class _Progress:
         ]
         if self._verbose and what:
             seconds = sum(entry.seconds for entry in new)
-            self._console.print(f"{label}: {', '.join(what)} ({seconds:.1f} s)")
+            text = f"{found.label}: {', '.join(what)} ({seconds:.1f} s)"
+            self._console.print(text)
         for note in (note for entry in found.entries for note in entry.notes):
-            print(f"run.py: {label}: {note}", file=sys.stderr)
+            print(f"run.py: {found.label}: {note}", file=sys.stderr)
 
 
 @contextmanager
@@ -186,57 +265,47 @@ def analyze(arguments: list[str]) -> int:
     """
     folders, which, options = _parse(arguments)
     runs = [load_run(folder) for folder in folders]
-    trackers = {saved.place: MLflowTracker(*saved.place) for saved in runs}
+    place = _find_place(runs)
+    tracker = MLflowTracker(*place)
     varied = varied_fields(saved.config for saved in runs)
-    found: list[tuple[SavedRun, Found]] = []
-    is_whole = True
+    found: list[Found] = []
     with _progress(len(runs), 1) as progress:
         for saved in runs:
-            label, tracker = tables.label(saved.run, varied), trackers[saved.place]
+            label, names = tables.label(saved.run, varied), find_names(options)
             try:
-                of = _measure(saved, options.measure, which, options, tracker)
+                found.append(_measure(saved, label, names, which, options, tracker))
             except InputError as error:
-                is_whole = False
                 progress.say(f"{label} cannot be measured: {error}")
                 continue
-            progress.end(label, of)
-            found.append((saved, of))
-            is_whole &= of.is_whole
-    for tracker in trackers.values():
-        tracker.close()
-    by_workload: dict[str, list[Result]] = {}
-    for saved, of in found:
-        result = _as_result(saved, of)
-        by_workload.setdefault(str(saved.config.target), []).append(result)
-    for results in by_workload.values():
-        tables.print_measured(results)
-    _draw_together(found, varied)
-    if found:
-        print(_describe([entry for _, of in found for entry in of.entries], which))
+            progress.end(found[-1])
+    is_whole = len(found) == len(runs) and all(each.is_whole for each in found)
+    is_whole &= draw_together(found, which, options, tracker)
+    tracker.close()
+    entries = [entry for each in found for entry in each.entries]
+    if entries:
+        tables.print_measured([_as_result(each) for each in found])
+        print(_describe(entries, which))
     return 0 if is_whole else 1
 
 
-def _draw_together(
-    found: Sequence[tuple[SavedRun, Found]], varied: Iterable[str]
-) -> None:
-    """Draws what is best seen side by side, beside the runs' folders."""
-    spectra = [
-        (tables.label(saved.run, varied), saved, entry)
-        for saved, of in found
-        for entry in of.entries
-        if entry.measure == "spectrum" and entry.file
-    ]
-    if 1 < len(spectra) <= MAX_PANELS:
-        names = sorted(saved.folder.resolve().name for _, saved, _ in spectra)
-        digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:8]
-        folder = spectra[0][1].folder.resolve().parent / "figures"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"spectrum_{digest}.png"
-        _draw_spectra(spectra, path)
-        print(f"The spectra side by side: {path}")
+def _find_place(runs: Sequence[SavedRun]) -> tuple[str, str]:
+    """The store and experiment of runs.
+
+    Raises:
+        InputError: they are of several, or of several workloads.
+    """
+    for what, values in (
+        ("MLflow experiment", [" of ".join(saved.place[::-1]) for saved in runs]),
+        ("workload", [str(saved.config.target) for saved in runs]),
+    ):
+        if len(set(values)) > 1:
+            received = join([*dict.fromkeys(values)])
+            raise InputError(f"the runs must be of one {what}. Received: {received}")
+    return runs[0].place
 
 
-def _as_result(saved: SavedRun, found: Found) -> Result:
+def _as_result(found: Found) -> Result:
+    saved = found.saved
     own = {k: v for k, v in saved.numbers.items() if k not in NUMBERS}
     num_params, num_nonzero = (int(own[name]) for name in SIZES)
     numbers = {**own, **found.numbers}
@@ -283,9 +352,7 @@ def _parse(arguments: list[str]) -> tuple[list[Path], Which, Measuring]:
     if not given.folders:
         raise InputError(f"analyze needs the folder of a run, such as: {USAGE}")
     if given.measure is None:
-        raise InputError(
-            f"analyze needs --measure {','.join([*MEASURES][:2])} or others"
-        )
+        raise InputError("analyze needs --measure NAME,NAME; see --help")
     names = parse_option("--measure", given.measure, Measures)
     for name in names:
         if name in ALONG:

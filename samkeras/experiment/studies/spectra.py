@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from samkeras.analysis.curvature import smooth
-from samkeras.experiment.studies.drawing import COLOURS, STYLE
+from samkeras.experiment.studies.drawing import COLOURS, opened
 
 NUM_POINTS = 1000
+LEAST = 1e-7  # density that is shown
 
 
 class Spectrum(NamedTuple):
@@ -26,44 +27,31 @@ class Spectrum(NamedTuple):
     weights: np.ndarray
 
 
-def draw_spectra(spectra: Sequence[Spectrum], path: Path) -> None:
+def draw_spectra(spectra: Sequence[Spectrum], paths: Sequence[Path]) -> None:
     """Draws densities, and below them which share of the eigenvalues is larger, of all
     runs over one range of eigenvalues. (Ghorbani et al. 2019; Foret et al. 2021,
     figure 3.)"""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     low = min(each.values[0] for each in spectra)
     high = max(each.values[-1] for each in spectra)
     margin = 0.05 * (high - low) or 1.0
     at = np.linspace(low - margin, high + margin, NUM_POINTS)
     width = (high - low) / 200 or 1.0
-    with pyplot.rc_context(STYLE):
-        size = (1.0 + 2.2 * len(spectra), 3.6)
-        figure, axes = pyplot.subplots(
-            2,
-            len(spectra),
-            figsize=size,
-            sharex=True,
-            sharey="row",
-            squeeze=False,
-            layout="constrained",
+    with opened(paths) as canvas:
+        canvas.set_size_inches(1.0 + 2.2 * len(spectra), 3.6)
+        grid = canvas.subplots(
+            2, len(spectra), sharex=True, sharey="row", squeeze=False
         )
-        for (above, below), each in zip(axes.T, spectra, strict=True):
+        for (above, below), each in zip(grid.T, spectra, strict=True):
             density = smooth(each.values, each.weights, at, width)
-            above.semilogy(at, np.maximum(density, 1e-12), color=COLOURS[0])
+            above.semilogy(at, np.maximum(density, LEAST), color=COLOURS[0])
             above.set_title(each.title)
+            text = f"$\\lambda_{{max}}$ {each.values[-1]:.3g}"
+            above.annotate(text, (0.97, 0.93), xycoords="axes fraction", ha="right")
             order = np.argsort(each.values)[::-1]
             shares = np.cumsum(each.weights[order])
             below.step(each.values[order], shares, where="post", color=COLOURS[1])
             below.set_yscale("log")
-            text = f"$\\lambda_{{max}}$ {each.values[-1]:.3g}"
-            above.annotate(text, (0.97, 0.93), xycoords="axes fraction", ha="right")
             below.set_xlabel("eigenvalue")
-        axes[0, 0].set_ylabel("density")
-        axes[0, 0].set_ylim(bottom=1e-7)
-        axes[1, 0].set_ylabel("share of larger ones")
-        figure.savefig(path)
-        pyplot.close(figure)
+        grid[0, 0].set_ylabel("density")
+        grid[0, 0].set_ylim(bottom=LEAST)
+        grid[1, 0].set_ylabel("share of larger ones")

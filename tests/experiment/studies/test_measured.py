@@ -210,11 +210,27 @@ def test_analyze_measures_runs_from_their_folders(trained, capsys, forbid):
         numbers = read_numbers(path)
         assert "average_sharpness_at_best" in numbers
         assert "average_sharpness" not in numbers
-        assert (path / "measures" / "spectrum_best_100.png").stat().st_size > 5_000
-    (picture,) = (trained / "figures").glob("spectrum_*.png")
+    (picture,) = (trained / "landscapes").glob("*/spectrum.png")
     assert str(picture) in out
+    assert picture.stat().st_size > 5_000
     forbid()
     assert command.main(["analyze", *paths, *options, "--weights", "best"]) == 0
+
+
+@pytest.mark.one_backend
+def test_a_grid_draws_what_it_measures_side_by_side(trained, store, capsys, tmp_path):
+    """A landscape of its runs, and the line between two; recorded with each."""
+    folder = tmp_path / "drawn" / "runs"
+    options = ["--measure", "landscape,interpolation", "--measure_examples", "20"]
+    assert run(folder, store, *SMALL, *options) == 0
+    out = capsys.readouterr().out
+    for name in ("landscape", "interpolation"):
+        (picture,) = (folder / "landscapes").glob(f"*/{name}.png")
+        assert f"The {name} of the runs: {picture}" in out
+        for kind in ("sam", "sgd"):
+            (journal,) = find_journals(find_run(folder, kind))
+            files = [r["file"] for r, _ in journal.read(0) if "file" in r]
+            assert any(file.endswith(f"/{name}.png") for file in files)
 
 
 @pytest.mark.one_backend
