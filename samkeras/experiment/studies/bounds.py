@@ -46,7 +46,8 @@ class Bound(NamedTuple):
 
 
 def find_bounds(picture: Picture, results: Sequence[Result]) -> list[Bound]:
-    """The bounds of a picture: of each panel, those of its runs, each once."""
+    """The bounds of a picture: of each panel, those of its runs, each once, that have a
+    place on its axis."""
     if picture.bounds is None:
         return []
     rule = _list_rules(results[0].config.target.load())[picture.bounds]
@@ -55,7 +56,11 @@ def find_bounds(picture: Picture, results: Sequence[Result]) -> list[Bound]:
         Bound(name_panel(picture, vars(result.config)), name, rule(result.config))
         for result in results
     )
-    return [bound for bound in dict.fromkeys(found) if math.isfinite(bound.value)]
+    return [
+        bound
+        for bound in dict.fromkeys(found)
+        if math.isfinite(bound.value) and (bound.value > 0 or not picture.log_y)
+    ]
 
 
 def check_bounds(pictures: Iterable[Picture], workload: Workload) -> None:

@@ -52,7 +52,6 @@ from samkeras.experiment.studies.points import (
     find_points,
     fit_curves,
 )
-from samkeras.experiment.studies.tables import cell
 from samkeras.workload import Workload
 
 MAX_CHANGES = 80  # characters of a folder's name
@@ -190,7 +189,7 @@ def explain(
     if any(estimate.error for estimate in known):
         said.append("band: ± one standard error")
     if bounds:
-        values = dict.fromkeys(cell(bound.value) for bound in bounds)
+        values = dict.fromkeys(f"{bound.value:.4g}" for bound in bounds)
         said.append(f"dashed: {bounds[0].name}, {join([*values])}")
     if picture.x == INPUT:
         said = ["a line for each seed; dots: the examples"]
