@@ -1,5 +1,5 @@
 """What pictures show of runs beside numbers: what is recorded over their epochs, and
-the functions that their models come to."""
+what measures have written."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,8 +11,17 @@ import numpy as np
 from samkeras.experiment.options.fingerprint import Marks
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
-from samkeras.experiment.studies.picture import EPOCH, FUNCTION, INPUT, Picture
+from samkeras.experiment.studies.picture import (
+    EPOCH,
+    FUNCTION,
+    MEASURED,
+    SPECTRUM,
+    Picture,
+)
 from samkeras.experiment.tracking.record import Tracker
+
+# The arrays of measures, those that are drawn over and those that are drawn.
+ARRAYS = {FUNCTION: ("x", "y"), SPECTRUM: ("values", "weights")}
 
 
 def with_curves(
@@ -34,7 +43,7 @@ def with_curves(
         pictures: that are drawn of them.
     """
     names = [picture.y for picture in pictures if picture.x == EPOCH]
-    has_functions = any(picture.x == INPUT for picture in pictures)
+    measures = {p.y for p in pictures if p.x in MEASURED}
 
     def complete(run: Run, mark: Marks, result: Result) -> Result:
         if result.failure is not None:
@@ -43,17 +52,22 @@ def with_curves(
         curves: dict[str, Any] = {}
         if names:
             curves.update(tracker.read_curves(folder, mark, names))
-        if has_functions:
-            curves[FUNCTION] = _read_function(folder)
+        for measure in measures:
+            curves[measure] = _read_measure(folder, measure)
         return dataclasses.replace(result, curves=curves)
 
     return list(map(complete, runs, marks, results))
 
 
-def _read_function(folder: Path) -> dict[float, float]:
-    """What the measure "function" has written of a run."""
-    files = sorted((folder / "measures").glob(f"{FUNCTION}_*.npz"))
+def _read_measure(folder: Path, measure: str) -> dict[float, float]:
+    """What a measure has written of a run's last weights."""
+    files = sorted((folder / "measures").glob(f"{measure}_*.npz"))
     if not files:
         return {}
+    # Of the end of the training, or of its last epoch: "last" comes after "epoch".
     with np.load(files[-1]) as arrays:
-        return dict(zip(arrays["x"].tolist(), arrays["y"].tolist(), strict=True))
+        x, y = (arrays[name].tolist() for name in ARRAYS[measure])
+    curve: dict[float, float] = {}
+    for at, value in zip(x, y, strict=True):  # eigenvalues may be equal
+        curve[at] = curve.get(at, 0.0) + value
+    return curve

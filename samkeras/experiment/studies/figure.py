@@ -29,10 +29,8 @@ from samkeras.experiment.options.targets import (
 )
 from samkeras.experiment.studies.comparison import COMPARED_FIELDS
 from samkeras.experiment.studies.picture import (
-    EPOCH,
-    INPUT,
+    CURVES,
     ONLY_FIELDS,
-    PLANE,
     Options,
     Picture,
     X,
@@ -186,7 +184,7 @@ def _check_figure(figure: Figure) -> None:
     options = option_types(figure.target)
     for picture in figure.pictures:
         for name in (picture.x, picture.panels):
-            if name not in (None, EPOCH, INPUT, PLANE, "num_params", *options):
+            if name not in (None, *CURVES, "num_params", *options):
                 raise InputError(
                     f"{path}: {figure.target} has no option {name}"
                     f"{nearest(name, options)}"

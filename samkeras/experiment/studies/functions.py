@@ -1,5 +1,5 @@
-"""Pictures of the functions that models of one number come to: a panel for each option
-and optimizer, a line for each seed, and the examples."""
+"""Pictures of what measures have written: the functions that models of one number come
+to, and the spectra of Hessians, in a panel for each option and optimizer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +24,10 @@ from samkeras.experiment.studies.points import (
     name_line,
     name_panel,
 )
+from samkeras.experiment.studies.spectra import Spectrum
 
 # What is said of the functions of a panel, where their runs have it.
-NUMBERS = ("slope_variation", "lambda_max", "val_loss")
+NUMBERS = ("slope_variation", "lambda_max", "lambda_ratio", "val_loss")
 PANEL_SIZE = (1.8, 1.5)  # inches
 
 
@@ -125,6 +126,21 @@ def draw_functions(
         title = " ".join(filter(None, (summary["title"], summary["changes"])))
         canvas.suptitle(title, fontsize=7, wrap=True)
         canvas.supxlabel(" ".join(summary["notes"]), fontsize=5)
+
+
+def list_spectra(picture: Picture, panels: Sequence[Panel]) -> list[Spectrum]:
+    """The spectrum of each panel's first seed, with the means of what is known of all
+    of its runs."""
+    spectra: list[Spectrum] = []
+    for panel in panels:
+        found = (result.curves.get(picture.y) for result in panel.runs.values())
+        spectrum = next(filter(None, found), None)
+        if spectrum is not None:
+            title = ", ".join(filter(None, (panel.row, panel.column)))
+            numbers = describe_panel(panel).replace(", ", "\n")
+            values, weights = np.array(sorted(spectrum.items())).T
+            spectra.append(Spectrum(f"{title}\n{numbers}", values, weights))
+    return spectra
 
 
 def read_examples(config: Config) -> tuple[np.ndarray, np.ndarray]:

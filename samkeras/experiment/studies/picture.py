@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 
 from samkeras.errors import InputError, nearest
 
-EPOCH, INPUT, PLANE = "epoch", "input", "plane"
-CURVES = (EPOCH, INPUT, PLANE)
-FUNCTION, LANDSCAPE = "function", "landscape"
+EPOCH, INPUT, EIGENVALUE, PLANE = "epoch", "input", "eigenvalue", "plane"
+FUNCTION, SPECTRUM, LANDSCAPE = "function", "spectrum", "landscape"
+# The measures whose arrays are drawn over an x of their own.
+MEASURED = {INPUT: FUNCTION, EIGENVALUE: SPECTRUM}
+CURVES = (EPOCH, *MEASURED, PLANE)
 X = (
-    EPOCH,
-    INPUT,
-    PLANE,
+    *CURVES,
     "num_params",
     "width_mult",
     "depth",
@@ -45,8 +45,9 @@ class Picture:
         x: what it is drawn over, one of X or a number that is an option of the
             workload's own; other options that vary become lines. Of "method" each has a
             row; over "epoch" y is a number that runs record of each, over "input"
-            "function", what each run's model computes of it, on the "plane" of a start
-            and the minima of the base optimizer and of SAM "landscape", the loss.
+            "function", what each run's model computes of it, over "eigenvalue" the
+            "spectrum" of its Hessian, and on the "plane" of a start and the minima of
+            the base optimizer and of SAM "landscape", the loss.
         value: the "best" of a run's epochs, the paper's early stopping, or the "final",
             of a gain or metric.
         paper: the paper's own curve, {"x": [...], "y": [...]}, if it has one.
@@ -187,10 +188,12 @@ def _check_axes(where: object, picture: Picture) -> None:
             f"{where}: x: epoch needs y: a number that runs record of each epoch, such "
             f"as loss. Received: y: {y}"
         )
-    if (x == INPUT) != (y == FUNCTION):
-        raise InputError(f"{where}: x: input needs y: function, and it x: input")
-    if (x == PLANE) != (y == LANDSCAPE):
-        raise InputError(f"{where}: x: plane needs y: landscape, and it x: plane")
+    for own, drawn in {**MEASURED, PLANE: LANDSCAPE}.items():
+        if (x == own) != (y == drawn):
+            raise InputError(
+                f"{where}: x: {own} needs y: {drawn}, and it x: {own}. Received: x: "
+                f"{x}, y: {y}"
+            )
     if picture.fit is not None and x != EPOCH:
         raise InputError(f"{where}: fit needs x: epoch. Received: x: {x}")
     if picture.log_y and y == "gain":

@@ -34,12 +34,15 @@ from samkeras.experiment.studies.functions import (
     draw_functions,
     find_panels,
     list_points,
+    list_spectra,
     read_examples,
 )
 from samkeras.experiment.studies.picture import (
     CURVES,
+    EIGENVALUE,
     EPOCH,
     INPUT,
+    MEASURED,
     PLANE,
     VALUES,
     Picture,
@@ -52,6 +55,7 @@ from samkeras.experiment.studies.points import (
     find_points,
     fit_curves,
 )
+from samkeras.experiment.studies.spectra import draw_spectra
 from samkeras.workload import Workload
 
 MAX_CHANGES = 80  # characters of a folder's name
@@ -68,7 +72,7 @@ def check_numbers(figure: Figure, workload: Workload) -> None:
     names, are_all = list_numbers(workload)
     for picture in figure.pictures:
         known = (*Y, *names)
-        if picture.x in (INPUT, PLANE):
+        if picture.x in (*MEASURED, PLANE):
             continue
         if picture.x == EPOCH:
             known, _ = list_epoch_numbers(workload)
@@ -109,17 +113,13 @@ def draw_picture(
         paths = [Path(new) / name for name in names]
         bounds = find_bounds(picture, results)
         summary = summarize(figure, picture, results, comparisons, bounds)
-        if picture.x == INPUT:
-            panels = find_panels(picture, comparisons)
-            examples = read_examples(results[0].config)
-            draw_functions(panels, points, examples, summary, paths[:2])
-        elif picture.x == PLANE:
+        if picture.x == PLANE:
             from samkeras.experiment.studies import planes  # it imports keras
 
             pairs = planes.find_pairs(picture, comparisons)
             points = planes.draw_pairs(pairs, summary, run_dir, folder, paths[:2])
         else:
-            draw(picture, points, bounds, summary, paths[:2])
+            _draw(picture, comparisons, points, bounds, summary, paths[:2])
         _write_points(picture, points, paths[2])
         _write_runs(picture, results, paths[3])
         paths[4].write_text(json.dumps(summary, indent=1))
@@ -127,10 +127,31 @@ def draw_picture(
     return [*files, *sorted(folder.glob("plane_*.npz"))]
 
 
+def _draw(
+    picture: Picture,
+    comparisons: Sequence[Comparison],
+    points: list[Point],
+    bounds: Sequence[Bound],
+    summary: dict[str, Any],
+    paths: Sequence[Path],
+) -> None:
+    if picture.x not in MEASURED:
+        draw(picture, points, bounds, summary, paths)
+        return
+    panels = find_panels(picture, comparisons)
+    if picture.x == INPUT:
+        examples = read_examples(comparisons[0].config)
+        draw_functions(panels, points, examples, summary, paths)
+        return
+    title = " ".join(filter(None, (summary["title"], summary["changes"])))
+    notes = " ".join(summary["notes"])
+    draw_spectra(list_spectra(picture, panels), paths, title, notes)
+
+
 def _find_points(
     picture: Picture, results: Sequence[Result], comparisons: Sequence[Comparison]
 ) -> list[Point]:
-    if picture.x == INPUT:
+    if picture.x in MEASURED:
         return list_points(picture, find_panels(picture, comparisons))
     if picture.x == PLANE:
         return []
@@ -191,8 +212,11 @@ def explain(
     if bounds:
         values = dict.fromkeys(f"{bound.value:.4g}" for bound in bounds)
         said.append(f"dashed: {bounds[0].name}, {join([*values])}")
-    if picture.x == INPUT:
-        said = ["a line for each seed; dots: the examples"]
+    if picture.x in MEASURED:
+        said = {
+            INPUT: ["a line for each seed; dots: the examples"],
+            EIGENVALUE: ["of the first seed; the numbers are means over all"],
+        }[picture.x]
     elif picture.x == PLANE:
         said = ["dot: the start; stars: the ends; the paths are projected"]
     elif picture.x == "rho":

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samkeras.analysis.curvature import smooth
 from samkeras.experiment.studies.drawing import COLOURS, opened
 
 NUM_POINTS = 1000
@@ -27,10 +26,18 @@ class Spectrum(NamedTuple):
     weights: np.ndarray
 
 
-def draw_spectra(spectra: Sequence[Spectrum], paths: Sequence[Path]) -> None:
+def draw_spectra(
+    spectra: Sequence[Spectrum],
+    paths: Sequence[Path],
+    title: str = "",
+    notes: str = "",
+) -> None:
     """Draws densities, and below them which share of the eigenvalues is larger, of all
     runs over one range of eigenvalues. (Ghorbani et al. 2019; Foret et al. 2021,
     figure 3.)"""
+    # It imports keras, which a command that finds all its runs finished does without.
+    from samkeras.analysis.curvature import smooth
+
     low = min(each.values[0] for each in spectra)
     high = max(each.values[-1] for each in spectra)
     margin = 0.05 * (high - low) or 1.0
@@ -55,3 +62,7 @@ def draw_spectra(spectra: Sequence[Spectrum], paths: Sequence[Path]) -> None:
         grid[0, 0].set_ylabel("density")
         grid[0, 0].set_ylim(bottom=LEAST)
         grid[1, 0].set_ylabel("share of larger ones")
+        if title:
+            canvas.suptitle(title, fontsize=7, wrap=True)
+        if notes:
+            canvas.supxlabel(notes, fontsize=5)

@@ -296,3 +296,31 @@ def test_functions_have_a_panel_a_width_and_a_row_an_optimizer(tmp_path, canvas)
         "A line for each seed; dots: the examples.",
         "1 runs failed or are missing.",
     ]
+
+
+def test_spectra_have_a_panel_an_optimizer(tmp_path, canvas):
+    """The first seed's, in the order of the eigenvalues, and the means of the numbers
+    of all under its name."""
+    results = [
+        make_result(
+            0.5,
+            sam=sam,
+            seed=seed,
+            curves={"spectrum": {2.0 + seed: 0.25, -1.0: 0.5, 0.0: 0.25}},
+            numbers={"lambda_max": 2.0 + seed},
+        )
+        for sam in (True, False)
+        for seed in (0, 1)
+    ]
+    picture = make_picture("spectrum", "eigenvalue")
+    target = find_target("mnist_mlp")
+    figure = Figure(Path("made.yaml"), "Its title", target, {}, [picture])
+    paths = draw_picture(figure, picture, results, tmp_path)
+    sgd, sam, *_ = canvas[0].axes
+    assert sgd.get_title() == "SGD\nlambda max 2.5"
+    assert sam.get_title() == "SAM\nlambda max 2.5"
+    shares = canvas[0].axes[2].lines[0]
+    assert shares.get_xydata().tolist() == [[2, 0.25], [0, 0.5], [-1, 1]]
+    assert len(read_csv(paths[2])) == 4 * 3
+    notes = json.loads(paths[4].read_text())["notes"]
+    assert notes == ["Of the first seed; the numbers are means over all."]

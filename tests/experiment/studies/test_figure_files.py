@@ -15,7 +15,7 @@ from samkeras.experiment.options.targets import FIGURES
 from samkeras.experiment.studies.comparison import compare
 from samkeras.experiment.studies.figure import parse_figure as parse_file
 from samkeras.experiment.studies.figure import read_figure
-from samkeras.experiment.studies.picture import INPUT, PLANE, Picture
+from samkeras.experiment.studies.picture import MEASURED, PLANE, Picture
 from samkeras.experiment.studies.planes import find_pairs
 from tests.experiment.studies.making import NAMES, RUNS, TINY, make_trained, points_of
 
@@ -26,6 +26,8 @@ COUNTS = re.compile(r"^# (\d+) runs; (\d+) with --preset small", re.MULTILINE)
 # Those that are not named as the file that they are in.
 OTHER_PICTURES = {
     "figure18_linearity": "figure18_cifar10",
+    "foret_lambda_max": "foret_spectrum",
+    "foret_lambda_ratio": "foret_spectrum",
     "figure20b_mnist": "figure20a_mnist",
     "figure6b_mnist": "figure6a_mnist",
     "figure6b_s3_mnist": "figure6a_mnist",
@@ -85,8 +87,8 @@ def test_every_figure_has_the_runs_that_it_is_drawn_of(name, preset):
             assert {config.sam for config in configs} == {True, False}
         if drawn.x == "rho" or drawn.y == "best_rho":
             assert len({config.rho for config in configs if config.sam}) >= 2
-        if drawn.x == INPUT:
-            continue  # the x are the function's
+        if drawn.x in MEASURED:
+            continue  # the x are the measure's
         if drawn.x == PLANE:
             comparisons = compare(results, study.target.load().mode)
             assert len(find_pairs(drawn, comparisons)) == len(comparisons)
@@ -276,6 +278,8 @@ def test_values_of_the_grid_are_the_command_lines(write):
         ({"bounds": "stable_s2"}, [], ["bounds must be one of", "mean stable_s_2"]),
         ({"fit": [0.1, 0.01]}, [], ["fit must be [low, high]", "[0.1, 0.01]"]),
         ({"fit": [0.1, 1]}, [], ["fit needs x: epoch"]),
+        ({"x": "input", "y": "loss"}, [], ["x: input needs y: function", "loss"]),
+        ({"y": "spectrum"}, [], ["x: eigenvalue needs y: spectrum", "num_params"]),
     ],
 )
 def test_bad_figures_exit_with_2_and_one_line(write, capsys, changes, options, words):
