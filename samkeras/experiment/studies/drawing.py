@@ -195,7 +195,7 @@ def _draw_lines(
     if picture.log_y:
         axes.set_yscale("log")
     labels = {**X_LABELS, EPOCH: summary["unit"]}
-    axes.set_xlabel(labels.get(picture.x, _spell(picture.x)))
+    axes.set_xlabel(labels.get(picture.x, spell(picture.x)))
     axes.set_ylabel(_label_y(picture.y, summary["monitor"]))
     lines = lines or list(dict.fromkeys(point.line for point in points))
     for i, line in enumerate(lines):
@@ -228,12 +228,12 @@ def _draw_lines(
 
 
 def _label_y(y: str, monitor: str) -> str:
-    metric = _spell(monitor.removeprefix("val_"))
+    metric = spell(monitor.removeprefix("val_"))
     labels = {"gain": f"gain of SAM in {metric}", "metric": metric}
-    return labels.get(y, _spell(y))
+    return labels.get(y, spell(y))
 
 
-def _spell(name: str) -> str:
+def spell(name: str) -> str:
     """A number's name in words, as "validation loss"."""
     words = name.split("_")
     return " ".join("validation" if word == "val" else word for word in words)

@@ -16,7 +16,7 @@ from samkeras.experiment.studies.comparison import (
     find_rule,
     rho_of,
 )
-from samkeras.experiment.studies.drawing import COLOURS, opened
+from samkeras.experiment.studies.drawing import COLOURS, opened, spell
 from samkeras.experiment.studies.picture import Picture
 from samkeras.experiment.studies.points import (
     Point,
@@ -82,7 +82,8 @@ def describe_panel(panel: Panel) -> str:
         values = (result.number(name) for result in panel.runs.values())
         mean = estimate(value for value in values if value is not None)
         if mean is not None:
-            said.append(f"{name.replace('_', ' ')} {mean.mean:.3g}")
+            digits = ",.0f" if abs(mean.mean) >= 1000 else ".3g"
+            said.append(f"{spell(name)} {mean.mean:{digits}}")
     return ", ".join(said)
 
 
