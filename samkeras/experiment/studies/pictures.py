@@ -31,6 +31,7 @@ from samkeras.experiment.studies.conclusion import caution, conclude, join
 from samkeras.experiment.studies.drawing import draw
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.studies.functions import (
+    NUMBERS,
     draw_functions,
     find_panels,
     list_points,
@@ -330,8 +331,8 @@ def _write_runs(picture: Picture, results: Sequence[Result], path: Path) -> None
     monitor = results[0].config.target.load().monitor
     numbers = {kind: f"{kind}_{monitor}" for kind in VALUES}
     numbers["seconds"] = "seconds"
-    if picture.y not in (*Y, *SIZES):
-        numbers[picture.y] = picture.y
+    own = NUMBERS if picture.x in MEASURED else (picture.y,)
+    numbers.update({name: name for name in own if name not in (*Y, *SIZES)})
     rows = [
         (
             *(result.config.result_fields[name] for name in varied),

@@ -322,5 +322,6 @@ def test_spectra_have_a_panel_an_optimizer(tmp_path, canvas):
     shares = canvas[0].axes[2].lines[0]
     assert shares.get_xydata().tolist() == [[2, 0.25], [0, 0.5], [-1, 1]]
     assert len(read_csv(paths[2])) == 4 * 3
+    assert [run["lambda_max"] for run in read_csv(paths[3])] == 2 * ["2.0", "3.0"]
     notes = json.loads(paths[4].read_text())["notes"]
     assert notes == ["Of the first seed; the numbers are means over all."]
