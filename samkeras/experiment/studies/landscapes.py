@@ -303,7 +303,7 @@ def _describe(panel: Panel) -> list[str]:
         loss = loss_at(plane, track.coordinates[-1])
         said += [
             f"{who}loss at the end {loss:.3g}; path up to {off:.2g} off the plane,",
-            f"at most {share:.2g} % of a point's distance from the origin",
+            f"at most {share:.3g} % of a point's distance from the origin",
         ]
     return said
 
