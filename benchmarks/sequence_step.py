@@ -54,8 +54,7 @@ TOLERANCE = 1e-3
 CHECKED_STEPS = 3
 # Of run.py: the sample, and a rate that is constant for a transformer too.
 OPTIONS = {
-    "ud_pos_transformer": "--dataset=morphgnt --lr_schedule=step --warmup_steps=0 "
-    "--learning_rate=5e-4",
+    "ud_pos_transformer": "--dataset=morphgnt --lr_schedule=step --learning_rate=5e-4",
     "sst2_lstm": "--dataset=crowdflower",
     "ogbg_gcn": "--dataset=solubility",
 }

@@ -209,3 +209,10 @@ def test_what_a_benchmark_takes_from_the_project_is_there(name, harness):
                 module = importlib.import_module(node.module)
                 if not hasattr(module, alias.name):
                     importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_the_runs_of_sequences_are_ones_that_options_allow(harness):
+    module = importlib.import_module("sequence_step")
+    for workload in module.OPTIONS:
+        task = module.Task(workload, sam=True, width_mult=0.5, steps=1, is_check=True)
+        assert task.config.learning_rate == module.CHECKED_AT["learning_rate"]
