@@ -90,7 +90,7 @@ def test_the_whole_library_has_its_types_checked():
 
 # The rooms above the library, bottom up: each knows those before it.
 ROOMS = (
-    ("models", "losses", "scores", "ppo", "data", "files", "quiet"),
+    ("models", "losses", "scores", "ppo", "data", "files", "imports", "quiet"),
     ("task",),
     ("workload",),
     ("experiment.machine", "experiment.options"),

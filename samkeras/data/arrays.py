@@ -56,7 +56,19 @@ def load_npz(path: str) -> UserArrays:
 
 @functools.lru_cache(maxsize=1)
 def _load_npz(path: str, modified: int, size: int) -> UserArrays:
-    arrays = _read_npz(path)
+    return check_arrays(_read_npz(path), path)
+
+
+def check_arrays(arrays: dict[str, np.ndarray], source: str) -> UserArrays:
+    """Images or vectors of a user's own, brought to what models take.
+
+    Args:
+        arrays: x_train, y_train, x_test and y_test.
+        source: what --dataset says, for messages.
+
+    Raises:
+        InputError: an array is not what it must be.
+    """
     try:
         x_train, x_test = (_check_layout(arrays[k], k) for k in ("x_train", "x_test"))
         if x_train.shape[1:] != x_test.shape[1:]:
@@ -68,9 +80,9 @@ def _load_npz(path: str, modified: int, size: int) -> UserArrays:
         y_train, y_test, num_classes = _check_label_pair(arrays, limit, len(x_test))
         x_train, x_test, note = _bring_to_pixels(x_train, x_test)
     except InputError as error:
-        raise InputError(f"--dataset {path}: {error}") from None
+        raise InputError(f"--dataset {source}: {error}") from None
     notes = (note, _describe_missing(y_train, y_test, num_classes))
-    name = Path(path).name
+    name = Path(source).name
     return UserArrays(
         (x_train, y_train),
         (x_test, y_test),

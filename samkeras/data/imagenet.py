@@ -7,6 +7,7 @@ from samkeras.data.arrays import as_bytes
 from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.images import is_npz, load_images
 from samkeras.data.resized_crop import ResizedCrop
+from samkeras.data.sources import is_function
 from samkeras.data.splits import Splits
 from samkeras.data.tfds_sets import (
     SAMPLE,
@@ -28,7 +29,8 @@ def load_imagenet(
 
     Args:
         dataset: name of a TFDS set, with images of any sizes, which stays on disk;
-            or, held in memory, an .npz file or "mnist_5k" as load_images takes them.
+            or, held in memory, an .npz file, a function or "mnist_5k" as load_images
+            takes them.
         data_dir: directory of prepared TFDS sets, None for TFDS's own. The archives
             of imagenet2012 are taken from its folder downloads/manual.
         size: height and width of the crops, in pixels.
@@ -41,7 +43,7 @@ def load_imagenet(
         InputError: there is no such set, it can neither be read nor prepared, or its
             arrays are not images of 1 or 3 channels.
     """
-    if dataset == SAMPLE or is_npz(dataset):
+    if dataset == SAMPLE or is_npz(dataset) or is_function(dataset):
         return _load_arrays(dataset, data_dir, size)
     info = describe_tfds(dataset, data_dir)
 
@@ -59,6 +61,8 @@ def _load_arrays(
     dataset: str, data_dir: str | None, size: int
 ) -> Splits[ArrayExamples]:
     splits = load_images(dataset, data_dir)
+    if is_function(dataset) and not isinstance(splits.train, ArrayExamples):
+        return splits
     shape = splits.info.input_shape
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise InputError(

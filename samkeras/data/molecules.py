@@ -9,6 +9,7 @@ import numpy as np
 
 from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.graphs import Graph, GraphCollate, as_array, split_graphs
+from samkeras.data.sources import call_function, is_function
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
@@ -52,6 +53,8 @@ def load_molecules(dataset: str, data_dir: str | None) -> Splits[ArrayExamples]:
     Raises:
         InputError: there is no such set, or it can neither be read nor downloaded.
     """
+    if is_function(dataset):
+        return call_function(dataset, "graphs")
     if dataset not in KNOWN:
         raise InputError(
             f"--dataset {dataset}: the sets of molecules are {', '.join(KNOWN)}"

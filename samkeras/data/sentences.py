@@ -12,6 +12,7 @@ import numpy as np
 from samkeras.data.arrays import check_classes
 from samkeras.data.examples import ArrayExamples
 from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
+from samkeras.data.sources import call_function, cut, is_function
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_names
 from samkeras.errors import InputError
@@ -54,6 +55,8 @@ def load_sentences(
         InputError: there is no such set, it can neither be read nor downloaded, or
             `max_length` leaves no room for a word.
     """
+    if is_function(dataset):
+        return cut(call_function(dataset, "sentences"), max_length)
     if max_length is not None and max_length < 3:
         raise InputError(
             f"--max_length must be at least 3: {START}, a word and {END}. "

@@ -16,6 +16,7 @@ from samkeras.data.sequences import (
     build_vocabulary,
     encode,
 )
+from samkeras.data.sources import call_function, cut, is_function
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError
@@ -61,6 +62,8 @@ def load_treebank(
         InputError: there is no such treebank, it cannot be read, or a split has no
             sentences, no words or no tags.
     """
+    if is_function(dataset):
+        return cut(call_function(dataset, "tags"), max_length)
     notes = []
     train, validation = (
         _keep_tagged(sentences, dataset, split, tags, max_length, notes)

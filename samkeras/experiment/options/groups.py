@@ -374,7 +374,7 @@ class Dataset(Options):
     heading: ClassVar[str] = "data"
 
     dataset: str = ""
-    """data set: a TFDS name, an .npz file or the workload's sample"""
+    """data set: a TFDS name, a file or folder, FILE.py:FUNCTION, or the sample"""
     data_dir: str | None = dataclasses.field(default=None, metadata=PLACE)
     """directory of prepared TFDS data sets (default: TFDS's own)"""
 

@@ -1,7 +1,6 @@
 """What there is to run: workloads, the studies of configs/figures/ and the report."""
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -13,8 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from samkeras.errors import InputError, find_own_line, nearest
+from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.imports import explain, import_file
 
 if TYPE_CHECKING:  # it imports keras, which takes seconds and --help needs not
     from samkeras.workload import Workload
@@ -119,17 +119,11 @@ class Target:
                 )  # of which pip install -e shows samkeras alone
             if self.module is not None:
                 return importlib.import_module(self.module)
-            return _import_file(self.path)
+            return import_file(self.path)
         except InputError:
             raise
         except (Exception, SystemExit) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            # A syntax error names its own line.
-            is_named = isinstance(error, SyntaxError)
-            place = "" if is_named else f" ({find_own_line(error)})"
-            raise InputError(
-                f"cannot import {self.path}: {reason[:300]}{place}"
-            ) from error
+            raise InputError(f"cannot import {self.path}: {explain(error)}") from error
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -156,27 +150,6 @@ class Target:
                 f"[supervised, depth]. Received: {names}"
             )
         return tuple(names)
-
-
-def _import_file(path: Path) -> ModuleType:
-    """The module of a file that is part of no package, imported once; what stands
-    beside it can be imported by it, as by a script."""
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    name = f"{path.stem}_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is no Python file")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _find_again(name: str, module: str | None, path: Path, defaults: Path) -> Target:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from samkeras.data.splits import Splits
+from samkeras.data.summary import summarize
 from samkeras.experiment.machine import find_versions
 from samkeras.experiment.options.config import dump
 from samkeras.experiment.options.session import Session
@@ -61,9 +62,11 @@ def describe_run(logger: Record, run: Run, session: Session, splits: Splits) -> 
         }
     )
     (folder / "config.yaml").write_text(dump(config.plain_values))
-    for name, text in splits.files.items():
+    files = {**splits.files, "data.txt": summarize(splits)}
+    files = {name: text for name, text in files.items() if text}
+    for name, text in files.items():
         (folder / name).write_text(text)
-    for name in ("config.yaml", *splits.files, *_copy_source(config.target, folder)):
+    for name in ("config.yaml", *files, *_copy_source(config.target, folder)):
         logger.log_file(folder / name)
 
 

@@ -152,7 +152,13 @@ class SavedRun:
         if "data_digest" in self.params:  # else it is the name of a set
             paths["dataset"] = data.dataset
         there = {n: Path(folder, os.path.expanduser(p)) for n, p in paths.items() if p}
-        found = {name: str(path) for name, path in there.items() if path.exists()}
+        # A function's name stands behind its file's.
+        files = {n: str(p).partition(".py:") for n, p in there.items()}
+        found = {
+            name: str(there[name])
+            for name, (start, mark, _) in files.items()
+            if Path(f"{start}.py" if mark else start).exists()
+        }
         return replace(self.config, **found)
 
     @cached_property

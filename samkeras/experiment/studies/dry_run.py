@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from samkeras.data.summary import summarize
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.values import as_text
 from samkeras.experiment.runs.build import measure_size
@@ -42,5 +43,9 @@ def print_dry_run(runs: list[Run], splits: list[Splits]) -> None:
         print(f"parameters: {shown}")
         print(f"steps: {steps}")
         print(f"devices: {devices} ({keras.backend.backend()})")
+    # What is a user's own is on disk.
+    own = {each.content: each for each in splits if each.content is not None}
+    for each in own.values():
+        print(summarize(each, in_full=False), end="")
     if len(runs) > 1:
         print(f"{len(runs)} runs on {devices} ({keras.backend.backend()})")

@@ -84,7 +84,7 @@ class Supervised:
                 info, num_train=num_train, num_validation=num_validation
             ),
             read=read,
-            content=describe_content(Dataset.of(config).dataset),
+            content=splits.content or describe_content(Dataset.of(config).dataset),
         )
 
     def check(self, config: Any, splits: Splits[Examples]) -> None:

@@ -1,0 +1,190 @@
+"""Data sets that a user's function returns: what is taken, and how the rest is
+refused."""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import run as command
+from samkeras.data import sources
+from samkeras.data.images import load_images
+from samkeras.data.molecules import load_molecules
+from samkeras.data.sentences import load_sentences
+from samkeras.data.treebank import load_treebank
+from samkeras.errors import InputError
+from samkeras.experiment.runs.data import describe_data
+from samkeras.experiment.runs.saved import SavedRun
+from tests.data.test_user_arrays import write_npz
+from tests.helpers import arrays_of, parse_runs
+
+START = """
+import numpy as np
+from samkeras.data.graphs import Graph, as_array
+from samkeras.workload import DataInfo, Splits
+
+def give(x, y, shape=(4, 4, 1), outputs=3, classes=3, **more):
+    info = DataInfo("mine", shape, outputs, None, None, num_classes=classes, **more)
+    return Splits(info, lambda: ((x, y), (x, y)))
+
+IMAGES = np.arange(9 * 16, dtype="uint8").reshape(9, 4, 4, 1)
+LABELS = np.arange(9) % 3
+IDS = np.arange(1, 19).reshape(9, 2) % 5
+WORDS = {"shape": (None,), "vocabulary_size": 5}
+PAIR = Graph(np.array([[0.5, 2.0], [1.0, -1.0]]), np.array([[0], [1]]))
+GRAPHS = as_array([PAIR] * 9)
+NODES = {"shape": (None, 2), "outputs": 1, "classes": 2}
+TASKS = (LABELS[:, None] > 0) * 1.0
+"""
+LOADERS = {
+    "images": lambda name: load_images(name, None),
+    "sentences": lambda name: load_sentences(name, None, 2),
+    "tags": lambda name: load_treebank(name, None, 2),
+    "graphs": lambda name: load_molecules(name, None),
+}
+RIGHT = {
+    "images": "give(IMAGES, LABELS)",
+    "sentences": "give(IDS, LABELS, **WORDS)",
+    "tags": "give(IDS, IDS % 3, word_counts=(0, 0, 3, 2, 1), **WORDS)",
+    "graphs": "give(GRAPHS, TASKS, **NODES)",
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function of an expression: the name of a function that returns it."""
+
+    def call(expression: str, name: str = "mine") -> str:
+        path = Path(tmp_path / f"{name}.py")
+        body = f"def load():\n    return {expression}\n"
+        path.write_text(textwrap.dedent(START) + body)
+        sources.find_object.cache_clear()
+        return f"{path}:load"
+
+    return call
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("kind", RIGHT)
+def test_a_function_gives_examples(write, kind):
+    """Of all that each workload takes, described in full."""
+    splits = LOADERS[kind](write(RIGHT[kind]))
+    assert len(splits.train.x) == splits.info.num_train == splits.info.num_validation
+    assert splits.content is not None
+    assert (splits.train.collate is None) == (kind == "images")
+
+
+@pytest.mark.one_backend
+def test_its_content_is_that_of_its_examples(write):
+    """Whatever its code says: a run of other examples is another run."""
+    one = load_images(write("give(IMAGES, LABELS)"), None).content
+    same = load_images(write("give(IMAGES + 0, LABELS)", "same"), None).content
+    other = load_images(write("give(IMAGES + 1, LABELS)", "other"), None).content
+    assert one == same != other
+
+
+@pytest.mark.one_backend
+def test_a_module_of_the_folder_is_found(write, tmp_path, monkeypatch):
+    (tmp_path / "own_data").mkdir()
+    write(RIGHT["images"], "own_data/sets")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_images("own_data.sets:load", None).train) == 9
+
+
+@pytest.mark.one_backend
+def test_arrays_are_those_of_an_npz(write, tmp_path):
+    """With the same checks and on the same scale."""
+    path = write_npz(tmp_path / "d.npz")
+    code = "x_train y_train x_test y_test"
+    arrays = ", ".join(f"FILE['{name}']" for name in code.split())
+    name = write(f"several(np.load({path!r}))")
+    with open(tmp_path / "mine.py", "a") as file:
+        file.write(
+            "def several(FILE):\n"
+            f"    x, y, v, w = {arrays}\n"
+            "    info = DataInfo('m', (6, 6, 1), 4, None, None, 4)\n"
+            "    return Splits(info, lambda: ((x / 255, y), (v / 255, w)))\n"
+        )
+    expected, found = (arrays_of(load_images(n, None)) for n in (path, name))
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+BAD = [
+    ("images", "3", "must return samkeras.workload.Splits", "int"),
+    ("images", "1 / 0", "ZeroDivisionError", "mine.py:"),
+    ("images", RIGHT["sentences"], "needs images", "vocabulary_size 5"),
+    ("sentences", RIGHT["images"], "needs sentences", "(4, 4, 1)"),
+    ("images", "give(IMAGES[:0], LABELS)", "as many rows", "0 and 9"),
+    ("images", "give(IMAGES, LABELS + 0.5)", "y_train must hold classes", "0.5"),
+    ("sentences", "give(IDS + 1, LABELS, **WORDS)", "x must be from 0 to 4", "5"),
+    ("sentences", "give(IDS, LABELS - 1, **WORDS)", "y must be from 0 to 2", "-1"),
+    ("sentences", "give(IDS / 2, LABELS, **WORDS)", "whole numbers", "float64"),
+    ("tags", "give(IDS, IDS % 3, **WORDS)", "word_counts", "vocabulary_size 5"),
+    ("tags", RIGHT["tags"].replace("% 3", "% 3 - 3"), "y must be from -2", "-3"),
+    ("graphs", "give(GRAPHS, TASKS + 1, **NODES)", "y must be of 0 or 1", "2.0"),
+    ("graphs", "give(GRAPHS, TASKS * np.nan, **NODES)", "missing ones alone", ""),
+    ("graphs", RIGHT["graphs"].replace("TASKS", "LABELS"), "(9, 1)", "(9,)"),
+    ("graphs", "give(IMAGES, TASKS, **NODES)", "x must be of samkeras.data", "ndarray"),
+]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(("kind", "expression", "rule", "received"), BAD)
+def test_what_is_none_is_refused_in_one_line(write, kind, expression, rule, received):
+    name = write(expression)
+    with pytest.raises(InputError) as error:
+        LOADERS[kind](name)
+    message = str(error.value)
+    assert message.startswith(f"--dataset {name}")
+    assert "\n" not in message
+    assert rule in message
+    assert received in message
+
+
+@pytest.mark.one_backend
+def test_a_name_that_is_not_there_is_told(write):
+    name = write(RIGHT["images"])
+    for wrong, words in (
+        (name.replace("mine.py", "gone.py"), "there is no file"),
+        (name.replace(":load", ":lod"), "did you mean load?"),
+        ("no.such:load", "cannot import no.such"),
+    ):
+        with pytest.raises(InputError, match=words):
+            load_images(wrong, None)
+
+
+@pytest.mark.one_backend
+def test_a_run_finds_its_data_from_any_folder(write, tmp_path, monkeypatch):
+    write(RIGHT["images"])
+    (config,) = parse_runs("mnist_mlp", ["--dataset", "mine.py:load"])
+    params = {"started_in": str(tmp_path), "data_digest": ""}
+    monkeypatch.chdir(tmp_path)
+    splits = describe_data(config)
+    assert splits.content is not None
+    params["data_digest"] = splits.content.digest
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    saved = SavedRun(tmp_path, config, {}, params, "", "", ("", ""))
+    with pytest.warns(UserWarning, match="edited since"):  # its mark is none
+        assert len(saved.data.train) == 9
+
+
+def test_runs_on_it_are_trained_and_shown(
+    write, tmp_path, capsys, records, monkeypatch
+):
+    """As any others."""
+    write(RIGHT["images"])
+    monkeypatch.chdir(tmp_path)
+    arguments = ["workloads/mnist_mlp", "--dataset", "mine.py:load"]
+    arguments += ["--batch_size", "4", "--epochs", "2", "--sam", "true,false"]
+    arguments += ["--run_dir", str(tmp_path / "runs")]
+    assert command.main([*arguments, "--dry_run"]) == 0
+    shown = "training: 9 examples of 4 x 4 x 1\n  3 classes: 0 3, 1 3, 2 3\n"
+    assert capsys.readouterr().out.count(shown) == 1
+    assert command.main(arguments) == 0
+    found = list((tmp_path / "runs").glob("*/data.txt"))
+    assert len(found) == 2
+    assert all(shown in path.read_text() for path in found)
