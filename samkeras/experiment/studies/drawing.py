@@ -63,7 +63,7 @@ def draw(
             _draw_rows(canvas, axes, picture, points, summary["monitor"])
         else:
             _draw_lines(axes, picture, points, bounds, summary)
-        _place_legend(canvas, axes)
+        _place_legend(canvas, axes, picture)
         # A smaller study is not to be taken for the paper's.
         axes.set_title(summary["changes"], fontsize=5, wrap=True)
         _place_notes(axes, summary["notes"])
@@ -84,9 +84,10 @@ def opened(paths: Sequence[Path]) -> Iterator[Any]:
             canvas.savefig(path, metadata=no_date)
 
 
-def _place_legend(canvas: Any, axes: Any) -> None:
+def _place_legend(canvas: Any, axes: Any, picture: Picture) -> None:
     num_labels = len(axes.get_legend_handles_labels()[0])
-    if num_labels > 4:  # which would cover the lines
+    # More would cover the lines; curves are everywhere.
+    if num_labels > (2 if picture.x == EPOCH else 4):
         canvas.legend(loc="outside lower center", ncols=2)
     elif num_labels > 1:
         axes.legend()
