@@ -18,6 +18,7 @@ from samkeras.experiment.options.values import as_text, count_decimals
 from samkeras.files import replace_file
 
 EXAMPLE = "python run.py configs/figures/figure1_synthetic.yaml --preset small"
+MAX_POINTS = 2000  # in the page
 Value = int | float | str
 Columns = dict[str, list[Value]]
 # What the page takes from a summary.json.
@@ -115,6 +116,7 @@ def _read_figure(folder: Path) -> dict[str, Any]:
     alike = (names[2:4],) if "standard_error" in names[3:4] else ()
     # Not what is empty, such as the standard errors of one seed.
     points = {k: v for k, v in points.items() if {*v} - {"", "False"}}
+    num_points = max(map(len, points.values()), default=0)
     runs = _read_csv(folder / "runs.csv")
     exact = {
         *summary["varied"],
@@ -129,7 +131,8 @@ def _read_figure(folder: Path) -> dict[str, Any]:
         "name": folder.name,
         "config": config,
         "picture": f"data:image/svg+xml;base64,{data}",
-        "points": _shown(points, exact, alike),
+        "num_points": num_points,
+        "points": _shown(points, exact, alike) if num_points <= MAX_POINTS else {},
         "all_runs": _shown(runs, exact, (["best", "final"],)),
     }
 

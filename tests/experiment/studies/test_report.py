@@ -71,6 +71,27 @@ def draw(tmp_path):
     return write
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (60, "<caption>Points</caption>"),
+        (61, "<summary>All 61 points</summary>"),
+        (2001, "Its 2001 points are in its folder's CSV file."),
+    ],
+)
+def test_many_points_are_folded_or_left_to_their_file(draw, report, count, said):
+    """Those of curves; small ones are in powers of ten where decimals would not show
+    them."""
+    folder = draw()
+    rows = [f"SGD,{i},{10.0 ** -(i % 20)},,1,,,0" for i in range(count)]
+    header = POINTS.splitlines()[0].replace("num_params", "epoch")
+    (folder / "figure4_mnist.csv").write_text("\n".join([header, *rows]))
+    page, _ = report()
+    assert said in page
+    assert ("1.0e-19" in page) == (count <= 2000)
+    assert (f"All {count} points" in page) == (count == 61)
+
+
 @pytest.fixture
 def report(tmp_path, capsys):
     """A function: () -> (the page, what was printed)."""
