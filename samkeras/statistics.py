@@ -69,7 +69,11 @@ def compare_gradients(
     # The direction of the first is kept through all of the second pass for this alone:
     # float16 takes half the memory, and less than 1e-7 off a cosine of 1.
     length = ops.maximum(grad_norm, NORM_FLOOR)
-    directions = [ops.cast(g / ops.cast(length, g.dtype), "float16") for g in gradients]
+    directions = ops.cond(
+        is_due,
+        lambda: [ops.cast(g / ops.cast(length, g.dtype), "float16") for g in gradients],
+        lambda: [ops.zeros(g.shape, "float16") for g in gradients],
+    )
 
     def compare() -> tuple[Tensor, Tensor]:
         sam_grad_norm = global_norm(sam_gradients)
