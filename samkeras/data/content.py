@@ -5,11 +5,13 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from samkeras.data.splits import Content
 from samkeras.files import replace_file
 
+KEPT_FILES = 1_000
 KEPT_FROM = 64 * 2**20  # bytes; smaller files are read again in less than a second
 
 
@@ -19,7 +21,30 @@ def describe_content(dataset: str) -> Content | None:
     path = Path(os.path.expanduser(dataset))
     if path.is_file():
         return _describe_file(path)
-    files = [(each.name, _describe_file(each)) for each in path.glob("*.conllu")]
+    files = sorted(path.glob("*.conllu"))
+    return _combine([(each.name, _describe_file(each)) for each in files])
+
+
+def describe_files(folder: Path, paths: Iterable[str]) -> Content:
+    """What files of a folder hold, and what they are called in it. Where they are many,
+    only those that have changed make all be read again."""
+    names = sorted(os.path.relpath(path, folder) for path in paths)
+    marks = [_mark(os.stat(folder / name)) for name in names]
+    text = json.dumps([names, marks]).encode()
+    size = sum(mark[0] for mark in marks)
+    mark = (size, int.from_bytes(hashlib.sha256(text).digest()[:8]), len(names))
+    if len(names) < KEPT_FILES and size < KEPT_FROM:
+        return Content(size, _read_digests(folder, names))
+    read = functools.partial(_read_digests, folder, names)
+    return Content(size, _recall(folder.resolve(), mark, read))
+
+
+def _read_digests(folder: Path, names: list[str]) -> str:
+    digests = [(name, _read_digest(folder / name)) for name in names]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def _combine(files: list[tuple[str, Content]]) -> Content | None:
     if not files:
         return None
     text = json.dumps(sorted(files))
@@ -27,19 +52,28 @@ def describe_content(dataset: str) -> Content | None:
     return Content(size, hashlib.sha256(text.encode()).hexdigest())
 
 
+def _mark(stat: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from what is later of its name."""
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
 def _describe_file(path: Path) -> Content:
     path = path.resolve()
     stat = path.stat()
-    mark = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-    return Content(stat.st_size, _digest(path, mark))
+    return Content(stat.st_size, _digest(path, _mark(stat)))
 
 
 @functools.cache
 def _digest(path: Path, mark: tuple[int, ...]) -> str:
-    """A file's digest; a large file's is kept on disk, for other processes and
-    commands, together with the mark that tells it from what is later of its name."""
+    """A file's digest; a large file's is kept on disk."""
     if mark[0] < KEPT_FROM:
         return _read_digest(path)
+    return _recall(path, mark, functools.partial(_read_digest, path))
+
+
+def _recall(path: Path, mark: tuple[int, ...], read: Callable[[], str]) -> str:
+    """A digest, kept on disk for other processes and commands, together with the mark
+    that tells the content from what is later of its name."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     kept = caches / "samkeras" / "digests" / f"{name}.json"
@@ -47,7 +81,7 @@ def _digest(path: Path, mark: tuple[int, ...]) -> str:
         *known, digest = json.loads(kept.read_text())
         if known == list(mark):
             return digest
-    digest = _read_digest(path)
+    digest = read()
     with contextlib.suppress(OSError):  # a home that is read-only
         kept.parent.mkdir(parents=True, exist_ok=True)
         replace_file(kept, json.dumps([*mark, digest]).encode())

@@ -174,6 +174,50 @@ class ImageStream:
         return dataset.map(describe, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+@dataclass(frozen=True, eq=False)
+class FileStream(ImageStream):
+    """The images of files, in an order that is random by itself, left on disk.
+
+    Attributes:
+        builder: the ImageFiles.
+        split: what they are called.
+    """
+
+    @property
+    def _split_size(self) -> int:
+        return len(self.builder.paths)
+
+    @property
+    def name(self) -> str:
+        return self.split
+
+    @property
+    def y(self) -> np.ndarray:
+        """Their classes: int32[example]."""
+        return self.builder.labels[self.start : self.stop]
+
+    def records(self, seeds: tuple[int, int] | None = None) -> Any:
+        """See ImageStream.records."""
+        import_tfds()  # on JAX, TensorFlow is to see the CPU alone
+        import tensorflow as tf
+
+        index = np.arange(len(self)) + self.start
+        if seeds:
+            index = np.random.default_rng(seeds).permutation(index)
+        labels = self.builder.labels
+        if self.shifts is not None:
+            labels = (labels + self.shifts) % self.num_classes
+        names = np.array(self.builder.paths)[index]
+        records = {"name": names, "label": labels[index], "index": index}
+
+        def read(record: dict[str, Any]) -> dict[str, Any]:
+            return {**record, "image": tf.io.read_file(record["name"])}
+
+        return tf.data.Dataset.from_tensor_slices(records).map(
+            read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+
+
 def _index_finder(split: Any) -> Callable[[Any], Any]:
     """A function from a TFDS id, <file>__<number in the file>, to the example's index
     in its split."""

