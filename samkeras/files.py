@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+TABLES = (".csv", ".tsv", ".jsonl")  # what files with columns end with
+
 
 def replace_file(path: Path, data: bytes | memoryview) -> None:
     """Writes a file in one step: a kill or a full disk leaves the old one or none.

@@ -28,6 +28,24 @@ class TokenCrossentropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
+class ClassCrossentropy(keras.losses.Loss):
+    """Sigmoid cross-entropy of one output, whose labels are 0 or 1, and softmax
+    cross-entropy of several, whose labels are classes.
+
+    y_true: int[example]. y_pred: float[example, output], logits.
+    """
+
+    def __init__(self, reduction="sum_over_batch_size", name="class_crossentropy"):
+        super().__init__(name, reduction)
+        self._binary = keras.losses.BinaryCrossentropy(from_logits=True)
+        self._sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def call(self, y_true, y_pred):
+        loss = self._binary if y_pred.shape[-1] == 1 else self._sparse
+        return loss.call(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
 class PresentBinaryCrossentropy(keras.losses.Loss):
     """Sigmoid cross-entropy of each binary label, the mean over those of weight > 0.
 

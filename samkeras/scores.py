@@ -31,6 +31,18 @@ class TokenAccuracy(keras.metrics.Mean):
         return super().update_state(ops.reshape(hits, -1), ops.reshape(weights, -1))
 
 
+def class_accuracy(y_true, y_pred):
+    """Whether examples are classified right, float[example]: of logits, float[example,
+    output], one for two classes or one for each."""
+    if y_pred.shape[-1] == 1:
+        predicted = ops.squeeze(y_pred, -1) > 0
+    else:
+        predicted = ops.argmax(y_pred, -1)
+    y_true = ops.reshape(y_true, (-1,))
+    right = ops.equal(ops.cast(y_true, "int32"), ops.cast(predicted, "int32"))
+    return ops.cast(right, y_pred.dtype)
+
+
 def mean_average_precision(
     labels: np.ndarray, weights: np.ndarray, logits: np.ndarray
 ) -> float:

@@ -1,4 +1,4 @@
-"""A bidirectional LSTM with attention on SST-2, or other sentences of two classes."""
+"""A bidirectional LSTM with attention on SST-2, or other sentences of classes."""
 
 from samkeras.data.sentences import load_sentences
 from samkeras.experiment.tasks import Supervised
@@ -18,22 +18,27 @@ def build(config, info):
 
 
 def loss(config):
-    import keras
+    from samkeras.losses import ClassCrossentropy
 
-    return keras.losses.BinaryCrossentropy(from_logits=True)
+    return ClassCrossentropy()
 
 
 def accuracy():
     import keras
 
-    # of logits
-    return keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+    from samkeras.scores import class_accuracy
+
+    return keras.metrics.MeanMetricWrapper(class_accuracy, "accuracy")
 
 
 workload = Workload(
     task=Supervised(),
     load=lambda config: load_sentences(
-        config.dataset, config.data_dir, config.max_length
+        config.dataset,
+        config.data_dir,
+        config.max_length,
+        config.text_column,
+        config.label_column,
     ),
     build=build,
     loss=loss,

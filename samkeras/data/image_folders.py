@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from samkeras.data.shares import choose_each, describe_share
 from samkeras.errors import InputError, nearest
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TEST_NAMES = ("test", "val", "valid", "validation")
-HELD_OUT = 5  # one in so many is to validate on, where there is no test part
 DEEP = ("I", "F")  # how Pillow calls pixels of more than 8 bits: I, I;16, F
 
 
@@ -64,13 +64,9 @@ def list_folder(folder: Path) -> ImageFolder:
     train = _list_files(root, classes, left_out)
     notes = []
     if test_root is None:
-        chosen = _choose_each(train.labels)
+        chosen = choose_each(train.labels)
+        notes.append(describe_share(folder.name, chosen, "images"))
         train, validation = _take(train, ~chosen), _take(train, chosen)
-        notes.append(
-            f"{folder.name} has no folder test or val: one in {HELD_OUT} of each class "
-            f"is to validate on, {len(validation.paths):,} of "
-            f"{len(chosen):,} images"
-        )
     else:
         for name in _list_classes(test_root):
             if name not in classes:
@@ -125,17 +121,6 @@ def _walk(folder: Path) -> Iterator[str]:
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name[0] != "."]
         yield from (os.path.join(place, name) for name in names if name[0] != ".")
-
-
-def _choose_each(labels: np.ndarray) -> np.ndarray:
-    """One in five of each class, and at least one: bool[label]."""
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        (places,) = np.nonzero(labels == label)
-        chosen[places[HELD_OUT - 1 :: HELD_OUT]] = True
-        if len(places) < HELD_OUT:
-            chosen[places[1:2]] = True  # of one alone, it is to learn
-    return chosen
 
 
 def _take(files: ImageFiles, chosen: np.ndarray) -> ImageFiles:

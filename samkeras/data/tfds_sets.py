@@ -33,7 +33,11 @@ KNOWN = {
 MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 UNLABELLED_TEST = ("imagenet2012", "glue")
 # What else --dataset takes where a workload has this sample.
-OTHERS = {SAMPLE: "neither an .npz file nor", "morphgnt": "neither a folder nor"}
+OTHERS = {
+    SAMPLE: "neither an .npz file nor a folder nor",
+    "morphgnt": "neither a folder nor",
+    "crowdflower": "neither a table nor a folder nor",
+}
 
 
 def image_info(

@@ -1,6 +1,7 @@
-"""Sentences whose words have part-of-speech tags: TFDS, .conllu files, a sample."""
+"""Sentences whose words have tags: TFDS, .conllu files, columns, a sample."""
 
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from samkeras.data.content import describe_files
 from samkeras.data.examples import ArrayExamples
 from samkeras.data.sequences import (
     NO_LABEL,
@@ -16,13 +20,18 @@ from samkeras.data.sequences import (
     build_vocabulary,
     encode,
 )
+from samkeras.data.shares import HELD_OUT, choose_each
 from samkeras.data.sources import call_function, cut, is_function
 from samkeras.data.splits import DataInfo, Splits
+from samkeras.data.tables import find_parts, read_lines
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError
 
 SAMPLE = "morphgnt"
 UNSEEN = -2  # a tag that no training sentence has: never learnt, always wrong
+# Of files of a word and its tag a line; CoNLL-2003's eng.train has none.
+SUFFIXES = (".txt", ".tsv", ".conll", ".bio", ".iob", ".iob2", "")
+DOCUMENT = "-DOCSTART-"
 SENTENCE_ENDS = {".", ";"}  # in Greek the latter is the question mark
 # Of a word's line in a .conllu file: number, word, ..., tags, five more.
 COLUMNS = 10
@@ -43,8 +52,10 @@ def load_treebank(
 
     Args:
         dataset: a treebank of TFDS, such as universal_dependencies/grc_perseus; a
-            folder of .conllu files whose names end with train.conllu and dev.conllu, or
-            with the names of their parts, such as train-a.conllu; or
+            function, see samkeras.data.sources; a file of a word and its tag a line, or
+            a folder of such files whose names end with train and dev, see
+            `read_columns`; a folder of .conllu files whose names end with train.conllu
+            and dev.conllu, or with the names of their parts, such as train-a.conllu; or
             "morphgnt", the Greek New Testament that the package py-sblgnt carries, in
             normalized words, of which each tenth sentence is to validate on.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
@@ -64,7 +75,16 @@ def load_treebank(
     """
     if is_function(dataset):
         return cut(call_function(dataset, "tags"), max_length)
-    notes = []
+    notes, content = [], None
+    path = Path(os.path.expanduser(dataset))
+    if is_columns(dataset):
+        files = find_parts(path, SUFFIXES) if path.is_dir() else ([path], [])
+        if path.is_dir():
+            content = describe_files(path, map(str, itertools.chain(*files)))
+        else:
+            notes.append(
+                f"{path.name} has no part to validate on: one in {HELD_OUT} is"
+            )
     train, validation = (
         _keep_tagged(sentences, dataset, split, tags, max_length, notes)
         for sentences, split in zip(
@@ -114,7 +134,18 @@ def load_treebank(
         collate=SequenceCollate(has_token_labels=True),
         files={"vocabulary.txt": "\n".join(words), "tags.txt": "\n".join(known_tags)},
         notes=notes,
+        content=content,
     )
+
+
+def is_columns(dataset: str) -> bool:
+    """Whether a set is of files of a word and its tag a line: such a file, or a folder
+    of them."""
+    path = Path(os.path.expanduser(dataset))
+    if path.is_dir() and dataset != SAMPLE:
+        suffixes = {each.suffix for each in path.glob("[!.]*")}
+        return bool(suffixes) and ".conllu" not in suffixes
+    return path.is_file() and path.suffix.lower() != ".conllu"
 
 
 def _is_given(text: str) -> bool:
@@ -175,6 +206,8 @@ def _read(
             raise InputError(f"--dataset {SAMPLE} has tags of its own: --tags xpos")
         return _read_sample()
     folder = Path(os.path.expanduser(dataset))
+    if is_columns(dataset):
+        return _read_columns(folder, tags)
     if folder.is_dir():
         return _read_folder(folder, "train", tags), _read_folder(folder, "dev", tags)
     if dataset.endswith(".conllu"):
@@ -204,7 +237,7 @@ def read_conllu(path: Path, tags: str = "xpos") -> Iterator[Sentence]:
     """
     words, found = [], []
     tag_column = TAG_COLUMNS[tags]
-    for number, line in enumerate([*_read_lines(path), ""], 1):
+    for number, line in enumerate([*read_lines(path), ""], 1):
         if line.startswith("#"):
             continue
         if not line.strip(" \t"):
@@ -232,16 +265,52 @@ def read_conllu(path: Path, tags: str = "xpos") -> Iterator[Sentence]:
         found.append(columns[tag_column])
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Lines as the format has them: other signs that Unicode ends a line with, such as
-    U+2028, are a word's."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"--dataset: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"--dataset: {path} is not UTF-8 ({error})") from None
-    return text.replace("\r\n", "\n").split("\n")
+def _read_columns(path: Path, tags: str) -> tuple[list[Sentence], list[Sentence]]:
+    if tags != "xpos":
+        raise InputError(f"--dataset {path} has tags of its own: --tags xpos")
+    if path.is_dir():
+        train, validation = (
+            [sentence for file in files for sentence in read_columns(file)]
+            for files in find_parts(path, SUFFIXES)
+        )
+        return train, validation
+    sentences = [*read_columns(path)]
+    # A file may be sorted: its first N sentences should be a sample of all.
+    order = np.random.default_rng(0).permutation(len(sentences))
+    chosen = choose_each(np.zeros(len(order), "int32"))
+    train, validation = (
+        [sentences[i] for i in part] for part in (order[~chosen], order[chosen])
+    )
+    return train, validation
+
+
+def read_columns(path: Path) -> Iterator[Sentence]:
+    """The sentences of a file of columns between tabs or else spaces: the first is a
+    word, the last its tag; an empty line ends a sentence. CoNLL-2003's lines -DOCSTART-
+    are left out.
+
+    Raises:
+        InputError: a line has not the columns of the first one, or the file cannot be
+            read or is not UTF-8.
+    """
+    words, found, columns = [], [], None
+    for number, line in enumerate([*read_lines(path), ""], 1):
+        if not line.strip():
+            if words:
+                yield words, found
+            words, found = [], []
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        if fields[0] == DOCUMENT:
+            continue
+        columns = columns or max(2, len(fields))
+        if len(fields) != columns or not fields[0].strip() or not fields[-1].strip():
+            raise InputError(
+                f"--dataset: line {number} of {path} must have {columns} columns, a "
+                f"word first and its tag last. Received: {line[:60]!r}"
+            )
+        words.append(fields[0])
+        found.append(fields[-1])
 
 
 def _read_sample() -> tuple[list[Sentence], list[Sentence]]:

@@ -49,7 +49,7 @@ def test_pixels_and_classes_are_those_of_the_files(tmp_path):
     assert splits.info.num_train == 24
     assert splits.files["classes.txt"].split() == [*CLASSES]
     (note,) = splits.notes
-    assert "one in 5 of each class is to validate on, 6 of 30 images" in note
+    assert "no part to validate on: one in 5 is, 6 of 30 images" in note
     again = arrays_of(load_images(str(tmp_path / "d"), None))
     np.testing.assert_array_equal(again[0][0], x)
 

@@ -1,6 +1,7 @@
 """The options of runs, in groups, of which each workload has some."""
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -22,6 +23,7 @@ from samkeras.experiment.options.fields import (
 from samkeras.experiment.options.measures import ALONG
 from samkeras.experiment.options.methods import OPTIONS, takes
 from samkeras.experiment.options.targets import Target
+from samkeras.files import TABLES
 
 # Of a field that says where something is, not what it is.
 PLACE = {"is_place": True}
@@ -481,6 +483,27 @@ class Dropout(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Columns(Options):
+    """What a file calls its columns."""
+
+    heading: ClassVar[str] = "data"
+
+    text_column: str | None = None
+    """column of texts in a file, or of SMILES (default: text, sentence, ..., smiles)"""
+    label_column: str | None = None
+    """column of labels (default: label, class, ...; with SMILES all other columns)"""
+
+    @property
+    def unused(self) -> dict[str, str]:
+        # A folder's files have columns, too.
+        name = getattr(self, "dataset", "")
+        has_columns = name.lower().endswith(TABLES) or os.path.isdir(name)
+        names = ("text_column", "label_column")
+        needed = dict.fromkeys(names, "--dataset FILE.csv, .tsv or .jsonl")
+        return super().unused | ({} if has_columns else needed)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaxLength(Options):
     """Sentences of a limited length."""
 
@@ -650,6 +673,7 @@ GROUPS: dict[str, tuple[type[Options], ...]] = {
     "label_noise": (LabelNoise,),
     "depth": (Depth,),
     "dropout": (Dropout,),
+    "columns": (Columns,),
     "max_length": (MaxLength,),
     "treebank": (Treebank,),
     "image_size": (ImageSize,),

@@ -1,0 +1,28 @@
+"""What of a set that has no part to validate on is to validate on."""
+
+import numpy as np
+
+HELD_OUT = 5  # one in so many
+
+
+def choose_each(labels: np.ndarray) -> np.ndarray:
+    """One in five of each class, always the same ones: bool[label].
+
+    Args:
+        labels: classes of examples in an order that is random.
+    """
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        (places,) = np.nonzero(labels == label)
+        chosen[places[HELD_OUT - 1 :: HELD_OUT]] = True
+        if len(places) < HELD_OUT:
+            chosen[places[1:2]] = True  # of one alone, it is to learn
+    return chosen
+
+
+def describe_share(name: str, chosen: np.ndarray, what: str) -> str:
+    """What to say of examples that are chosen to validate on."""
+    return (
+        f"{name} has no part to validate on: one in {HELD_OUT} is, "
+        f"{np.count_nonzero(chosen):,} of {len(chosen):,} {what}"
+    )
