@@ -28,6 +28,20 @@ class TokenCrossentropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
+class PresentSquaredError(keras.losses.Loss):
+    """The squared error of each label, the mean over those of weight > 0.
+
+    y_true: float[example, label]. y_pred: float[example, label].
+    """
+
+    def __init__(self, reduction="mean_with_sample_weight", name="squared_error"):
+        super().__init__(name, reduction)
+
+    def call(self, y_true, y_pred):
+        return ops.square(y_pred - ops.cast(y_true, y_pred.dtype))
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
 class ClassCrossentropy(keras.losses.Loss):
     """Sigmoid cross-entropy of one output, whose labels are 0 or 1, and softmax
     cross-entropy of several, whose labels are classes.

@@ -1,4 +1,4 @@
-"""A graph convolutional network on ogbg-molpcba: 128 assays of a molecule."""
+"""A graph convolutional network on ogbg-molpcba, or on other graphs of classes."""
 
 from samkeras.data.molecules import load_molecules
 from samkeras.experiment.tasks import Supervised
@@ -31,7 +31,9 @@ def score(labels, weights, logits):
 
 workload = Workload(
     task=Supervised(),
-    load=lambda config: load_molecules(config.dataset, config.data_dir),
+    load=lambda config: load_molecules(
+        config.dataset, config.data_dir, config.text_column, config.label_column
+    ),
     build=build,
     loss=loss,
     metrics=[],

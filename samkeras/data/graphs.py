@@ -15,7 +15,7 @@ class Graph:
     """A graph with features of its nodes.
 
     Attributes:
-        nodes: uint8[node, feature].
+        nodes: [node, feature], of numbers.
         edges: int32[2, edge], pairs of node indices; in one direction or in both, once
             or more often, makes no difference.
     """

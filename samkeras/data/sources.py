@@ -61,13 +61,16 @@ def find_object(dataset: str) -> Any:
     return getattr(module, name)
 
 
-def call_function(dataset: str, kind: str) -> Splits[Any]:
+def call_function(
+    dataset: str, kind: str, convert: Callable[[Any], Any] = lambda found: found
+) -> Splits[Any]:
     """The data set that a function returns, read and checked, once for all runs.
 
     Args:
         dataset: package.module:function or path.py:function, a function of no arguments
             that returns samkeras.workload.Splits.
         kind: what the workload takes: "images", "sentences", "tags" or "graphs".
+        convert: makes Splits of what else a function may return. Default: nothing is.
 
     Returns:
         The Splits, with the numbers of examples there are and what they hold.
@@ -75,26 +78,20 @@ def call_function(dataset: str, kind: str) -> Splits[Any]:
     Raises:
         InputError: it fails, or its examples are not what the workload takes.
     """
-    return _call(dataset, kind, find_object(dataset))
+    return check_splits(convert(_call(dataset, find_object(dataset))), kind, dataset)
 
 
 @functools.lru_cache(maxsize=4)
-def _call(dataset: str, kind: str, function: Callable[[], Any]) -> Splits[Any]:
+def _call(dataset: str, function: Any) -> Any:
     try:
-        splits = function()
+        splits = function() if callable(function) else function
         if isinstance(splits, Splits):
             _ = splits.train
     except InputError as error:
         raise InputError(f"--dataset {dataset}: {error}") from None
     except Exception as error:
         raise InputError(f"--dataset {dataset}: {explain(error)}") from error
-    is_described = isinstance(splits, Splits) and isinstance(splits.info, DataInfo)
-    if not is_described:
-        raise InputError(
-            f"--dataset {dataset} must return samkeras.workload.Splits, with a "
-            f"DataInfo as its info. Received: {type(splits).__name__}"
-        )
-    return check_splits(splits, kind, dataset)
+    return splits
 
 
 def cut(splits: Splits[Any], max_length: int | None) -> Splits[Any]:
@@ -110,7 +107,7 @@ def cut(splits: Splits[Any], max_length: int | None) -> Splits[Any]:
     return dataclasses.replace(splits, read=lambda: (train, validation))
 
 
-def check_splits(splits: Splits[Any], kind: str, dataset: str) -> Splits[Any]:
+def check_splits(splits: Any, kind: str, dataset: str) -> Splits[Any]:
     """A data set, its examples checked against its description, by which the
     description is completed.
 
@@ -122,6 +119,12 @@ def check_splits(splits: Splits[Any], kind: str, dataset: str) -> Splits[Any]:
     Raises:
         InputError: they are not what a workload of that kind takes.
     """
+    is_described = isinstance(splits, Splits) and isinstance(splits.info, DataInfo)
+    if not is_described:
+        raise InputError(
+            f"--dataset {dataset} must return samkeras.workload.Splits, with a "
+            f"DataInfo as its info. Received: {type(splits).__name__}"
+        )
     info, wanted = splits.info, _KINDS[kind]
     if not wanted.is_met(info):
         raise InputError(

