@@ -182,7 +182,7 @@ def _draw_lines(
     lines: Sequence[str] = (),
 ) -> None:
     """The lines of one panel, in the colours that they have among `lines`."""
-    from matplotlib.ticker import LogFormatterSciNotation, NullLocator
+    from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullLocator
 
     if picture.x in LOG_X:
         axes.set_xscale("log")
@@ -193,6 +193,8 @@ def _draw_lines(
         axes.xaxis.set_minor_locator(NullLocator())
         rhos = sorted({point.x for point in points})
         axes.set_xticks(rhos, [cell(rho) for rho in rhos])
+    if picture.x == EPOCH:
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if picture.log_y:
         axes.set_yscale("log")
     labels = {**X_LABELS, EPOCH: summary["unit"]}
