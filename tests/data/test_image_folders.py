@@ -127,6 +127,9 @@ def test_large_folders_are_streamed(tmp_path, monkeypatch):
         orders.append(np.concatenate([y for _, y in found]).tolist())
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(stream.y)
+    later = stream.batches(8, 2, augment=True)[2]  # as a run that goes on there asks
+    for ours, theirs in zip(later, found[2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     noisy, *_ = stream.with_label_noise(0.25, 3, 0)
     evaluated = np.concatenate([y for _, y in map(noisy.batches(24).__getitem__, [0])])
     assert (evaluated != stream.y).sum() == round(0.25 * 24)
