@@ -356,7 +356,9 @@ def test_a_picture_is_over_no_option_that_is_no_number(folder, capsys, kind):
     study = folder / "noise.yaml"
     study.write_text(study.read_text().replace("x: width_mult", "x: spread"))
     assert command.main([str(study)]) == 2
-    assert "x must be one of num_params" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "x must be one of epoch" in err
+    assert err.endswith("Received: spread\n")
 
 
 @pytest.mark.slow
