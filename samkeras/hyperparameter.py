@@ -68,6 +68,11 @@ class Hyperparameter:
                 f"{self._name} follows a schedule and cannot be set. "
                 f"Received: {self._name}={value!r}"
             )
+        if isinstance(value, LearningRateSchedule):
+            raise TypeError(
+                f"{self._name} was made as a number and can be set to another: give a "
+                f"schedule when it is made. Received: {self._name}={value!r}"
+            )
         self.variables[0].assign(self._checked(value))
 
     def at(self, step: Tensor, dtype: str) -> Tensor:

@@ -172,9 +172,15 @@ class DataLoss:
     def product(self, vector: np.ndarray) -> np.ndarray:
         """The Hessian at w times a vector."""
         tensor = self.to_tensor(vector)
-        return self.mean_of(
+        product = self.mean_of(
             self.run(_multiply, batch, tensor) for batch in self.batches
         )
+        if not np.isfinite(product).all():
+            raise ValueError(
+                "the loss has second derivatives that are not finite: look for such "
+                "numbers in the data and the weights"
+            )
+        return product
 
     def mean_of(self, totals: Iterable[Tensor]) -> np.ndarray:
         """The mean over the data, of flat sums over the examples of each batch."""
@@ -309,6 +315,9 @@ class DataLoss:
         first = _take(self.batches[0], 0, 1)
         with Scope(), self._measuring():
             _, loss = backend.trace(self._forward, first)
+        is_own = type(self.model).compute_loss is not keras.Model.compute_loss
+        if self.model.loss is None and not self.model.losses and not is_own:
+            raise ValueError("compile the model with its loss before it is measured")
         if len(loss.shape):
             raise ValueError(
                 f"the loss must be a number. Received one of shape {tuple(loss.shape)}"
@@ -442,11 +451,18 @@ def _find_reduction(model: keras.Model) -> str:
 def _split(data: Batch | Iterable[Batch], batch_size: int) -> list[Batch]:
     """Batches of tensors, of at most that many examples."""
     check_count(batch_size, "batch_size")
+    if hasattr(data, "shape"):
+        raise ValueError(
+            "data must be arrays (x, y) or an iterable of such batches. Received: one "
+            "array"
+        )
     batches: Iterable[Any] = [data] if isinstance(data, tuple) else data
     parts: list[Batch] = []
     for batch in batches:
         given = cast(tuple[Any, ...], batch if isinstance(batch, tuple) else (batch,))
         whole = tuple(part for part in given if part is not None)
+        if any(isinstance(part, list) for part in whole):
+            raise ValueError("x, y and sample_weight must be arrays. Received: a list")
         sizes = {len(array) for array in keras.tree.flatten(whole)}
         if len(sizes) != 1:
             raise ValueError(

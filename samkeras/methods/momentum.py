@@ -23,7 +23,7 @@ class MomentumSAM(Perturbation):
 
     so that the gradient is that at a distance rho ahead, where the weights go to. They
     stay where the optimizer puts them: in the authors' code they are perturbed between
-    the steps.
+    the steps. The loss that training shows is that of the pass, at w + epsilon.
 
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 3, the authors', far

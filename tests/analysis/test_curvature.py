@@ -394,6 +394,24 @@ def test_bad_input_is_said_in_one_line(monkeypatch):
         analysis.top_eigenvalues(model, data, 1)
 
 
+def test_data_and_models_that_say_nothing_are_refused():
+    """Zeros would be numbers of a model without a loss, and NaN those of such data."""
+    x, y = random_examples(8)
+    model = compile_classifier(build_classifier())
+    without = build_classifier()
+    without.compile("sgd")
+    # Keras says it itself on one of the backends.
+    with pytest.raises(ValueError, match=r"with its loss|No loss to compute"):
+        analysis.top_eigenvalues(without, (x, y), 1)
+    with pytest.raises(ValueError, match=r"must be arrays \(x, y\) or an iterable"):
+        analysis.trace(model, x)
+    with pytest.raises(ValueError, match=r"must be arrays\. Received: a list"):
+        analysis.trace(model, (x.tolist(), y.tolist()))
+    x[0] = np.nan
+    with pytest.raises(ValueError, match="second derivatives that are not finite"):
+        analysis.top_eigenvalues(model, (x, y), 1)
+
+
 def test_losses_without_a_mean_and_weights_of_16_bits_are_refused():
     loss = keras.losses.MeanSquaredError(reduction=None)
     inputs = np.ones((2, 3), "float32"), np.ones((2, 1), "float32")

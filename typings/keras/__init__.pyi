@@ -85,6 +85,7 @@ class Model(layers.Layer):
     input: Any
     inputs: list[Any]
     layers: list[layers.Layer]
+    losses: list[Any]
     output: Any
     _loss_tracker: metrics.Mean
     _compile_loss: Any

@@ -361,6 +361,9 @@ class Config(Training, Optimizer, Pruning, Method):
 
     def check(self) -> None:
         super().check()
+        has_momentum = self.optimizer != "sgd" or self.momentum > 0
+        if self.sam and self.method == "msam" and not has_momentum:
+            raise InputError("--method msam needs --momentum X or --optimizer adam")
         if self.sam and self.m_sharpness and self.batch_size % self.m_sharpness:
             # A smaller last group would mix in the sharpness of another m.
             raise InputError(
@@ -664,6 +667,11 @@ class Measuring(Options):
         for name in ALONG:
             if name in self.measure and self.measure_every is None:
                 raise InputError(f"--measure {name} needs --measure_every N")
+        if self.measure and (self.measure_every or 0) > self.total_epochs:
+            raise InputError(
+                f"--measure_every must be at most the {self.total_epochs} epochs. "
+                f"Received: {self.measure_every}"
+            )
 
 
 # The groups that a workload's file names in `options:`.

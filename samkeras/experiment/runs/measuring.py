@@ -286,20 +286,24 @@ def _measure(
     alike.keep(model)
 
 
-def record(logger: Record, entries: Sequence[Entry]) -> dict[str, float]:
-    """Records the measures of a run that is over. Returns their numbers by the names
-    that they are recorded under."""
-    numbers: dict[str, float] = {}
+def record(logger: Record, entries: Sequence[Entry], usual: int) -> None:
+    """Records the measures of a run that is over, those of other weights or examples
+    than the usual ones under names that say so: no table may mix them.
+
+    Args:
+        logger: its record.
+        entries: the measures.
+        usual: on how many examples the run says that it is measured.
+    """
     for entry in entries:
         suffix = "" if entry.weights == "last" else f"_at_{entry.weights}"
+        suffix += "" if entry.examples == usual else f"_of_{entry.examples}"
         own = {f"{name}{suffix}": value for name, value in entry.numbers.items()}
         new = {k: v for k, v in own.items() if logger.metrics.get(k) != v}
         if new:
-            # The newest is what counts, if it is of other examples.
+            # Of a metric, the one of the last step counts.
             is_first = new.keys().isdisjoint(logger.metrics)
             logger.log_metrics(new, step=0 if is_first else logger.last_step + 1)
             if entry.file:
                 logger.log_file(logger.folder / entry.file)
             logger.log_file(logger.folder / "measures.json")
-        numbers |= own
-    return numbers

@@ -54,6 +54,7 @@ def run_grid(session: Session, runs: list[Run], figure: Figure | None = None) ->
         InputError: something is wrong that can be known before training.
     """
     _ = runs[0].workload  # whose options may not be those of its task
+    measured.check(runs)
     if find_process()[0] > 0:
         return _follow(session, runs)
     return _run_grid(session, runs, figure, MLflowTracker)

@@ -336,13 +336,14 @@ def draw_line(
             axes.set_ylabel(number.replace("_", " "))
             for end in (0, 1):
                 axes.axvline(end, color="0.3", linewidth=0.8)
-        if (line.train["loss"] > 0).all():
+        losses = np.concatenate(
+            [values["loss"] for values in splits.values() if values]
+        )
+        if losses.min() > 0 and losses.max() > 10 * losses.min():
             rows[0].set_yscale("log")
         rows[0].legend()
         top = rows[0].secondary_xaxis("top")
         top.set_xticks((0, 1), [textwrap.fill(end, 24) for end in ends], fontsize=5)
         top.tick_params(length=0)
-        rows[-1].set_xlabel(
-            f"place on the line (a unit is a distance of {line.length:.3g})"
-        )
+        rows[-1].set_xlabel(f"place on the line (1 is a distance of {line.length:.3g})")
         canvas.suptitle(title, fontsize=7, wrap=True)

@@ -39,6 +39,19 @@ def find_names(options: Measuring) -> list[str]:
     return [name for name in options.measure if name not in TOGETHER]
 
 
+def check(runs: Sequence[Run]) -> None:
+    """Checks what can be known before runs are trained.
+
+    Raises:
+        InputError: what is to be drawn of them cannot be.
+    """
+    asked = [run for run in runs if "interpolation" in Measuring.of(run.config).measure]
+    if asked and len(asked) != 2:
+        raise InputError(
+            f"--measure interpolation is between two runs. Received: {len(asked)}"
+        )
+
+
 def measure_results(
     folders: Mapping[int, Path],
     results: dict[int, Result],
@@ -120,7 +133,8 @@ def _measure(
 
     entries, new = measure_run(saved, names, which, options.measure_examples)
     with tracker.amend(saved.folder) as logger:
-        record(logger, entries)
+        usual = Measuring.of(saved.config).measure_examples
+        record(logger, entries, usual)
     return Found(saved, label, entries, new)
 
 
@@ -151,6 +165,8 @@ def draw_together(
                 for path in paths:
                     logger.log_file(path)
         print(f"The {name} of the runs: {paths[0]}")
+        if name in TOGETHER and options.measure_examples > MAX_EXAMPLES:
+            print(f"It is of the first {MAX_EXAMPLES:,} examples of each part.")
     return is_whole
 
 
@@ -162,11 +178,11 @@ def _draw_spectra(
 
     spectra: list[Spectrum] = []
     for each in found:
-        for entry in each.entries:
-            if entry.measure == "spectrum" and entry.file:
-                with np.load(each.saved.folder / entry.file) as arrays:
-                    values, weights = arrays["values"], arrays["weights"]
-                spectra.append(Spectrum(each.label, values, weights))
+        path = _find_spectrum(each)
+        if path is not None:
+            with np.load(path) as arrays:
+                values, weights = arrays["values"], arrays["weights"]
+            spectra.append(Spectrum(each.label, values, weights))
     if not spectra:
         raise InputError("none was measured")
     runs = [each.saved for each in found]
@@ -175,6 +191,14 @@ def _draw_spectra(
     paths = [folder / f"spectrum.{kind}" for kind in ("png", "svg")]
     draw_spectra(spectra, paths)
     return paths
+
+
+def _find_spectrum(found: Found) -> Path | None:
+    """The file of a run's spectrum: that of its folder, or the last along it."""
+    folder = found.saved.folder
+    files = [e.file for e in found.entries if e.measure == "spectrum" and e.file]
+    along = sorted(folder.glob("measures/spectrum_epoch_*.npz"))
+    return folder / files[0] if files else along[-1] if along else None
 
 
 def _draw_landscapes(

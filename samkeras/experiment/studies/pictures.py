@@ -230,8 +230,13 @@ def explain(
     if picture.x not in CURVES:
         return [*marks, *caution(comparisons)]
     unfinished = sum(len(c.unfinished) for c in comparisons)
-    marks += [f"{unfinished} runs failed or are missing."] if unfinished else []
+    marks += [_say_unfinished(unfinished)] if unfinished else []
     return [*marks, *map(_describe_fit, fit_curves(picture, points))]
+
+
+def _say_unfinished(count: int) -> str:
+    what = "run failed or is" if count == 1 else "runs failed or are"
+    return f"{count} {what} missing."
 
 
 def _describe_fit(fit: Fit) -> str:

@@ -208,7 +208,7 @@ def test_analyze_measures_runs_from_their_folders(trained, capsys, forbid):
     assert "the best epoch's weights, on 100 training examples, in float32" in out
     for path in map(Path, paths):
         numbers = read_numbers(path)
-        assert "average_sharpness_at_best" in numbers
+        assert "average_sharpness_at_best_of_100" in numbers
         assert "average_sharpness" not in numbers
     (picture,) = (trained / "landscapes").glob("*/spectrum.png")
     assert str(picture) in out
@@ -231,6 +231,26 @@ def test_a_grid_draws_what_it_measures_side_by_side(trained, store, capsys, tmp_
             (journal,) = find_journals(find_run(folder, kind))
             files = [r["file"] for r, _ in journal.read(0) if "file" in r]
             assert any(file.endswith(f"/{name}.png") for file in files)
+
+
+@pytest.mark.one_backend
+def test_numbers_of_other_examples_are_apart(trained, capsys):
+    """Else a table would have some runs' of these and others' of those."""
+    path = find_run(trained, "sam")
+    before = read_numbers(path)["lambda_max"]
+    options = ["--measure", "eigenvalues", "--examples", "40"]
+    assert command.main(["analyze", str(path), *options]) == 0
+    numbers = read_numbers(path)
+    assert numbers["lambda_max"] == before
+    assert numbers["lambda_max_of_40"] != before
+
+
+@pytest.mark.one_backend
+def test_a_spectrum_along_a_training_is_drawn(store, tmp_path, capsys):
+    folder = tmp_path / "along" / "runs"
+    options = [*SMALL, "--measure", "spectrum", "--measure_examples", "20"]
+    assert run(folder, store, *options, "--measure_every", "3") == 0
+    assert "The spectrum of the runs" in capsys.readouterr().out
 
 
 @pytest.mark.one_backend
@@ -281,6 +301,12 @@ def test_a_wrong_analysis_is_one_line(trained, capsys, arguments, message):
         (["--measure", "eigenvalue"], "did you mean eigenvalues?"),
         (["--measure", "trajectory"], "needs --measure_every N"),
         (["--measure_every", "2"], "--measure_every needs --measure NAME,NAME"),
+        (
+            ["--measure", "trace", "--measure_every", "9", "--epochs", "3"],
+            "--measure_every must be at most the 3 epochs. Received: 9",
+        ),
+        (["--measure", "interpolation"], "is between two runs. Received: 1"),
+        (["--sam", "--method", "msam"], "needs --momentum X or --optimizer adam"),
     ],
 )
 def test_wrong_options_are_one_line(tmp_path, capsys, options, message):
