@@ -269,7 +269,7 @@ def test_long_sentences_keep_their_marks(tmp_path, sst2_source):
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
-        ("glu", "it is not the sample crowdflower"),
+        ("glu", "nor the sample crowdflower"),
         ("glue/sst3", "TFDS's glue has no sst3; did you mean sst2"),
         ("glue/mnli", "not a set of sentences of two classes"),
     ],

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.one_backend
 
 
 WEIGHTS = {"best.weights.h5", "last.weights.h5"}
-FILES = {"config.yaml", "model_summary.txt", *WEIGHTS}
+FILES = {"data.txt", "config.yaml", "model_summary.txt", *WEIGHTS}
 
 
 @pytest.fixture
