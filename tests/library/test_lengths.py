@@ -82,8 +82,7 @@ def test_a_mask_is_given_and_leaves_the_norm_as_it_is():
     follow(model, method, [(2.67, 0.6)])
 
 
-@pytest.mark.parametrize("only", ["all", "kernel"])
-@pytest.mark.parametrize("is_pruned", [False, True])
+@pytest.mark.parametrize(("only", "is_pruned"), [("all", False), ("kernel", True)])
 def test_masks_have_the_weights_of_the_largest_squares(only, is_pruned):
     """Of the gradients since the last mask: against NumPy, over two of them."""
     x, y = random_examples(64)
