@@ -461,9 +461,10 @@ def _split(data: Batch | Iterable[Batch], batch_size: int) -> list[Batch]:
     for batch in batches:
         given = cast(tuple[Any, ...], batch if isinstance(batch, tuple) else (batch,))
         whole = tuple(part for part in given if part is not None)
-        if any(isinstance(part, list) for part in whole):
+        arrays = keras.tree.flatten(whole)
+        if not all(hasattr(array, "shape") for array in arrays):
             raise ValueError("x, y and sample_weight must be arrays. Received: a list")
-        sizes = {len(array) for array in keras.tree.flatten(whole)}
+        sizes = {len(array) for array in arrays}
         if len(sizes) != 1:
             raise ValueError(
                 "all arrays must have the same number of examples. "
