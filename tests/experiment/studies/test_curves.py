@@ -236,7 +236,7 @@ def test_missing_runs_are_counted_in_the_notes(tmp_path):
     figure = Figure(Path("made.yaml"), "Its title", target, {}, [picture])
     paths = draw_picture(figure, picture, results, tmp_path)
     summary = json.loads(paths[4].read_text())
-    assert summary["notes"] == ["One seed.", "1 runs failed or are missing."]
+    assert summary["notes"] == ["One seed.", "1 run failed or is missing."]
 
 
 def make_function(slope, **options):
@@ -294,7 +294,7 @@ def test_functions_have_a_panel_a_width_and_a_row_an_optimizer(tmp_path, canvas)
     summary = json.loads(paths[4].read_text())
     assert summary["notes"] == [
         "A line for each seed; dots: the examples.",
-        "1 runs failed or are missing.",
+        "1 run failed or is missing.",
     ]
 
 
