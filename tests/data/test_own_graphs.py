@@ -68,7 +68,10 @@ def test_a_table_of_smiles_has_one_label_or_many(tmp_path):
     from rdkit import Chem
 
     expected = [featurize(Chem.MolFromSmiles(text)) for text in MOLECULES]
-    key = lambda graph: graph.nodes.tobytes()  # noqa: E731
+
+    def key(graph):
+        return graph.nodes.tobytes()
+
     assert same_graphs(sorted(graphs, key=key), sorted(expected, key=key))
 
 

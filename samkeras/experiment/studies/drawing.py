@@ -94,9 +94,14 @@ def _place_legend(canvas: Any, axes: Any, picture: Picture) -> None:
 
 
 def _place_notes(axes: Any, notes: Sequence[str]) -> None:
-    # A part of the axes, which the layout keeps free of the legend.
+    place_below(axes, textwrap.fill(" ".join(notes), 80))
+
+
+def place_below(axes: Any, text: str) -> None:
+    """Writes below the label of x, as a part of the axes, which the layout keeps free
+    of a legend."""
     axes.annotate(
-        textwrap.fill(" ".join(notes), 80),
+        text,
         xy=(0.5, 0),
         xycoords=axes.xaxis.label,
         xytext=(0, -4),

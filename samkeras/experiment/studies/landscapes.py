@@ -22,7 +22,7 @@ from samkeras.experiment.runs.landscapes import (
 )
 from samkeras.experiment.runs.saved import SavedRun, Which
 from samkeras.experiment.studies import tables
-from samkeras.experiment.studies.drawing import COLOURS, opened
+from samkeras.experiment.studies.drawing import COLOURS, opened, place_below
 
 NUM_LEVELS = 24
 MOST_DECADES = 6  # below the highest loss
@@ -225,16 +225,7 @@ def draw_planes(
             axes.set_aspect("equal")
             axes.set_xlabel(_label_axis(panel, 0))
             axes.set_ylabel(_label_axis(panel, 1))
-            axes.annotate(
-                "\n".join(_describe(panel)),
-                xy=(0.5, 0),
-                xycoords=axes.xaxis.label,
-                xytext=(0, -4),
-                textcoords="offset points",
-                fontsize=5,
-                ha="center",
-                va="top",
-            )
+            place_below(axes, "\n".join(_describe(panel)))
         bar = canvas.colorbar(filled, ax=grid[0], label="training loss", shrink=0.8)
         decades = np.arange(np.ceil(np.log10(levels[0])), np.log10(levels[-1]))
         if len(decades) > 1:

@@ -196,9 +196,11 @@ def _draw_spectra(
 def _find_spectrum(found: Found) -> Path | None:
     """The file of a run's spectrum: that of its folder, or the last along it."""
     folder = found.saved.folder
-    files = [e.file for e in found.entries if e.measure == "spectrum" and e.file]
+    files = [entry.file for entry in found.entries if entry.measure == "spectrum"]
+    if files:  # none of one that could not be measured
+        return folder / files[0] if files[0] else None
     along = sorted(folder.glob("measures/spectrum_epoch_*.npz"))
-    return folder / files[0] if files else along[-1] if along else None
+    return along[-1] if along else None
 
 
 def _draw_landscapes(
