@@ -17,8 +17,6 @@ TOLERANCE = 1e-6
 # A number rounded to half precision, as all activations are there, may fall to the
 # other side: 2^-8 and 2^-11 of single numbers, of which the weights move by a part.
 HALF_TOLERANCE = {"mixed_bfloat16": 1e-2, "mixed_float16": 1e-3}
-# The cosine's directions are rounded to float16.
-COSINE_TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +29,15 @@ def halves(name: str) -> tuple[golden.Numbers, list[np.ndarray]]:
     return golden.train_halves(CASES[name])
 
 
-def tolerance_of(name: str, key: str) -> float:
-    least = COSINE_TOLERANCE if key == "grad_cosine" else TOLERANCE
-    return HALF_TOLERANCE.get(CASES[name].policy, least)
+def tolerance_of(name: str) -> float:
+    return HALF_TOLERANCE.get(CASES[name].policy, TOLERANCE)
 
 
 def assert_close(actual: golden.Numbers, expected: golden.Numbers, name: str) -> None:
     assert actual.keys() == expected.keys()
     for key, values in expected.items():
         difference = golden.relative_difference(actual[key], values)
-        assert difference < tolerance_of(name, key), key
+        assert difference < tolerance_of(name), key
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,7 +92,7 @@ def test_a_case_depends_on_its_radius(name, recorded):
     plain = dataclasses.replace(CASES[name], method=lambda: samkeras.SAM(0.0))
     actual = golden.train(golden.start(plain), plain, range(MIDDLE))["weights"]
     expected = recorded[0][name]["weights"][:MIDDLE]
-    least = 2 * tolerance_of(name, "weights")
+    least = 2 * tolerance_of(name)
     assert golden.relative_difference(actual, expected) > max(least, 1e-3)
 
 
