@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from samkeras.data.shares import choose_each, describe_share
 from samkeras.errors import InputError, nearest
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-TEST_NAMES = ("test", "val", "valid", "validation")
+# What the parts of a set are called, in capitals or not.
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "dev")
+HIDDEN = (".", "__MACOSX")  # the latter is what macOS puts into archives
 DEEP = ("I", "F")  # how Pillow calls pixels of more than 8 bits: I, I;16, F
 
 
@@ -46,20 +49,15 @@ class ImageFolder:
 
 def list_folder(folder: Path) -> ImageFolder:
     """The images of a folder: of class folders; or of a folder train, with or without
-    one called test, val, valid or validation, of class folders each.
+    one called test, val, valid, validation or dev, of class folders each.
 
     Where nothing is there to validate on, one in five of each class is.
 
     Raises:
-        InputError: there are no class folders, one is empty, or one of the test part
-            is none of the train part.
+        InputError: there are no class folders, one is empty, one of the test part
+            is none of the train part, or the train part is missing.
     """
-    train_root = folder / "train"
-    parts = [folder / name for name in TEST_NAMES]
-    test_root = next((path for path in parts if path.is_dir()), None)
-    root = train_root if train_root.is_dir() else folder
-    if root is folder:
-        test_root = None
+    root, test_root = _find_parts(folder)
     classes, left_out = _list_classes(root), []
     train = _list_files(root, classes, left_out)
     notes = []
@@ -72,7 +70,7 @@ def list_folder(folder: Path) -> ImageFolder:
             if name not in classes:
                 raise InputError(
                     f"--dataset {folder}: the class folder {test_root.name}/{name} "
-                    f"must be in train/ too{nearest(name, classes)}"
+                    f"must be in {root.name}/ too{nearest(name, classes)}"
                 )
         validation = _list_files(test_root, classes, left_out, may_miss=True)
     if left_out:
@@ -83,8 +81,34 @@ def list_folder(folder: Path) -> ImageFolder:
     return ImageFolder(train, validation, classes, tuple(notes))
 
 
+def _find_parts(folder: Path) -> tuple[Path, Path | None]:
+    """The folder whose class folders are to train on, and that to validate on."""
+    called = {name.lower(): folder / name for name in _list_folders(folder)}
+    train = next((called[n] for n in TRAIN_NAMES if n in called), None)
+    test = next((called[n] for n in TEST_NAMES if n in called), None)
+    are_parts = bool(called) and called.keys() <= {*TRAIN_NAMES, *TEST_NAMES}
+    if train is None and are_parts:
+        raise InputError(
+            f"--dataset {folder} must hold a folder {TRAIN_NAMES[0]} beside "
+            f"{', '.join(path.name for path in called.values())}. Received: none"
+        )
+    # Among other classes, train may well be one, of vehicles.
+    if train is None or not (are_parts or _list_folders(train)):
+        return folder, None
+    return train, test
+
+
+def _list_folders(root: Path) -> list[str]:
+    _, folders, _ = next(os.walk(root, onerror=_refuse))
+    return sorted(name for name in folders if not name.startswith(HIDDEN))
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(f"--dataset: cannot read {error.filename}: {error.strerror}")
+
+
 def _list_classes(root: Path) -> tuple[str, ...]:
-    names = [e.name for e in os.scandir(root) if e.is_dir() and e.name[0] != "."]
+    names = _list_folders(root)
     if len(names) < 2:
         raise InputError(
             f"--dataset {root} must hold a folder of images for each of two classes or "
@@ -102,6 +126,9 @@ def _list_files(
     for label, name in enumerate(classes):
         found = sorted(_walk(root / name))
         images = [path for path in found if path.lower().endswith(SUFFIXES)]
+        for path in images:
+            if not os.path.getsize(path):  # found before a stream comes to it
+                raise _unreadable(path)
         left_out += [path for path in found if not path.lower().endswith(SUFFIXES)]
         if not images and not may_miss:
             raise InputError(
@@ -118,8 +145,8 @@ def _list_files(
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "."]
+    for place, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
         yield from (os.path.join(place, name) for name in names if name[0] != ".")
 
 
@@ -136,45 +163,50 @@ def find_shape(path: str) -> tuple[int, int, int]:
 
 def read_images(
     paths: tuple[str, ...],
-    channels: int,
-    size: int | None,
+    shape: tuple[int, int, int],
+    image_size: int | None,
     resize: Callable[[np.ndarray, int], np.ndarray],
 ) -> np.ndarray:
-    """Images in memory: uint8[image, height, width, channel].
+    """Images in memory: uint8[image, *shape]. No other copy of them is made.
 
     Args:
         paths: their files.
-        channels: 3, or 1 where all have to be grey.
-        size: height and width that images of different sizes are brought to, by
-            `resize`; None: they have to be of one size.
+        shape: height, width and channels: 3, or 1 where all have to be grey.
+        image_size: the height and width, where images may be of any size: those of one
+            that is no larger have zeros around them, others are brought to it by
+            `resize`. None: they have to be of the height and width.
+        resize: makes a square of a size of an image.
 
     Raises:
         InputError: a file is no image, or not of the size or channels that it must be.
     """
-    first = _decode(paths[0], channels)
-    images = np.empty((len(paths), *first.shape), "uint8")
+    height, width, channels = shape
+    images = np.zeros((len(paths), *shape), "uint8")
+    first = _decode(paths[0], channels).shape
+    if first[0] <= height and first[1] <= width:
+        top, left = (height - first[0]) // 2, (width - first[1]) // 2
+        inner = images[:, top : top + first[0], left : left + first[1]]
 
-    def read(index: int) -> bool:
-        image = _decode(paths[index], channels)
-        if image.shape != first.shape:
-            return False
-        images[index] = image
-        return True
+        def read(index: int) -> bool:
+            image = _decode(paths[index], channels)
+            if image.shape != first:
+                return False
+            inner[index] = image
+            return True
 
-    other = _for_each(read, len(paths))
-    if other is None:
-        return images
-    if size is None:
-        shapes = [_decode(paths[i], channels).shape[:2] for i in (0, other)]
-        raise InputError(
-            f"--dataset: images must be of one size, or are brought to one with "
-            f"--image_size N. Received: {shapes[0]} of {paths[0]} and {shapes[1]} of "
-            f"{paths[other]}"
-        )
-    images = np.empty((len(paths), size, size, channels), "uint8")
+        other = _for_each(read, len(paths))
+        if other is None:
+            return images
+        if image_size is None:
+            found = _decode(paths[other], channels).shape
+            raise InputError(
+                f"--dataset: images must be of one size; workloads that have "
+                f"--image_size N bring them to one. Received: {first[:2]} of "
+                f"{paths[0]} and {found[:2]} of {paths[other]}"
+            )
 
     def read_resized(index: int) -> bool:
-        images[index] = resize(_decode(paths[index], channels), size)
+        images[index] = resize(_decode(paths[index], channels), height)
         return True
 
     _for_each(read_resized, len(paths))
@@ -231,7 +263,8 @@ def _decode(path: str, channels: int) -> np.ndarray:
                 f"{path} in colour"
             )
         try:
-            array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            mode = "L" if channels == 1 else "RGB"
+            array = np.asarray(image if image.mode == mode else image.convert(mode))
         except Exception as error:
             raise _unreadable(path, error) from None
         return array.reshape(image.height, image.width, channels)
@@ -246,9 +279,8 @@ def _is_grey(image: Any) -> bool:
     return image.mode in ("1", "L", "LA")
 
 
-def _unreadable(path: str, error: Exception) -> InputError:
-    size = os.path.getsize(path) if os.path.exists(path) else 0
-    reason = "it is empty" if not size else " ".join(str(error).split())[:100]
+def _unreadable(path: str, error: Exception | None = None) -> InputError:
+    reason = "it is empty" if error is None else " ".join(str(error).split())[:100]
     return InputError(f"--dataset: {path} is not a readable image ({reason})")
 
 

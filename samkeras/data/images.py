@@ -124,10 +124,25 @@ def load_images(
 
 
 def _check_examples(splits: Splits[ArrayExamples], dataset: str) -> UserArrays:
-    """The arrays that a function returns, with the checks that those of a file have."""
-    train, test = splits.train, splits.validation
+    """The arrays that a function returns, with the checks that those of a file have,
+    and of as many classes as their description has."""
+    train, test, info = splits.train, splits.validation, splits.info
     arrays = {"x_train": train.x, "y_train": train.y, "x_test": test.x}
-    return check_arrays({**arrays, "y_test": test.y}, dataset)
+    own = check_arrays({**arrays, "y_test": test.y}, dataset)
+    shape, num_classes = own.train[0].shape[1:], info.num_classes or 0
+    if len(shape) != len(info.input_shape) or any(
+        told not in (None, n) for told, n in zip(info.input_shape, shape, strict=True)
+    ):
+        raise InputError(
+            f"--dataset {dataset}: x must be of info's input_shape, {info.input_shape}."
+            f" Received: {shape}"
+        )
+    if own.num_classes > num_classes:
+        raise InputError(
+            f"--dataset {dataset}: y must be from 0 to {num_classes - 1}, as info has "
+            f"num_classes {num_classes}. Received: {own.num_classes - 1}"
+        )
+    return own._replace(num_classes=num_classes)
 
 
 def _check_size(shape: tuple[int, ...], smallest: int) -> None:
@@ -161,7 +176,7 @@ def _load_folder(
     info = image_info(
         path.name, find_shape(folder.train.paths[0]), len(folder.classes), *sizes
     )
-    shape = _fitted_shape(info, image_size, channels)
+    shape = cast(tuple[int, int, int], _fitted_shape(info, image_size, channels))
     _check_size(shape, smallest)
     if sum(sizes) * math.prod(shape) > memory_limit():
         if image_size is None or shape[-1] != 3:
@@ -175,8 +190,7 @@ def _load_folder(
     def read() -> tuple[Arrays, Arrays]:
         # Both parts at once, so that images of different sizes make all be resized.
         paths = (*folder.train.paths, *folder.validation.paths)
-        images = read_images(paths, shape[-1], image_size, resize_square)
-        images = _fit(images, shape)
+        images = read_images(paths, shape, image_size, resize_square)
         count = sizes[0]
         return (images[:count], files[0].labels), (images[count:], files[1].labels)
 
@@ -268,8 +282,8 @@ def _fitted_shape(
     height, width, num_channels = info.input_shape
     if image_size is None and None in (height, width):
         raise InputError(
-            f"--dataset {info.name} has images of different sizes: bring them to one "
-            "with --image_size N"
+            f"--dataset {info.name} has images of different sizes; workloads that have "
+            "--image_size N bring them to one"
         )
     if channels not in (None, num_channels) and num_channels != 1:
         raise InputError(

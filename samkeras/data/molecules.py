@@ -16,8 +16,9 @@ from samkeras.data.own_graphs import (
     is_spektral,
     load_molecule_files,
     load_spektral,
+    mend_spektral,
 )
-from samkeras.data.sources import call_function, is_function
+from samkeras.data.sources import call_function, find_object, is_function
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
@@ -76,6 +77,8 @@ def load_molecules(
         InputError: there is no such set, or it can neither be read nor downloaded.
     """
     if is_function(dataset):
+        find_object(dataset)
+        mend_spektral()
         return call_function(
             dataset,
             "graphs",

@@ -4,9 +4,12 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import os
+import sys
+import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +21,15 @@ from samkeras.data.graphs import Graph, GraphCollate, as_array
 from samkeras.data.shares import choose_each, describe_share
 from samkeras.data.sources import check_splits, is_function
 from samkeras.data.splits import Content, DataInfo, Splits
-from samkeras.data.tables import Table, as_classes, find_parts, is_table, read_table
-from samkeras.errors import InputError
+from samkeras.data.tables import (
+    Nested,
+    Table,
+    as_classes,
+    find_parts,
+    is_table,
+    read_table,
+)
+from samkeras.errors import InputError, nearest
 from samkeras.files import TABLES
 from samkeras.imports import explain
 
@@ -156,8 +166,15 @@ def _read_sdf(path: Path) -> Iterator[tuple[Any, dict[str, str], str]]:
         raise InputError(f"--dataset: {path} must hold molecules. Received: none")
     for number, molecule in enumerate(Chem.SDMolSupplier(str(path)), 1):
         labels = {}
-        if molecule is not None:
-            labels = {name: molecule.GetProp(name) for name in molecule.GetPropNames()}
+        try:
+            if molecule is not None:
+                names = molecule.GetPropNames()
+                labels = {name: molecule.GetProp(name) for name in names}
+        except UnicodeDecodeError:
+            raise InputError(
+                f"--dataset: molecule {number} of {path} has properties that are not "
+                "UTF-8"
+            ) from None
         yield molecule, labels, f"molecule {number}"
 
 
@@ -169,30 +186,65 @@ def _find_tasks(
     columns: list[list[np.ndarray]] = []
     tasks: list[str] = []
     for name in chosen:
-        texts = [[m.labels.get(name, "").strip() for m in part] for part in parts]
+        texts = [[_label(m, name) for m in part] for part in parts]
+        places = [[m.place for m in part] for part in parts]
         if is_regression or _are(texts, BINARY.__contains__):
             columns.append(
-                [_as_numbers(t, p, name) for t, p in zip(texts, parts, strict=True)]
+                [_as_numbers(t, p, name) for t, p in zip(texts, places, strict=True)]
             )
             tasks.append(name)
             continue
-        labels = [
-            [(text, m.place) for text, m in zip(t, p, strict=True) if _is_given(text)]
-            for t, p in zip(texts, parts, strict=True)
-        ]
-        classes, class_names = as_classes(labels)
-        ids = [0] if len(class_names) == 2 else range(len(class_names))
-        for number in ids:
-            # Of two classes the second one is 1.
-            wanted = 1 if len(class_names) == 2 else number
-            columns.append(
-                [_spread(t, c == wanted) for t, c in zip(texts, classes, strict=True)]
-            )
-            tasks.append(f"{name}={class_names[wanted]}")
-    stacked = [
-        np.stack([column[i] for column in columns], axis=1) for i in range(len(parts))
+        of_classes, names = _spread_classes(name, texts, places)
+        columns += of_classes
+        tasks += names
+    return _stack(columns, tasks)
+
+
+def _label(molecule: _Molecule, name: str) -> str:
+    text = molecule.labels.get(name, "")
+    if isinstance(text, Nested):
+        raise InputError(
+            f"--dataset: {molecule.place} must have a text or a number as {name}. "
+            f"Received: {text[:60]}"
+        )
+    return text.strip()
+
+
+def _spread_classes(
+    name: str, texts: list[list[str]], places: list[list[str]]
+) -> tuple[list[list[np.ndarray]], list[str]]:
+    """A label of classes as tasks: one for each class, or for the second of two.
+
+    Args:
+        name: of the label.
+        texts: of each part, its classes, "" and the like where missing.
+        places: what messages call the examples.
+
+    Returns:
+        Of each task its values of each part, and its name.
+    """
+    labels = [
+        [(text, place) for text, place in zip(t, p, strict=True) if _is_given(text)]
+        for t, p in zip(texts, places, strict=True)
     ]
-    return Tasks(stacked, tuple(tasks))
+    if not labels[0]:
+        raise InputError(
+            f"--dataset: {places[0][0]} or others must have a {name} to train on. "
+            "Received: none"
+        )
+    classes, names = as_classes(labels)
+    wanted = [1] if len(names) == 2 else range(len(names))
+    columns = [
+        [_spread(t, c == number) for t, c in zip(texts, classes, strict=True)]
+        for number in wanted
+    ]
+    return columns, [f"{name}={names[number]}" for number in wanted]
+
+
+def _stack(columns: list[list[np.ndarray]], names: list[str]) -> Tasks:
+    """Tasks of columns, each of all parts."""
+    stacked = [np.stack(part, axis=1) for part in zip(*columns, strict=True)]
+    return Tasks(stacked, tuple(names))
 
 
 def _choose_columns(
@@ -207,6 +259,7 @@ def _choose_columns(
         if column not in names:
             raise InputError(
                 f"--label_column {column}: {dataset} has the columns {shown}"
+                f"{nearest(column, names)}"
             )
         return [column]
     known = [name for name in names if name.strip().lower() in LABELS]
@@ -217,6 +270,7 @@ def _choose_columns(
         name
         for name in names
         if _are([[m.labels.get(name, "").strip() for m in p] for p in parts], is_label)
+        and not (is_regression and _counts(parts, name))
     ]
     if not found:
         what = "numbers" if is_regression else "0, 1 or nothing"
@@ -234,6 +288,17 @@ def _are(parts: list[list[str]], is_one: Callable[[str], bool]) -> bool:
     return bool(given) and all(map(is_one, given))
 
 
+def _counts(parts: list[list[_Molecule]], name: str) -> bool:
+    """Whether a column numbers the rows, as an index that was written with them."""
+    for part in parts:
+        texts = [m.labels.get(name, "").strip() for m in part]
+        if len(texts) < 3 or not all(map(str.isdecimal, texts)):
+            return False
+        if any(int(a) >= int(b) for a, b in itertools.pairwise(texts)):
+            return False
+    return True
+
+
 def _is_given(text: str) -> bool:
     return text.lower() not in MISSING
 
@@ -245,14 +310,14 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _as_numbers(texts: list[str], rows: list[_Molecule], name: str) -> np.ndarray:
+def _as_numbers(texts: list[str], places: list[str], name: str) -> np.ndarray:
     numbers = np.full(len(texts), np.nan)
     for i, text in enumerate(texts):
         if not _is_given(text):
             continue
         if not _is_number(text):
             raise InputError(
-                f"--dataset: {rows[i].place} must have a finite number as {name}, or "
+                f"--dataset: {places[i]} must have a finite number as {name}, or "
                 f"nothing. Received: {text[:60]}"
             )
         numbers[i] = float(text)
@@ -293,6 +358,7 @@ def _load_spektral(dataset: str, is_regression: bool) -> Splits[ArrayExamples]:
             f"--dataset {dataset} needs the package spektral: pip install spektral "
             f"({error})"
         ) from None
+    mend_spektral()
     kind = getattr(datasets, name, None)
     is_set = isinstance(kind, type) and issubclass(kind, Dataset)
     try:
@@ -304,7 +370,29 @@ def _load_spektral(dataset: str, is_regression: bool) -> Splits[ArrayExamples]:
             f"--dataset {dataset} is none of spektral.datasets nor of TUDataset, or "
             f"cannot be downloaded ({explain(error)[:200]})"
         ) from None
-    return convert_spektral(found, dataset, is_regression)
+    splits = convert_spektral(found, dataset, is_regression)
+    return dataclasses.replace(splits, notes=[*splits.notes, *_find_lost(found)])
+
+
+def mend_spektral() -> None:
+    """Has spektral find a function that NumPy calls otherwise now, of which QM9 and
+    the transform OneHotLabels are made; where a data set has imported it."""
+    misc: Any = sys.modules.get("spektral.utils.misc")
+    if misc is not None and not hasattr(misc.np, "in1d"):
+        misc.np = types.SimpleNamespace(**vars(np), in1d=np.isin)
+
+
+def _find_lost(found: Any) -> Iterator[str]:
+    """What to say of a set of TUDataset of which spektral gives less than there is: it
+    loses the last graphs where they have no edges."""
+    path = Path(found.path) / f"{getattr(found, 'name', '')}_graph_indicator.txt"
+    if path.is_file():
+        count = int(np.loadtxt(path, "int64").max())
+        if count > len(found):
+            yield (
+                f"{SPEKTRAL}{found.name}: spektral leaves out {count - len(found)} of "
+                f"{count} graphs, the last ones, which have no edges"
+            )
 
 
 def _load_tudataset(name: str) -> Any:
@@ -344,8 +432,7 @@ def convert_spektral(found: Any, dataset: str, is_regression: bool) -> Any:
         return found
     notes: list[str] = []
     parts = [_convert(each, dataset, notes) for each in sets]
-    names = _name_tasks(parts, is_regression, dataset)
-    tasks = Tasks([_as_tasks(y, is_regression) for _, y in parts], names)
+    tasks = _as_tasks([y for _, y in parts], is_regression, dataset)
     name = dataset.rpartition(":")[2] if is_function(dataset) else dataset
     graphs = [x for x, _ in parts]
     return _as_splits(name, graphs, tasks, is_regression, notes, "graphs")
@@ -353,6 +440,8 @@ def convert_spektral(found: Any, dataset: str, is_regression: bool) -> Any:
 
 def _convert(data: Any, dataset: str, notes: list[str]) -> Arrays:
     graphs, labels = [], []
+    # In mixed mode all graphs have the same one.
+    shared = None if data.a is None else _find_edges(data.a)
     for index, graph in enumerate(data.graphs):
         adjacency = data.a if graph.a is None else graph.a
         if adjacency is None or graph.y is None:
@@ -360,17 +449,29 @@ def _convert(data: Any, dataset: str, notes: list[str]) -> Arrays:
                 f"--dataset {dataset}: graph {index} must have an adjacency matrix a "
                 "and a label y. Received: none"
             )
-        y = np.atleast_1d(np.asarray(graph.y, "float64"))
+        try:
+            y = np.atleast_1d(np.asarray(graph.y, "float64"))
+            edges = shared
+            if edges is None or graph.a is not None:
+                edges = _find_edges(adjacency)
+            nodes = graph.x
+            if nodes is None:
+                nodes = np.bincount(edges[0], minlength=adjacency.shape[0])[:, None]
+            graphs.append(Graph(np.asarray(nodes, "float32"), edges))
+            if len(nodes) != adjacency.shape[0]:
+                raise ValueError(f"{len(nodes)} nodes, {adjacency.shape[0]} rows of a")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"--dataset {dataset}: graph {index} must have arrays of numbers, a "
+                f"row of x for each of a. Received: {type(graph.x).__name__} x, "
+                f"{type(adjacency).__name__} a, {type(graph.y).__name__} y "
+                f"({' '.join(str(error).split())[:60]})"
+            ) from None
         if y.ndim != 1:
             raise InputError(
                 f"--dataset {dataset}: graph {index} must have a label, or a vector of "
                 f"them, for the graph. Received: y of shape {y.shape}"
             )
-        edges = np.stack(adjacency.nonzero()).astype("int32")
-        nodes = graph.x
-        if nodes is None:
-            nodes = np.bincount(edges[0], minlength=adjacency.shape[0])[:, None]
-        graphs.append(Graph(np.asarray(nodes, "float32"), edges))
         labels.append(y)
     if not graphs or len({len(y) for y in labels}) > 1:
         raise InputError(
@@ -382,31 +483,41 @@ def _convert(data: Any, dataset: str, notes: list[str]) -> Arrays:
     return as_array(graphs), np.stack(labels)
 
 
-def _is_one_hot(y: np.ndarray) -> bool:
-    return y.shape[1] > 1 and bool(
-        ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
-    )
+def _find_edges(adjacency: Any) -> np.ndarray:
+    """int32[2, edge] of an adjacency matrix of NumPy, SciPy or, as AdjToSpTensor makes
+    it, TensorFlow."""
+    if hasattr(adjacency, "dense_shape"):
+        return np.asarray(adjacency.indices).T.astype("int32")
+    return np.stack(adjacency.nonzero()).astype("int32")
 
 
-def _as_tasks(y: np.ndarray, is_regression: bool) -> np.ndarray:
-    """Labels as tasks: one of two classes, or one for each of more."""
-    if is_regression:
-        return y
-    if _is_one_hot(y):
-        return y[:, 1:] if y.shape[1] == 2 else y
-    return y
-
-
-def _name_tasks(
-    parts: list[Arrays], is_regression: bool, dataset: str
-) -> tuple[str, ...]:
-    count = _as_tasks(parts[0][1], is_regression).shape[1]
-    if len({y.shape[1] for _, y in parts}) > 1:
+def _as_tasks(parts: list[np.ndarray], is_regression: bool, dataset: str) -> Tasks:
+    """Labels of graphs, float64[graph, label], as tasks: classes, one-hot or their
+    numbers, are one for each, or for the second of two."""
+    if len({y.shape[1] for y in parts}) > 1:
         raise InputError(
             f"--dataset {dataset} must have as many labels in both parts. Received: "
-            f"{' and '.join(str(y.shape[1]) for _, y in parts)}"
+            f"{' and '.join(str(y.shape[1]) for y in parts)}"
         )
-    return tuple(f"label {number}" for number in range(count))
+    y = np.concatenate(parts)
+    known, count = y[~np.isnan(y)], y.shape[1]
+    are_binary = bool(np.isin(known, (0, 1)).all())
+    if not is_regression and are_binary and count > 1 and (y.sum(1) == 1).all():
+        classes = [1] if count == 2 else [*range(count)]
+        return Tasks([y[:, classes] for y in parts], _name("class", classes))
+    if not is_regression and not are_binary and count == 1 and _are_whole(known):
+        texts = [["" if np.isnan(v) else f"{v:.0f}" for (v,) in y] for y in parts]
+        places = [[f"graph {i} of {dataset}" for i in range(len(y))] for y in parts]
+        return _stack(*_spread_classes("label", texts, places))
+    return Tasks(parts, _name("label", range(count)))
+
+
+def _are_whole(numbers: np.ndarray) -> bool:
+    return bool((np.isfinite(numbers) & (numbers == np.rint(numbers))).all())
+
+
+def _name(what: str, numbers: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"{what} {number}" for number in numbers)
 
 
 def _as_splits(

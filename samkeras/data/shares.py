@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from samkeras.errors import InputError
+
 HELD_OUT = 5  # one in so many
 
 
@@ -21,7 +23,16 @@ def choose_each(labels: np.ndarray) -> np.ndarray:
 
 
 def describe_share(name: str, chosen: np.ndarray, what: str) -> str:
-    """What to say of examples that are chosen to validate on."""
+    """What to say of examples that are chosen to validate on.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not chosen.any():
+        raise InputError(
+            f"--dataset {name} must have two {what} or more of a class, one of them to "
+            f"validate on. Received: {len(chosen):,} {what}"
+        )
     return (
         f"{name} has no part to validate on: one in {HELD_OUT} is, "
         f"{np.count_nonzero(chosen):,} of {len(chosen):,} {what}"

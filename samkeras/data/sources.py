@@ -22,18 +22,23 @@ from samkeras.data.splits import Content, DataInfo, Splits
 from samkeras.errors import InputError, nearest
 from samkeras.imports import explain, import_file
 
-FUNCTION = re.compile(r"(.+\.py|[^\W\d]\w*(?:\.[^\W\d]\w*)+):([^\W\d]\w*)")
+# keras and spektral are other sources of ours, and TFDS has names of these kinds, too.
+OTHERS = "keras|spektral|huggingface|kubric|robotics"
+FUNCTION = re.compile(
+    rf"(.+\.py|(?!(?:{OTHERS}):)[^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)"
+)
 PARTS = ("training", "validation")
 
 
 def is_function(dataset: str) -> bool:
-    """Whether a data set's name is package.module:function or path.py:function."""
+    """Whether a data set's name is module:function, with packages before it or not, or
+    path.py:function."""
     return FUNCTION.fullmatch(dataset) is not None
 
 
 @functools.lru_cache(maxsize=4)
 def find_object(dataset: str) -> Any:
-    """What package.module:name or path.py:name stands for; once for all runs.
+    """What module:name or path.py:name stands for; once for all runs.
 
     Raises:
         InputError: there is no such file, module or name, or importing it fails.
@@ -67,8 +72,8 @@ def call_function(
     """The data set that a function returns, read and checked, once for all runs.
 
     Args:
-        dataset: package.module:function or path.py:function, a function of no arguments
-            that returns samkeras.workload.Splits.
+        dataset: module:function or path.py:function, a function of no arguments that
+            returns samkeras.workload.Splits.
         kind: what the workload takes: "images", "sentences", "tags" or "graphs".
         convert: makes Splits of what else a function may return. Default: nothing is.
 
@@ -89,7 +94,7 @@ def _call(dataset: str, function: Any) -> Any:
             _ = splits.train
     except InputError as error:
         raise InputError(f"--dataset {dataset}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"--dataset {dataset}: {explain(error)}") from error
     return splits
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -80,6 +81,11 @@ class Table:
                 raise InputError(
                     f"--dataset: line {line} of {self.path} must have a "
                     f"{self.columns[place]}. Received: none"
+                )
+            if isinstance(text, Nested):
+                raise InputError(
+                    f"--dataset: line {line} of {self.path} must have a text or a "
+                    f"number as {self.columns[place]}. Received: {text[:SHOWN]}"
                 )
             texts.append(text)
         return texts
@@ -190,10 +196,17 @@ def _read_jsonl(path: Path, lines: list[str]) -> Table:
     return Table(path, columns, rows, numbers)
 
 
+class Nested(str):
+    """A list or an object of JSON, which no column that is taken may have."""
+
+
 def _as_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value)
+    if isinstance(value, float) and math.isnan(value):  # what Python writes for none
+        return None
+    text = json.dumps(value)
+    return Nested(text) if isinstance(value, list | dict) else text
 
 
 def find_parts(

@@ -35,8 +35,8 @@ UNLABELLED_TEST = ("imagenet2012", "glue")
 # What else --dataset takes where a workload has this sample.
 OTHERS = {
     SAMPLE: "neither an .npz file nor a folder nor",
-    "morphgnt": "neither a folder nor",
-    "crowdflower": "neither a table nor a folder nor",
+    "morphgnt": "neither a file nor a folder nor",
+    "crowdflower": "neither a .csv, .tsv or .jsonl file nor a folder nor",
 }
 
 

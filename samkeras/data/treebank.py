@@ -32,6 +32,8 @@ UNSEEN = -2  # a tag that no training sentence has: never learnt, always wrong
 # Of files of a word and its tag a line; CoNLL-2003's eng.train has none.
 SUFFIXES = (".txt", ".tsv", ".conll", ".bio", ".iob", ".iob2", "")
 DOCUMENT = "-DOCSTART-"
+COMMENT = re.compile("#.*=")  # before a sentence, such as "# id 7 domain=en"
+SPACES = re.compile(" +")
 SENTENCE_ENDS = {".", ";"}  # in Greek the latter is the question mark
 # Of a word's line in a .conllu file: number, word, ..., tags, five more.
 COLUMNS = 10
@@ -170,9 +172,10 @@ def _keep_tagged(
     kept = [s for s in sentences if any(map(_is_given, s[1][:max_length]))]
     if not kept:
         (other,) = set(TAG_COLUMNS) - {tags}
+        hint = "" if is_columns(dataset) else f". Take the other tags: --tags {other}"
         raise InputError(
             f"--dataset {dataset} has no {tags.upper()} in its split {split}: all are "
-            f"{UNSPECIFIED}. Take the other tags: --tags {other}"
+            f"{UNSPECIFIED}{hint}"
         )
     num_words = sum(len(words) for words, _ in sentences)
     without_form, without_tag = (
@@ -273,8 +276,10 @@ def _read_columns(path: Path, tags: str) -> tuple[list[Sentence], list[Sentence]
             [sentence for file in files for sentence in read_columns(file)]
             for files in find_parts(path, SUFFIXES)
         )
+        _check_words(train, path)
         return train, validation
     sentences = [*read_columns(path)]
+    _check_words(sentences, path)
     # A file may be sorted: its first N sentences should be a sample of all.
     order = np.random.default_rng(0).permutation(len(sentences))
     chosen = choose_each(np.zeros(len(order), "int32"))
@@ -284,10 +289,23 @@ def _read_columns(path: Path, tags: str) -> tuple[list[Sentence], list[Sentence]
     return train, validation
 
 
+def _check_words(sentences: list[Sentence], path: Path) -> None:
+    """Raises an InputError where what should be words are numbers of words."""
+    are_numbers = (
+        words == [*map(str, range(1, len(words) + 1))] for words, _ in sentences
+    )
+    if sentences and all(are_numbers):
+        raise InputError(
+            f"--dataset {path} must have a word first in each line. Received: numbers "
+            "of words; files of CoNLL-U are called .conllu"
+        )
+
+
 def read_columns(path: Path) -> Iterator[Sentence]:
     """The sentences of a file of columns between tabs or else spaces: the first is a
     word, the last its tag; an empty line ends a sentence. CoNLL-2003's lines -DOCSTART-
-    are left out.
+    are left out, and so are comments, lines before a sentence that begin with # and
+    have a =.
 
     Raises:
         InputError: a line has not the columns of the first one, or the file cannot be
@@ -300,11 +318,15 @@ def read_columns(path: Path) -> Iterator[Sentence]:
                 yield words, found
             words, found = [], []
             continue
-        fields = line.split("\t") if "\t" in line else line.split()
+        if not words and COMMENT.match(line):
+            continue
+        # Other white space, such as a no-break space, may be of a word.
+        fields = line.split("\t") if "\t" in line else SPACES.split(line.strip(" "))
+        fields = [field.strip(" ") for field in fields]
         if fields[0] == DOCUMENT:
             continue
         columns = columns or max(2, len(fields))
-        if len(fields) != columns or not fields[0].strip() or not fields[-1].strip():
+        if len(fields) != columns or not fields[0] or not fields[-1]:
             raise InputError(
                 f"--dataset: line {number} of {path} must have {columns} columns, a "
                 f"word first and its tag last. Received: {line[:60]!r}"

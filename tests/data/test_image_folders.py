@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import run as command
-from samkeras.data import image_folders, images
+from samkeras.data import images
 from samkeras.data.imagenet import load_imagenet
 from samkeras.data.images import load_images, resize_square
 from samkeras.errors import InputError
@@ -63,6 +63,46 @@ def test_parts_are_folders(tmp_path, test):
     assert len(splits.train) == 30
     assert sort(*arrays_of(splits)[1]) == sort(COLOURS[:6], np.arange(6) % 3)
     assert splits.notes == ()
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("names", ["Train Test", "training testing", "TRAIN dev"])
+def test_parts_may_be_called_otherwise(tmp_path, names):
+    """Not taken for two classes that hold images of all kinds."""
+    train, test = names.split()
+    write(tmp_path / train)
+    write(tmp_path / test, COLOURS[:6])
+    splits = load_images(str(tmp_path), None)
+    assert (len(splits.train), len(splits.validation)) == (30, 6)
+    assert splits.files["classes.txt"].split() == [*CLASSES]
+
+
+@pytest.mark.one_backend
+def test_what_systems_leave_in_folders_is_no_image_and_no_class(tmp_path):
+    path = write(tmp_path)
+    known = load_images(path, None)
+    for name in (".DS_Store", "cat/.DS_Store", "cat/._000.png", "__MACOSX/cat/x.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    splits = load_images(path, None)
+    assert splits.content == known.content
+    assert splits.notes == known.notes
+
+
+@pytest.mark.one_backend
+def test_an_empty_file_is_found_before_a_stream_comes_to_it(tmp_path):
+    path = write(tmp_path)
+    damage(tmp_path, "0.png", b"")
+    with pytest.raises(InputError, match=r"0\.png is not a readable image \(it is em"):
+        load_imagenet(path, None, 4)
+
+
+@pytest.mark.one_backend
+def test_a_class_may_be_called_train(tmp_path):
+    """Where it holds images, beside other vehicles."""
+    splits = load_images(write(tmp_path, classes=("bus", "car", "train")), None)
+    assert splits.files["classes.txt"].split() == ["bus", "car", "train"]
+    assert len(splits.train) == 24
 
 
 @pytest.mark.one_backend
@@ -178,6 +218,21 @@ BAD = {
         "test/cta",
         "did you mean cat?",
     ),
+    "one of each class": (
+        lambda root: write(root / "b", COLOURS[:3]),
+        "two images or more of a class",
+        "3 images",
+    ),
+    "parts without train": (
+        lambda root: (write(root / "b" / "test"), write(root / "b" / "val")),
+        "beside test, val",
+        "folder train",
+    ),
+    "parts without classes": (
+        lambda root: write(root / "b", classes=("train", "test")),
+        "b/train",
+        "two classes or more",
+    ),
     "sizes that differ": (
         lambda root: Image.fromarray(COLOURS[0, :5]).save(root / "cat" / "000.png"),
         "(5, 6)",
@@ -193,7 +248,9 @@ def test_other_folders_are_refused_in_one_line(tmp_path, case, capsys, records):
     change, *words = BAD[case]
     write(tmp_path / "d")
     change(tmp_path / "d")
-    arguments = ["workloads/mnist_mlp", "--dataset", str(tmp_path / "d")]
+    root = tmp_path / "d"
+    root = root / "b" if (root / "b").is_dir() else root
+    arguments = ["workloads/mnist_mlp", "--dataset", str(root)]
     arguments += ["--run_dir", str(tmp_path / "runs"), "--epochs", "1"]
     assert command.main(arguments) == 2
     message = capsys.readouterr().err
@@ -226,17 +283,23 @@ def test_images_of_keras(monkeypatch):
 
 
 @pytest.mark.one_backend
-def test_reading_takes_little_more_memory_than_the_images(tmp_path):
-    """Threads write into one array."""
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"image_size": 80}, {"image_size": 16}, {"image_size": 16, "channels": 3}],
+    ids=["as they are", "padded", "resized", "resized grey"],
+)
+def test_reading_takes_no_more_memory_than_the_images(tmp_path, options):
+    """Threads write what is to be trained on into one array, whatever is made of it."""
     import tracemalloc
 
-    pictures = RNG.integers(0, 256, (200, 64, 64, 3), dtype=np.uint8)
-    splits = load_images(write(tmp_path, pictures), None)
-    image_folders.read_images(
-        (str(tmp_path / "cat" / "000.png"),), 3, None, resize_square
-    )
+    channels = 1 if "channels" in options else 3
+    pictures = RNG.integers(0, 256, (200, 64, 64, channels), dtype=np.uint8)
+    path = write(tmp_path, pictures)
+    # What is imported, and the threads' own.
+    _ = load_images(path, None, **options).train
+    splits = load_images(path, None, **options)
     tracemalloc.start()
-    _ = splits.train
+    size = splits.train.x.nbytes + splits.validation.x.nbytes
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1.3 * pictures.nbytes
+    assert peak < size + 0.2 * pictures.nbytes

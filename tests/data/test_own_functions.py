@@ -88,8 +88,10 @@ def test_its_content_is_that_of_its_examples(write):
 def test_a_module_of_the_folder_is_found(write, tmp_path, monkeypatch):
     (tmp_path / "own_data").mkdir()
     write(RIGHT["images"], "own_data/sets")
+    write(RIGHT["images"], "own_module")
     monkeypatch.chdir(tmp_path)
-    assert len(load_images("own_data.sets:load", None).train) == 9
+    for name in ("own_data.sets", "own_module"):
+        assert len(load_images(f"{name}:load", None).train) == 9
 
 
 @pytest.mark.one_backend
@@ -118,6 +120,14 @@ BAD = [
     ("images", RIGHT["sentences"], "needs images", "vocabulary_size 5"),
     ("sentences", RIGHT["images"], "needs sentences", "(4, 4, 1)"),
     ("images", "give(IMAGES[:0], LABELS)", "as many rows", "0 and 9"),
+    ("images", "__import__('sys').exit(3)", "SystemExit: 3", "mine.py:"),
+    ("images", "give(IMAGES, LABELS + 1)", "y must be from 0 to 2", "Received: 3"),
+    (
+        "images",
+        "give(IMAGES, LABELS, (9, 9, 1))",
+        "input_shape, (9, 9, 1)",
+        "(4, 4, 1)",
+    ),
     ("images", "give(IMAGES, LABELS + 0.5)", "y_train must hold classes", "0.5"),
     ("sentences", "give(IDS + 1, LABELS, **WORDS)", "x must be from 0 to 4", "5"),
     ("sentences", "give(IDS, LABELS - 1, **WORDS)", "y must be from 0 to 2", "-1"),
@@ -145,12 +155,20 @@ def test_what_is_none_is_refused_in_one_line(write, kind, expression, rule, rece
 
 
 @pytest.mark.one_backend
+def test_there_are_as_many_classes_as_it_says(write):
+    """Though no example may be of the last ones."""
+    splits = load_images(write("give(IMAGES, LABELS, outputs=5, classes=5)"), None)
+    assert splits.info.num_outputs == splits.info.num_classes == 5
+
+
+@pytest.mark.one_backend
 def test_a_name_that_is_not_there_is_told(write):
     name = write(RIGHT["images"])
     for wrong, words in (
         (name.replace("mine.py", "gone.py"), "there is no file"),
         (name.replace(":load", ":lod"), "did you mean load?"),
         ("no.such:load", "cannot import no.such"),
+        ("nosuch:load", "cannot import nosuch"),
     ):
         with pytest.raises(InputError, match=words):
             load_images(wrong, None)

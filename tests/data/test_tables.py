@@ -148,6 +148,7 @@ BAD = {
     "one class": (b"text,label\na,1\nb,1\n", "two classes", "1 alone"),
     "numbers": (b"text,label\na,0.1\nb,0.2\nc,0.3\nd,0.4\n", "4 different", "0.1"),
     "one name twice": (b"text,text\na,1\n", "line 1", "'text' twice"),
+    "one of each class": (b"text,label\na,1\nb,2\n", "two texts or more", "2 texts"),
     "other names": (b"what,label\na,1\n", "called text, sentence", "what, label"),
 }
 BAD_LINES = {
@@ -157,6 +158,22 @@ BAD_LINES = {
         b'{"text": "a", "label": 1}\n{"text": "b"}\n',
         "line 2",
         "must have a label",
+    ),
+    "NaN as a label": (
+        b'{"text": "a", "label": 1}\n{"text": "b", "label": NaN}\n',
+        "line 2",
+        "must have a label. Received: none",
+    ),
+    "a list as a text": (
+        b'{"text": "a", "label": 1}\n{"text": ["b"], "label": 0}\n',
+        "line 2",
+        "a text or a number as text",
+        '["b"]',
+    ),
+    "an object as a label": (
+        b'{"text": "a", "label": {"is": 1}}\n{"text": "b", "label": 0}\n',
+        "line 1",
+        "a text or a number as label",
     ),
 }
 
@@ -170,9 +187,9 @@ def test_other_tables_are_refused_in_one_line(tmp_path, case, capsys):
     path.write_bytes(content)
     assert command.main(["workloads/sst2_lstm", "--dataset", str(path)]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("run.py: --dataset: ")
+    assert message.startswith("run.py: --dataset")
     assert message.count("\n") == 1
-    assert str(path) in message
+    assert path.name in message
     assert all(word in message for word in words), message
 
 

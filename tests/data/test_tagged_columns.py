@@ -33,13 +33,24 @@ def write(path, content=None) -> str:
         text(FULL, " "),
         "\ufeff" + text(FULL, "  ").replace("\n", "\r\n") + "\n\n\n",
         "-DOCSTART- -X- -X- O\n\n" + text(FULL, " x y "),
+        text(FULL, "\t ").replace("\n", " \n"),
+        "# id=1 x=y\n" + text(FULL).replace("\n\n", "\n\n# id =\n"),
     ],
-    ids=["tabs", "spaces", "of Windows", "CoNLL-2003"],
+    ids=["tabs", "spaces", "of Windows", "CoNLL-2003", "tabs and spaces", "comments"],
 )
 def test_columns_of_any_kind_are_read(tmp_path, content):
     write(tmp_path / "x.txt", content)
     expected = [tuple(map(list, zip(*each, strict=True))) for each in FULL]
     assert [*read_columns(tmp_path / "x.txt")] == expected
+
+
+@pytest.mark.one_backend
+def test_other_white_space_is_of_words(tmp_path):
+    """As tweets have it."""
+    write(tmp_path / "x.txt", "10\u00a0km N\n\u3000 V\n")
+    assert [*read_columns(tmp_path / "x.txt")] == [
+        (["10\u00a0km", "\u3000"], ["N", "V"])
+    ]
 
 
 @pytest.mark.one_backend
@@ -89,6 +100,12 @@ BAD = {
     "more columns": (b"le D\n\nmot N x\n", "line 3", "2 columns", "'mot N x'"),
     "no word": (b"le\tD\n\tN\n", "line 2", "2 columns"),
     "one tag": (b"le D\nmot D\n", "two tags or more", "D alone"),
+    "no tags": (b"le _\nmot _\n", "has no XPOS", "all are _\n"),
+    "numbers first": (
+        b"1\tle\t_\tD\t_\n2\tmot\t_\tN\tx\n\n1\tle\t_\tD\t_\n",
+        "a word first",
+        "called .conllu",
+    ),
     "latin-1": ("le D\nété N\n".encode("latin-1"), "line 2", "not UTF-8"),
 }
 

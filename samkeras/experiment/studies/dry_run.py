@@ -47,5 +47,8 @@ def print_dry_run(runs: list[Run], splits: list[Splits]) -> None:
     own = {each.content: each for each in splits if each.content is not None}
     for each in own.values():
         print(summarize(each, in_full=False), end="")
+    # Of those that are read, all there are; some come up in reading.
+    for note in dict.fromkeys(note for each in splits for note in each.notes):
+        print(note)
     if len(runs) > 1:
         print(f"{len(runs)} runs on {devices} ({keras.backend.backend()})")
