@@ -72,6 +72,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(kind, tmp_path, train):
     (tmp_path / "data").mkdir()
     dataset = source.make(tmp_path / "data")
     options = (*source.options, *NARROW, "--sam", "--rho", "0.05")
+    options += ("--steps_per_execution", "2")  # more would leave no place to stop at
     whole = train("whole", source.workload, dataset, *options)
     code, *_ = train("run", source.workload, dataset, *options, stop=("train", 1, 2))
     assert code == 130
