@@ -33,6 +33,7 @@ class Smoothness(Measurement):
         distance: |d|.
         fractions: float64[t].
         losses, gradient_norms: float64[1 + t], w's first.
+        reason: why `smoothness` or `pl` is NaN; "" if neither is.
     """
 
     smoothness: float
@@ -42,6 +43,7 @@ class Smoothness(Measurement):
     fractions: np.ndarray
     losses: np.ndarray
     gradient_norms: np.ndarray
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,13 @@ class Linearity(Measurement):
             all examples: 0 is linear; NaN if no output has changed.
         change: |h(w) - h(w0)|, the root of the mean over examples of its squares.
         distance: |w - w0|.
+        reason: why the value is NaN; "" if it is not.
     """
 
     value: float
     change: float
     distance: float
+    reason: str
 
 
 def smoothness(
@@ -102,10 +106,11 @@ def smoothness(
     points = [loss.gradient((t - 1) * step) for t in (0.0, *at)]
     losses = np.array([value for value, _ in points])
     gradients = np.stack([gradient for _, gradient in points]).astype("float64")
-    changes = np.linalg.norm(gradients[1:] - gradients[0], axis=1)
     norms = np.linalg.norm(gradients, axis=1)
     gaps = np.where(losses - minimum < LEAST_GAP, np.nan, losses - minimum)
-    constants = norms**2 / (2 * gaps)
+    with np.errstate(invalid="ignore"):  # of what is not finite, which is told
+        changes = np.linalg.norm(gradients[1:] - gradients[0], axis=1)
+        constants = norms**2 / (2 * gaps)
     known = constants[np.isfinite(constants)]
     return Smoothness(
         smoothness=float(np.max(changes / (at * distance))) if distance else np.nan,
@@ -115,8 +120,26 @@ def smoothness(
         fractions=at,
         losses=losses,
         gradient_norms=norms,
+        reason=_explain(distance, losses, norms, len(known) > 0),
         **loss.measured,
     )
+
+
+def _explain(
+    distance: float, losses: np.ndarray, norms: np.ndarray, has_gap: bool
+) -> str:
+    """Why smoothness or the PL constant is not known."""
+    if not np.isfinite([*losses, *norms]).all():
+        return "the loss or its gradient is not finite"
+    reasons: list[str] = []
+    if not distance:
+        reasons.append(
+            "there is no smoothness, as the step moves no weight, such as one at a "
+            "learning rate of 0"
+        )
+    if not has_gap:
+        reasons.append("there is no PL constant, as the loss is at its minimum")
+    return "; ".join(reasons)
 
 
 def linearity(
@@ -150,10 +173,14 @@ def linearity(
     tensor = loss.to_tensor(step)
     squares = [backend.fetch(loss.run(_compare, b, tensor)) for b in loss.batches]
     rest, change = np.sum(np.asarray(squares, "float64"), axis=0)
+    reason = "" if change else "no output has changed"
+    if not np.isfinite([rest, change]).all():
+        reason = "the squares of outputs are not finite"
     return Linearity(
-        value=float(np.sqrt(rest / change)) if change else np.nan,
+        value=np.nan if reason else float(np.sqrt(rest / change)),
         change=float(np.sqrt(change / loss.num_examples)),
         distance=float(np.linalg.norm(step.astype("float64"))),
+        reason=reason,
         **loss.measured,
     )
 

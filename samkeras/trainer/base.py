@@ -101,10 +101,10 @@ class BaseTrainer(keras.Model):
         """Builds the rule's method for the weights, when all are there."""
         method = (rule or self._rule).method
         if method is not None and all(x.built for x in self._flatten_layers()):
-            method.build_for(self.trainable_variables, self._find_roles())
+            method.build_for(self.trainable_variables, self.find_roles())
 
-    def _find_roles(self) -> list[Role]:
-        """What each trainable weight does."""
+    def find_roles(self) -> list[Role]:
+        """What each trainable weight is for, as methods are told of it."""
         roles: dict[int, Role] = {}
         for layer in self._flatten_layers():
             kind = "kernel"
@@ -204,7 +204,7 @@ class BaseTrainer(keras.Model):
             objective,
             rule.method,
             backend.values_of(objective.weights),
-            self._find_roles(),
+            self.find_roles(),
             number,
             optimizer,
         )

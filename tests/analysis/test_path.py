@@ -71,8 +71,11 @@ def test_what_cannot_be_known_is_no_number():
     found = analysis.smoothness(model, (x, x @ start[0]), start)
     assert np.isnan([found.smoothness, found.pl, found.pl_at_start]).all()
     assert found.distance == 0
+    assert "the step moves no weight" in found.reason
+    assert "the loss is at its minimum" in found.reason
     take_step(model)
     found = analysis.smoothness(model, (x, x @ start[0]), start)
+    assert found.reason == ""
     assert np.isnan(found.pl_at_start)
     np.testing.assert_allclose(found.pl, 1, rtol=1e-3)
 
@@ -96,6 +99,7 @@ def test_a_linear_model_stays_linear():
     start = take_step(model, scale=1.0)
     found = analysis.linearity(model, (x, np.zeros((20, 3))), start, batch_size=8)
     assert found.value < 1e-5
+    assert found.reason == ""
     change = x @ (np.array(model.trainable_variables[0]) - start[0])
     np.testing.assert_allclose(
         found.change, np.linalg.norm(change) / np.sqrt(20), rtol=1e-4
@@ -116,7 +120,16 @@ def test_a_network_is_the_less_linear_the_further_it_went():
     assert 1.8 < values[1] / values[0] < 2.2
     found = analysis.linearity(model, (x, labels), model.trainable_variables)
     assert np.isnan(found.value)
+    assert found.reason == "no output has changed"
     assert found.distance == 0
+
+
+def test_numbers_that_are_not_finite_have_a_reason():
+    model = build_linear(1, 2, "mse")
+    start = take_step(model)
+    data = (np.full((2, 2), 1e30, "float32"), np.zeros((2, 1), "float32"))
+    for measure in (analysis.smoothness, analysis.linearity):
+        assert "not finite" in measure(model, data, start).reason
 
 
 def test_centring_and_alpha_change_no_linearity():

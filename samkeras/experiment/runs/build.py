@@ -21,6 +21,7 @@ from samkeras.data.examples import Examples
 from samkeras.data.splits import DataInfo
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import Config, Dropout, Linearized
+from samkeras.experiment.options.methods import takes
 from samkeras.experiment.runs.failure import name_options
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
@@ -108,7 +109,8 @@ def measure_size(run: Run, info: DataInfo) -> ModelSize:
     all runs whose options that it depends on are the same.
 
     Raises:
-        InputError: the biases alone are more than the dense model of match_width has.
+        InputError: the biases alone are more than the dense model of match_width has,
+            or it has no weights of the kind that SAM is to perturb.
     """
     measure = functools.partial(_measure_size, info=info)
     return _sizes.call((run.workload.build, info), measure, run.config)
@@ -121,6 +123,8 @@ def _measure_size(config: Config, info: DataInfo) -> ModelSize:
     run = Run(config)
     with shapes_alone():
         model = _build(run, info)
+        if perturbs_some(config):
+            _check_kind(model, config)
         num_params = count_params(model.trainable_variables)
         if not config.is_pruned:
             return ModelSize(num_params, num_params, 0.0, has_convolution(model))
@@ -140,6 +144,20 @@ def _measure_size(config: Config, info: DataInfo) -> ModelSize:
             sparsity = 1 - num_kept / size
     num_nonzero = num_params - size + count_kept(size, sparsity)
     return ModelSize(num_params, num_nonzero, sparsity, has_convolution(model))
+
+
+def perturbs_some(config: Config) -> bool:
+    """Whether SAM perturbs the weights of a kind alone."""
+    return config.sam and takes(config.method, "only") and config.only != "all"
+
+
+def _check_kind(model: SAMModel, config: Config) -> None:
+    kinds = {role.kind for role in model.find_roles()}
+    if config.only not in kinds:
+        raise InputError(
+            f"--only {config.only}: the model of {config.workload} has no such "
+            f"trainable weights; it has {', '.join(sorted(kinds))}"
+        )
 
 
 def check_memory(devices: list[str], num_params: int) -> None:

@@ -175,24 +175,19 @@ def _smoothness(subject: Subject) -> Measured:
         for variables, values in states:
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
-    notes: list[str] = []
-    if not found.distance:
-        notes.append(
-            "smoothness is not known: the next step moves no weight, as where the "
-            "learning rate has fallen to 0"
-        )
-    if np.isnan(found.pl):
-        notes.append("pl_constant is not known: the loss is 0")
     numbers = {"smoothness": found.smoothness, "pl_constant": found.pl}
-    return Measured(numbers, notes=notes)
+    return Measured(numbers, notes=_explain("smoothness", found.reason))
 
 
 def _linearity(subject: Subject) -> Measured:
     found = analysis.linearity(subject.model, subject.loss, subject.start())
-    unknown = ["linearity is not known: no output has changed"]
-    return Measured(
-        {"linearity": found.value}, notes=unknown if np.isnan(found.value) else []
-    )
+    notes = _explain("linearity", found.reason)
+    return Measured({"linearity": found.value}, notes=notes)
+
+
+def _explain(name: str, reason: str) -> list[str]:
+    """What is to be said of a measure whose result has a reason to be NaN."""
+    return [f"{name}: {reason}"] if reason else []
 
 
 def _function(subject: Subject) -> Measured:

@@ -140,7 +140,7 @@ def _draw_panels(
         handles, texts = axes.get_legend_handles_labels()
         labels |= dict(zip(texts, handles, strict=True))
     if len(labels) > 1:
-        canvas.legend(labels.values(), labels, loc="outside right upper")
+        canvas.legend(labels.values(), labels, loc="outside right center")
     title = " ".join(filter(None, (summary["title"], summary["changes"])))
     canvas.suptitle(title, fontsize=7, wrap=True)
     notes = textwrap.fill(" ".join(summary["notes"]), 60 * columns)

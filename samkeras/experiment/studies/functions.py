@@ -1,5 +1,6 @@
 """Pictures of what measures have written: the functions that models of one number come
-to, and the spectra of Hessians, in a panel for each option and optimizer."""
+to, and the spectra of Hessians, in a panel for each option and optimizer, and of
+spectra for each epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from samkeras.experiment.options.groups import Config
+from samkeras.experiment.options.groups import Config, Measuring
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies.comparison import (
     Comparison,
@@ -16,15 +17,16 @@ from samkeras.experiment.studies.comparison import (
     find_rule,
     rho_of,
 )
+from samkeras.experiment.studies.curves import OF_SPECTRA
 from samkeras.experiment.studies.drawing import COLOURS, opened, spell
-from samkeras.experiment.studies.picture import Picture
+from samkeras.experiment.studies.picture import SPECTRUM, Picture
 from samkeras.experiment.studies.points import (
     Point,
     find_varied_rules,
     name_line,
     name_panel,
 )
-from samkeras.experiment.studies.spectra import Spectrum
+from samkeras.experiment.studies.spectra import Spectrum, choose_steps, name_step
 
 # What is said of the functions of a panel, where their runs have it.
 NUMBERS = ("slope_variation", "lambda_max", "lambda_ratio", "val_loss")
@@ -58,21 +60,20 @@ def find_panels(picture: Picture, comparisons: Sequence[Comparison]) -> list[Pan
 
 
 def list_points(picture: Picture, panels: Sequence[Panel]) -> list[Point]:
-    """The functions' values, of each seed alone."""
-    return [
-        Point(
-            f"{panel.row}, seed {seed}",
-            x,
-            Estimate(y, None, 1),
-            panel.rho,
-            None,
-            panel.unfinished,
-            panel.column,
-        )
-        for panel in panels
-        for seed, result in panel.runs.items()
-        for x, y in result.curves.get(picture.y, {}).items()
-    ]
+    """The functions' values, or the spectra's, of each seed alone."""
+    points: list[Point] = []
+    for panel in panels:
+        counts = (panel.rho, None, panel.unfinished)
+        for seed, result in panel.runs.items():
+            for at, y in result.curves.get(picture.y, {}).items():
+                line, x = f"{panel.row}, seed {seed}", at
+                if picture.y == SPECTRUM:
+                    step, x = at
+                    line += f", {name_step(result.config, step)}"
+                points.append(
+                    Point(line, x, Estimate(y, None, 1), *counts, panel.column)
+                )
+    return points
 
 
 def describe_panel(panel: Panel) -> str:
@@ -130,18 +131,39 @@ def draw_functions(
 
 
 def list_spectra(picture: Picture, panels: Sequence[Panel]) -> list[Spectrum]:
-    """The spectrum of each panel's first seed, with the means of what is known of all
-    of its runs."""
+    """The spectra of each panel's first seed, at each epoch that is shown, with the
+    means of what is known of all of its runs there."""
     spectra: list[Spectrum] = []
     for panel in panels:
-        found = (result.curves.get(picture.y) for result in panel.runs.values())
-        spectrum = next(filter(None, found), None)
-        if spectrum is not None:
-            title = ", ".join(filter(None, (panel.row, panel.column)))
-            numbers = describe_panel(panel).replace(", ", "\n")
-            values, weights = np.array(sorted(spectrum.items())).T
-            spectra.append(Spectrum(f"{title}\n{numbers}", values, weights))
+        first = next((r for r in panel.runs.values() if r.curves.get(picture.y)), None)
+        if first is None:
+            continue
+        by_step: dict[int, list[tuple[float, float]]] = {}
+        for (step, value), weight in first.curves[picture.y].items():
+            by_step.setdefault(step, []).append((value, weight))
+        for step in choose_steps(by_step):
+            values, weights = np.array(sorted(by_step[step])).T
+            at = name_step(first.config, step) if len(by_step) > 1 else ""
+            column = ", ".join(filter(None, (panel.column, at)))
+            numbers = _find_numbers(panel, step)
+            spectra.append(Spectrum(panel.row, column, values, weights, numbers))
     return spectra
+
+
+def _find_numbers(panel: Panel, step: int) -> dict[str, float]:
+    """The means over a panel's runs of what is said of their spectra at a step."""
+    numbers: dict[str, float] = {}
+    for name in OF_SPECTRA:
+        values = (
+            result.curves.get(name, {}).get(step)
+            if Measuring.of(result.config).measure_every
+            else result.number(name)
+            for result in panel.runs.values()
+        )
+        mean = estimate(value for value in values if value is not None)
+        if mean is not None:
+            numbers[name] = mean.mean
+    return numbers
 
 
 def read_examples(config: Config) -> tuple[np.ndarray, np.ndarray]:

@@ -159,6 +159,7 @@ def _say_what_would_run(
     from samkeras.experiment.studies import dry_run, training
 
     training.check_at_once(session, runs, figure)
+    training.check_described(session, [*zip(runs, splits, strict=True)])
     with explained("build its model", session, runs[0].config):
         dry_run.print_dry_run(runs, splits)
     return 0

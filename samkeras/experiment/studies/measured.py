@@ -20,6 +20,8 @@ from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.saved import SavedRun, Which, load_run
 from samkeras.experiment.studies import tables
 from samkeras.experiment.studies.conclusion import join
+from samkeras.experiment.studies.curves import find_files
+from samkeras.experiment.studies.picture import SPECTRUM
 from samkeras.experiment.tracking.record import Tracker
 from samkeras.experiment.tracking.tracker import MLflowTracker
 
@@ -174,15 +176,23 @@ def _draw_spectra(
     found: Sequence[Found], which: Which, examples: int
 ) -> Sequence[Path]:
     from samkeras.experiment.studies.landscapes import name_folder
-    from samkeras.experiment.studies.spectra import Spectrum, draw_spectra
+    from samkeras.experiment.studies.spectra import (
+        Spectrum,
+        choose_steps,
+        draw_spectra,
+        name_step,
+    )
 
     spectra: list[Spectrum] = []
     for each in found:
-        path = _find_spectrum(each)
-        if path is not None:
-            with np.load(path) as arrays:
+        files = _find_spectra(each)
+        for step in choose_steps(files):
+            with np.load(files[step]) as arrays:
                 values, weights = arrays["values"], arrays["weights"]
-            spectra.append(Spectrum(each.label, values, weights))
+            place = ("", each.label)
+            if len(files) > 1:
+                place = (each.label, name_step(each.saved.config, step))
+            spectra.append(Spectrum(*place, values, weights))
     if not spectra:
         raise InputError("none was measured")
     runs = [each.saved for each in found]
@@ -193,14 +203,14 @@ def _draw_spectra(
     return paths
 
 
-def _find_spectrum(found: Found) -> Path | None:
-    """The file of a run's spectrum: that of its folder, or the last along it."""
-    folder = found.saved.folder
-    files = [entry.file for entry in found.entries if entry.measure == "spectrum"]
+def _find_spectra(found: Found) -> dict[int, Path]:
+    """The files of a run's spectra by the step that they are of: that which was asked
+    for, or those along its training."""
+    folder, config = found.saved.folder, found.saved.config
+    files = [entry.file for entry in found.entries if entry.measure == SPECTRUM]
     if files:  # none of one that could not be measured
-        return folder / files[0] if files[0] else None
-    along = sorted(folder.glob("measures/spectrum_epoch_*.npz"))
-    return along[-1] if along else None
+        return {0: folder / files[0]} if files[0] else {}
+    return find_files(folder, config, SPECTRUM)
 
 
 def _draw_landscapes(

@@ -12,7 +12,7 @@ from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Dropout, Linearized
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.runs.build import measure_size
+from samkeras.experiment.runs.build import measure_size, perturbs_some
 from samkeras.experiment.runs.data import Memory, read_data
 from samkeras.experiment.runs.failure import TRACEBACK, explained, left_to_the_run
 from samkeras.experiment.runs.progress import ProgressDisplay
@@ -58,7 +58,7 @@ def prepare(
     """
     runs = [run for run, _ in left]
     check_at_once(session, runs, figure)
-    _check(session, left)
+    check_described(session, left)
     memory: Memory = Recall()
     with explained("load its data", session, runs[0].config):
         read = [read_data(run.config, memory) for run in runs]
@@ -74,7 +74,7 @@ def _with_replicas(session: Session, figure: Figure | None) -> Session:
     return dataclasses.replace(session, replicas=figure.replicas)
 
 
-def _check(session: Session, left: Sequence[tuple[Run, Splits]]) -> None:
+def check_described(session: Session, left: Sequence[tuple[Run, Splits]]) -> None:
     """Checks what can be known before the data is read.
 
     Raises:
@@ -83,9 +83,11 @@ def _check(session: Session, left: Sequence[tuple[Run, Splits]]) -> None:
     for run, loaded in left:
         config = run.config
         options = (config.match_width, Linearized.of(config).alpha)
-        if any(o is not None for o in (*options, Dropout.of(config).dropout)):
+        asks = any(o is not None for o in (*options, Dropout.of(config).dropout))
+        if asks or perturbs_some(config):
             with left_to_the_run():
                 measure_size(run, loaded.info)
+        _check_every(run, loaded)
     config, workload = left[0][0].config, left[0][0].workload
     num_processes = backend.find_process()[1]
     if num_processes > 1 and (session.workers > 1 or session.ray is not None):
@@ -104,6 +106,24 @@ def _check(session: Session, left: Sequence[tuple[Run, Splits]]) -> None:
             f"{config.target} trains in one process: its "
             f"{workload.monitor} is of all predictions or games together. "
             f"Received: {num_processes} processes"
+        )
+
+
+def _check_every(run: Run, loaded: Splits) -> None:
+    """Checks that a run perturbs more than its first step.
+
+    Raises:
+        InputError: it does not.
+    """
+    config, per_epoch = run.config, run.task.steps_per_epoch(run.config, loaded)
+    every = config.result_fields["sam_every"]
+    if per_epoch is None or not config.sam:
+        return
+    steps = per_epoch * config.total_epochs
+    if every > steps:
+        raise InputError(
+            f"--sam_every must be at most the {steps:,} steps of the training. "
+            f"Received: {every}"
         )
 
 

@@ -37,6 +37,31 @@ def test_bad_input_exits_with_2_and_one_line(tmp_path, capsys, options, words):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("is_dry", [True, False])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--only normalization", "no such trainable weights; it has bias, kernel"),
+        (
+            "--sam_every 65 --train_examples 1024 --batch_size 64 --epochs 4",
+            "--sam_every must be at most the 64 steps of the training. Received: 65",
+        ),
+    ],
+)
+def test_perturbing_nothing_is_refused_at_once(
+    tmp_path, capsys, options, words, is_dry
+):
+    """By --dry_run as by the run, which would end as if SAM had been off."""
+    places = ["--run_dir", str(tmp_path / "runs"), "--experiment", "refused"]
+    places += ["--tracking_uri", f"sqlite:///{tmp_path}/d"]
+    line = ["workloads/synthetic_mlp", "--sam", *options.split(), *places]
+    assert command.main([*line, *(["--dry_run"] if is_dry else [])]) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_too_many_examples_are_refused(capsys):
     """Asking for more examples than there are is no silent "all of them"."""
     arguments = ["workloads/mnist_mlp", "--dataset", "mnist_5k"]

@@ -1,5 +1,6 @@
 """What tests of figures need."""
 
+import matplotlib.figure
 import pytest
 import yaml
 
@@ -20,3 +21,16 @@ def write(tmp_path, monkeypatch):
         return path
 
     return call
+
+
+@pytest.fixture
+def canvas(monkeypatch):
+    """A list that gets each canvas that is saved."""
+    saved, save = [], matplotlib.figure.Figure.savefig
+
+    def record(self, *args, **kwargs):
+        saved.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", record)
+    return saved

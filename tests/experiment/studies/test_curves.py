@@ -5,7 +5,6 @@ import json
 import math
 from pathlib import Path
 
-import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -25,19 +24,6 @@ from tests.experiment.studies.making import (
 from tests.helpers import make_config
 
 pytestmark = pytest.mark.one_backend
-
-
-@pytest.fixture
-def canvas(monkeypatch):
-    """A list that gets each canvas that is saved."""
-    saved, save = [], matplotlib.figure.Figure.savefig
-
-    def record(self, *args, **kwargs):
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", record)
-    return saved
 
 
 def make_curve(values, **options):
@@ -298,30 +284,71 @@ def test_functions_have_a_panel_a_width_and_a_row_an_optimizer(tmp_path, canvas)
     ]
 
 
-def test_spectra_have_a_panel_an_optimizer(tmp_path, canvas):
-    """The first seed's, in the order of the eigenvalues, and the means of the numbers
-    of all under its name."""
-    results = [
-        make_result(
-            0.5,
-            sam=sam,
-            seed=seed,
-            curves={"spectrum": {2.0 + seed: 0.25, -1.0: 0.5, 0.0: 0.25}},
-            numbers={"lambda_max": 2.0 + seed},
-        )
-        for sam in (True, False)
-        for seed in (0, 1)
-    ]
+def make_spectrum(*steps, **options):
+    """Of a run whose eigenvalues are shifted by its seed and each step."""
+    seed = options["seed"]
+    spectrum = {}
+    for step in steps:
+        values = {2.0 + seed + step: 0.25, -1.0: 0.5, 0.0: 0.25}
+        spectrum |= {(step, value): weight for value, weight in values.items()}
+    ratios = {step: 4.0 + step + seed for step in steps}
+    curves = {
+        "spectrum": spectrum,
+        "lambda_max": {step: 2.0 + seed + step for step in steps},
+        "lambda_ratio": ratios,
+    }
+    numbers = {"lambda_max": 2.0 + seed, "lambda_ratio": 4.0 + seed}
+    return make_result(0.5, curves=curves, numbers=numbers, **options)
+
+
+def draw_spectra(results, tmp_path):
     picture = make_picture("spectrum", "eigenvalue")
     target = find_target("mnist_mlp")
     figure = Figure(Path("made.yaml"), "Its title", target, {}, [picture])
-    paths = draw_picture(figure, picture, results, tmp_path)
-    sgd, sam, *_ = canvas[0].axes
-    assert sgd.get_title() == "SGD\nlambda max 2.5"
-    assert sam.get_title() == "SAM\nlambda max 2.5"
-    shares = canvas[0].axes[2].lines[0]
-    assert shares.get_xydata().tolist() == [[2, 0.25], [0, 0.5], [-1, 1]]
+    return draw_picture(figure, picture, results, tmp_path)
+
+
+def test_spectra_have_a_panel_an_optimizer(tmp_path, canvas):
+    """The first seed's, and the means of the numbers of all; below, the shares of both,
+    in the order of the eigenvalues."""
+    results = [
+        make_spectrum(0, sam=sam, seed=seed) for sam in (True, False) for seed in (0, 1)
+    ]
+    paths = draw_spectra(results, tmp_path)
+    sgd, sam, both = canvas[0].axes
+    assert [axes.get_title() for axes in (sgd, sam)] == ["SGD", "SAM"]
+    for axes in (sgd, sam):
+        (said,) = axes.texts
+        assert said.get_text().endswith("2.5\n$\\lambda_{max}/\\lambda_5$ 4.5")
+    for line in both.lines:
+        assert line.get_xydata().tolist() == [[2, 0.25], [0, 0.5], [-1, 1]]
+    assert [line.get_label() for line in both.lines] == ["SGD", "SAM"]
     assert len(read_csv(paths[2])) == 4 * 3
     assert [run["lambda_max"] for run in read_csv(paths[3])] == 2 * ["2.0", "3.0"]
     notes = json.loads(paths[4].read_text())["notes"]
     assert notes == ["Of the first seed; the numbers are means over all."]
+
+
+def test_spectra_along_a_training_have_a_column_an_epoch(tmp_path, canvas):
+    """With the numbers of that epoch, and of many epochs some, the first and the last
+    among them; epochs are counted from 1."""
+    options = {"measure": ("spectrum", "eigenvalues"), "measure_every": 1}
+    steps = [*range(11)]
+    results = [
+        make_spectrum(*steps, sam=sam, seed=seed, epochs=11, **options)
+        for sam in (True, False)
+        for seed in (0, 1)
+    ]
+    paths = draw_spectra(results, tmp_path)
+    axes = np.reshape(canvas[0].axes, (3, 5))
+    for row, name in zip(axes, ("SGD", "SAM"), strict=False):
+        shown = [1, 3, 6, 9, 11]  # 2.5 epochs apart
+        assert [a.get_title() for a in row] == [f"{name}, epoch {n}" for n in shown]
+        assert row[2].texts[0].get_text() == (
+            "$\\lambda_{max}$ 7.5\n$\\lambda_{max}/\\lambda_5$ 9.5"
+        )
+        assert row[0].get_xlim() == row[4].get_xlim()
+    assert [line.get_xdata()[0] for line in axes[2, 4].lines] == [12, 12]
+    rows = read_csv(paths[2])
+    assert len(rows) == 4 * 11 * 3
+    assert rows[3]["line"] == "SGD, seed 0, epoch 2"

@@ -13,6 +13,7 @@ from samkeras import analysis
 from samkeras.analysis import DataLoss
 from samkeras.experiment.runs import measures, measuring
 from samkeras.experiment.runs.saved import load_run
+from samkeras.experiment.studies.curves import find_files
 from samkeras.experiment.tracking.journal import find_journals
 
 SMALL = ["--width_mult", "0.1", "--epochs", "3", "--batch_size", "200", "--sam"]
@@ -246,11 +247,18 @@ def test_numbers_of_other_examples_are_apart(trained, capsys):
 
 
 @pytest.mark.one_backend
-def test_a_spectrum_along_a_training_is_drawn(store, tmp_path, capsys):
+def test_spectra_along_a_training_are_drawn(store, tmp_path, capsys, canvas):
+    """Those of each epoch that was measured, the last among them."""
     folder = tmp_path / "along" / "runs"
     options = [*SMALL, "--measure", "spectrum", "--measure_examples", "20"]
-    assert run(folder, store, *options, "--measure_every", "3") == 0
+    assert run(folder, store, *options, "--measure_every", "2") == 0
     assert "The spectrum of the runs" in capsys.readouterr().out
+    *spectra, _, _ = canvas[0].axes
+    names = {axes.get_title().rpartition(", ")[2] for axes in spectra}
+    assert names == {"epoch 2", "epoch 3"}
+    for path in folder.glob("synthetic_mlp*"):
+        config = load_run(path).config
+        assert [*find_files(path, config, "spectrum")] == [1, 2]
 
 
 @pytest.mark.one_backend
