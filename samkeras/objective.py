@@ -8,7 +8,7 @@ from keras import ops
 
 from samkeras.backend import backend
 from samkeras.masks import Masks
-from samkeras.scope import Scope
+from samkeras.scope import Scope, ascending
 from samkeras.tensors import Tensor, are_finite
 
 Batch = Any
@@ -123,17 +123,20 @@ class Objective:
         batch: Batch,
         held: Pairs,
         by_example: bool = False,
+        ascends: bool = False,
     ) -> Pass:
         """A pass at `weights`, in place of the model's; see `evaluate`.
 
         Args:
             held: what variables really hold meanwhile, for what reads them past keras.
             by_example: whether to find the losses of the examples.
+            ascends: whether a perturbation is found from it; see `is_ascent`.
         """
         assigned: list[keras.Variable] = []
 
         def scaled(weights: list[Tensor]) -> tuple[Tensor, Any]:
-            found, losses = self._evaluate(weights, state, batch, by_example)
+            with ascending(ascends):
+                found, losses = self._evaluate(weights, state, batch, by_example)
             loss, y_pred, updates = found
             assigned[:] = [variable for variable, _ in updates]
             values = [value for _, value in updates]

@@ -1,12 +1,34 @@
 """A scope in which keras variables have other values, and assigning changes none."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Generator, Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 
 Tensor = Any
 Values = Iterable[tuple[keras.Variable, Tensor]]
+
+_is_ascent = ContextVar("is_ascent", default=False)
+
+
+def is_ascent() -> bool:
+    """Whether a layer is called in a pass at the weights from which a method finds its
+    perturbation: the first of a step. Layers whose gradient is not that of what they
+    compute, such as Shake-Shake's, may give the true one there, as Foret et al. (2021)
+    do in their code."""
+    return _is_ascent.get()
+
+
+@contextlib.contextmanager
+def ascending(is_on: bool) -> Generator[None]:
+    """Has `is_ascent` say so."""
+    token = _is_ascent.set(is_on)
+    try:
+        yield
+    finally:
+        _is_ascent.reset(token)
 
 
 class Scope(keras.StatelessScope):

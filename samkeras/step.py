@@ -241,9 +241,14 @@ class _Passes:
             if is_raw and backend.count_parts() == 1:
                 held = [*zip(step.objective.weights, point, strict=True), *self._state]
         batch = self._batch if examples is None else _choose(self._batch, examples)
-        by_example = self._uses_losses and epsilon is None
+        is_here = epsilon is None
         found = step.objective.differentiate(
-            point, self._state, batch, held, by_example
+            point,
+            self._state,
+            batch,
+            held,
+            by_example=self._uses_losses and is_here,
+            ascends=step.method is not None and is_here,
         )
         if self._is_part or backend.count_parts() > 1:
             _check_read(found.raw)

@@ -11,11 +11,15 @@ from samkeras.data.sequences import PAD, UNKNOWN
 Tensor = Any
 
 
-def logits(features: Tensor, num_outputs: int) -> Tensor:
+def logits(
+    features: Tensor,
+    num_outputs: int,
+    kernel_initializer: str | keras.initializers.Initializer = "lecun_normal",
+) -> Tensor:
     """The outputs, in `output_dtype`: [batch, output]."""
     return layers.Dense(
         num_outputs,
-        kernel_initializer="lecun_normal",
+        kernel_initializer=kernel_initializer,
         dtype=output_dtype(),
         name="outputs",
     )(features)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from samkeras.errors import InputError
 from samkeras.model import SAMModel
 from samkeras.models.common import logits, scale_width
 from samkeras.models.images import (
@@ -16,6 +17,9 @@ from samkeras.models.images import (
 from samkeras.models.normalization import BatchNorm
 
 Tensor = Any
+
+# Of each stage, by the number of layers (He et al. 2016, table 1).
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def build_resnet18(
@@ -68,6 +72,46 @@ def build_resnet50(
         An uncompiled SAMModel with logits as outputs. Kernels start lecun-normal, as
         the paper authors' framework (Flax) has it.
     """
+    blocks = [depth] * 4 if depth else BLOCKS[50]
+    return _build_bottlenecks(input_shape, num_outputs, width_mult, blocks)
+
+
+def build_imagenet_resnet(
+    input_shape: tuple[int, int, int],
+    num_outputs: int,
+    width_mult: float = 1.0,
+    *,
+    depth: int | None = None,
+) -> SAMModel:
+    """ResNet-50, -101 or -152, as `build_resnet50` has it.
+
+    Args:
+        input_shape: (height, width, 3) of images with pixels from 0 to 255.
+        num_outputs: number of classes, not scaled.
+        width_mult: factor of the filters, 64 in the first stage.
+        depth: layers, 50, 101 or 152. None (default): 50.
+
+    Returns:
+        An uncompiled SAMModel with logits as outputs.
+
+    Raises:
+        InputError: there is no network of that depth.
+    """
+    if (depth or 50) not in BLOCKS:
+        raise InputError(
+            f"--depth must be {', '.join(map(str, BLOCKS))} in this workload. "
+            f"Received: {depth}"
+        )
+    blocks = BLOCKS[depth or 50]
+    return _build_bottlenecks(input_shape, num_outputs, width_mult, blocks)
+
+
+def _build_bottlenecks(
+    input_shape: tuple[int, int, int],
+    num_outputs: int,
+    width_mult: float,
+    num_blocks: Sequence[int],
+) -> SAMModel:
     filters = scale_width(64, width_mult)
     inputs = keras.Input(input_shape)
     x = standardize(inputs, IMAGENET_STATISTICS)
@@ -75,7 +119,7 @@ def build_resnet50(
     x = _convolve(x, filters, 7, strides=2, padding="valid", name="stem")
     x = layers.ReLU()(_normalize(x, "stem_norm"))
     x = layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
-    x = _stages(x, _bottleneck_block, filters, [depth] * 4 if depth else [3, 4, 6, 3])
+    x = _stages(x, _bottleneck_block, filters, num_blocks)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return SAMModel(inputs, logits(x, num_outputs))
 

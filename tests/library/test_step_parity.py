@@ -18,13 +18,23 @@ from samkeras.losses import PresentBinaryCrossentropy, TokenCrossentropy
 from samkeras.models.gcn import build_gcn
 from samkeras.models.lstm import build_lstm
 from samkeras.models.mlp import build_mlp
+from samkeras.models.pyramidnet import build_pyramidnet
 from samkeras.models.resnet import build_resnet18
 from samkeras.models.tagger import build_tagger
+from samkeras.models.wide_resnet import build_wide_resnet
 from tests.helpers import relative_error, weights_by_path
 from tests.trajectory import CLASSES, FEATURES, WORDS, classified, molecules, tagged
 
 jax = pytest.importorskip("jax", reason="the references are written in it")
-from tests.references import bilstm, gcn, mlp, resnet18, tagger  # noqa: E402
+from tests.references import (  # noqa: E402
+    bilstm,
+    gcn,
+    mlp,
+    pyramidnet,
+    resnet18,
+    tagger,
+    wide_resnet,
+)
 from tests.references.step import SGD, AdamW, build_step  # noqa: E402
 
 RHO, NUM_STEPS, TOLERANCE = 0.05, 5, 1e-5
@@ -156,16 +166,48 @@ def test_resnet18_takes_the_authors_steps(depth):
     """Moving statistics too, and at the end inference. The half as deep network has
     all kinds of blocks and compiles in half the time."""
     model = build_resnet18((16, 16, 3), CLASSES, 1 / 16, depth=depth)
+    check_steps(model, resnet18, pixels, NUM_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("build", "reference"),
+    [
+        (lambda *data: build_wide_resnet(*data, 1 / 40, depth=10), wide_resnet),
+        pytest.param(
+            lambda *data: build_wide_resnet(
+                *data, 1 / 40, depth=10, shortcut="zero_pad"
+            ),
+            wide_resnet,
+            marks=pytest.mark.slow,
+        ),
+        (
+            lambda *data: build_pyramidnet(*data, 1 / 8, depth=11, widening=24),
+            pyramidnet,
+        ),
+    ],
+    ids=["wide_resnet", "zero_pad", "pyramidnet"],
+)
+def test_the_networks_of_foret_et_al_take_their_steps(build, reference):
+    def draw(rng):
+        return rng.integers(0, 256, (4, 8, 8, 3), "uint8"), rng.integers(0, CLASSES, 4)
+
+    check_steps(build((8, 8, 3), CLASSES), reference, draw, num_steps=1)
+
+
+def check_steps(
+    model: keras.Model, reference: Any, draw: Callable, num_steps: int
+) -> None:
+    """Compares steps on images, by `reference.loss`, and then inference."""
     compile_sam(model, softmax_loss(), MOMENTUM_SGD)
-    step = jax.jit(build_step(resnet18.loss, MOMENTUM_SGD, RHO))
+    step = jax.jit(build_step(reference.loss, MOMENTUM_SGD, RHO))
     start = weights_by_path(model.weights)
     weights = weights_by_path(model.trainable_variables)
     averages = resnet18.initial_averages(weights)
     slots, rng = MOMENTUM_SGD.start(weights), np.random.default_rng(0)
-    for _ in range(NUM_STEPS):
-        batch = pixels(rng)
+    for _ in range(num_steps):
+        batch = draw(rng)
         weights, slots, value, (averages, _) = step(weights, slots, averages, *batch)
         assert_same_step(model, batch, value, start, {**weights, **averages})
     images, _ = batch
-    expected, _ = jax.jit(resnet18.logits)(weights, averages, images)
+    expected, _ = jax.jit(reference.logits)(weights, averages, images)
     assert relative_error([model.predict_on_batch(images)], [expected]) < TOLERANCE

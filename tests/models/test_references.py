@@ -18,8 +18,10 @@ from samkeras.models.actor_critic import build_actor_critic
 from samkeras.models.gcn import build_gcn
 from samkeras.models.lstm import build_lstm
 from samkeras.models.mlp import build_mlp
+from samkeras.models.pyramidnet import build_pyramidnet
 from samkeras.models.resnet import build_resnet18, build_resnet50
 from samkeras.models.tagger import build_tagger
+from samkeras.models.wide_resnet import build_wide_resnet
 from tests.helpers import weights_by_path, weights_float64
 
 jax = pytest.importorskip("jax", reason="the references are written in it")
@@ -28,9 +30,11 @@ from tests.references import (  # noqa: E402
     bilstm,
     gcn,
     mlp,
+    pyramidnet,
     resnet18,
     resnet50,
     tagger,
+    wide_resnet,
 )
 
 SIZES = (5, 1, 7, 3)  # of sentences and graphs, in one padded batch
@@ -87,8 +91,21 @@ def test_mlp():
     [
         (build_resnet18, in_float64(resnet18.logits), 2, 16),
         (build_resnet50, resnet50.logits, 1, 64),
+        (build_wide_resnet, in_float64(wide_resnet.logits), 10, 8),
+        (
+            functools.partial(build_wide_resnet, shortcut="zero_pad"),
+            in_float64(wide_resnet.logits),
+            10,
+            8,
+        ),
+        (
+            functools.partial(build_pyramidnet, widening=48),
+            in_float64(pyramidnet.logits),
+            11,
+            8,
+        ),
     ],
-    ids=["resnet18", "resnet50"],
+    ids=["resnet18", "resnet50", "wide_resnet", "zero_pad", "pyramidnet"],
 )
 def test_residual_networks(build, logits, depth, size):
     """By moving statistics and by the batch's own, and where these move."""
