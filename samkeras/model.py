@@ -40,6 +40,7 @@ class SAMModel(Trainer):
         *args: Any,
         method: Method | None = None,
         l2: float | LearningRateSchedule = 0.0,
+        l2_in_loss: bool = False,
         m_sharpness: int | None = None,
         perturbation: Method | None = None,
         **kwargs: Any,
@@ -55,6 +56,11 @@ class SAMModel(Trainer):
             l2: coupled weight decay, a number >= 0 or a schedule of the step: l2 * w
                 at the unperturbed weights is added to the gradient of every trainable
                 weight before clipping and the optimizer. Default 0, no such term.
+            l2_in_loss: whether l2 / 2 times the squared norm of all trainable weights
+                is a part of the loss instead: a method's epsilon then follows its
+                gradient too, and l2 * w is taken at the perturbed weights (Foret et al.
+                2021, in their code). The loss that is logged is without it. Default
+                False.
             m_sharpness: examples that share an epsilon (Foret et al. 2021, section
                 4.1): a batch is cut into groups of m in its order, each takes all its
                 passes by itself, BatchNorm included, and what the method makes of them
@@ -78,7 +84,8 @@ class SAMModel(Trainer):
                 raise ValueError("give one of method and perturbation, its old name")
             method = perturbation
         decay = Hyperparameter(l2, "l2")
-        self._rule = _make_rule(method, m_sharpness, None if l2 == 0 else decay)
+        l2_or_none = None if l2 == 0 else decay
+        self._rule = _make_rule(method, m_sharpness, l2_or_none, l2_in_loss)
         super().compile(*args, **kwargs)
 
     @property
@@ -161,7 +168,7 @@ class SAMModel(Trainer):
         """Has the next step, also one of a fit that runs, follow another rule."""
         self._sync_state()
         old = self._rule
-        rule = _make_rule(method, m_sharpness, old.l2, old.metrics)
+        rule = _make_rule(method, m_sharpness, old.l2, old.l2_in_loss, old.metrics)
         if self.built:
             self._build_method(rule)  # which may refuse
         self._rule = rule
@@ -275,6 +282,7 @@ class SAMModel(Trainer):
             serialize = keras.saving.serialize_keras_object
             config["method"] = serialize(self.method)
             config["l2"] = serialize(self.l2)
+            config["l2_in_loss"] = self._rule.l2_in_loss
             config["m_sharpness"] = self.m_sharpness
         return config
 
@@ -292,6 +300,7 @@ def _make_rule(
     method: Method | None,
     m_sharpness: int | None,
     l2: Hyperparameter | None,
+    l2_in_loss: bool,
     metrics: GradientMetrics | None = None,
 ) -> Rule:
     """Checks and combines the parts of a rule."""
@@ -311,5 +320,6 @@ def _make_rule(
         method,
         None if m_sharpness is None else int(m_sharpness),
         l2,
+        l2_in_loss,
         None if method is None else metrics or GradientMetrics(),
     )

@@ -9,7 +9,7 @@ from keras import ops
 from samkeras.backend import backend
 from samkeras.masks import Masks
 from samkeras.scope import Scope, ascending
-from samkeras.tensors import Tensor, are_finite
+from samkeras.tensors import Tensor, are_finite, dot
 
 Batch = Any
 Pairs = list[tuple[keras.Variable, Tensor]]
@@ -33,6 +33,8 @@ class Pass(NamedTuple):
         raw: a variable that is read past keras, a trainable weight if there is one; or
             None.
         losses: of the examples, where asked for; else None.
+        penalty: what weight decay adds to the loss that is differentiated, and `loss`
+            is without, scalar; None where it is no part of that.
     """
 
     loss: Tensor
@@ -42,6 +44,7 @@ class Pass(NamedTuple):
     reached: list[bool]
     raw: keras.Variable | None
     losses: Tensor | None
+    penalty: Tensor | None = None
 
 
 class Objective:
@@ -60,6 +63,8 @@ class Objective:
         is_scaled: whether a LossScaleOptimizer chose it, which skips steps whose
             gradients are not finite.
         find_losses: (batch, predictions) -> the loss of each example; None: unknown.
+        decay: scalar; half of it times the squared norm of the trainable weights is a
+            part of the loss. None: nothing is.
     """
 
     def __init__(
@@ -71,10 +76,12 @@ class Objective:
         scale: Tensor,
         is_scaled: bool = False,
         find_losses: Callable[[Batch, Any], Tensor] | None = None,
+        decay: Tensor | None = None,
     ):
         self.weights, self.state = weights, state
         self.scale, self.is_scaled = scale, is_scaled
         self._forward, self._find_losses = forward, find_losses
+        self._decay = decay
         self._assigns_weights = assigns_weights
         self._masks = Masks(weights)
 
@@ -151,6 +158,10 @@ class Objective:
             ops.zeros_like(w) if g is None else g / ops.cast(self.scale, g.dtype)
             for g, w in zip(found, weights, strict=True)
         ]
+        penalty = None
+        if self._decay is not None:
+            gradients = decayed(gradients, weights, self._decay)
+            penalty = self._decay / 2 * dot(weights, weights)
         return Pass(
             loss,
             y_pred,
@@ -159,6 +170,7 @@ class Objective:
             [g is not None for g in found],
             raw,
             losses,
+            penalty,
         )
 
     def _spoil(self, gradients: list[Tensor]) -> list[Tensor]:
@@ -168,6 +180,16 @@ class Objective:
             return gradients
         finite = are_finite(gradients)
         return [ops.where(finite, g, ops.full_like(g, float("nan"))) for g in gradients]
+
+
+def decayed(
+    gradients: list[Tensor], weights: list[Tensor], factor: Tensor
+) -> list[Tensor]:
+    """Gradients, to which weight decay adds a factor times the weights."""
+    return [
+        g + ops.cast(factor, g.dtype) * ops.cast(w, g.dtype)
+        for g, w in zip(gradients, weights, strict=True)
+    ]
 
 
 class _PassScope(Scope):

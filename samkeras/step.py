@@ -11,7 +11,7 @@ from keras import ops
 from samkeras.backend import backend
 from samkeras.hyperparameter import Hyperparameter
 from samkeras.methods.method import Context, Method, Point, Role
-from samkeras.objective import Batch, Objective, Pairs, Pass
+from samkeras.objective import Batch, Objective, Pairs, Pass, decayed
 from samkeras.optimizers import find_momentum
 from samkeras.scope import MethodScope
 from samkeras.statistics import compare_gradients
@@ -253,7 +253,10 @@ class _Passes:
         if self._is_part or backend.count_parts() > 1:
             _check_read(found.raw)
         self.made.append(found)
-        losses = [found.loss] if self._uses_losses else []
+        losses = []
+        if self._uses_losses:
+            has_penalty = found.penalty is not None
+            losses = [found.loss + found.penalty if has_penalty else found.loss]
         return backend.sum_over_copies([*found.gradients, *losses], self._share)
 
     def _point_of(self, found: list[Tensor]) -> Point:
@@ -339,11 +342,7 @@ def add_l2(
     gradients: list[Tensor], weights: list[Tensor], l2: Hyperparameter, step: Tensor
 ) -> list[Tensor]:
     """Adds coupled weight decay: l2 times the unperturbed weights."""
-    factor = l2.at(step, widest(gradients))
-    return [
-        g + ops.cast(factor, g.dtype) * ops.cast(w, g.dtype)
-        for g, w in zip(gradients, weights, strict=True)
-    ]
+    return decayed(gradients, weights, l2.at(step, widest(gradients)))
 
 
 def keep_unless_finite(updates: Pairs, gradients: list[Tensor]) -> Pairs:

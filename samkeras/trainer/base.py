@@ -19,7 +19,7 @@ from samkeras.methods.method import Method, Role
 from samkeras.objective import Batch, Objective, pairs_of
 from samkeras.statistics import GradientMetrics
 from samkeras.step import Gradients, Step, finish, keep_unless_finite
-from samkeras.tensors import Tensor, add, scale
+from samkeras.tensors import Tensor, add, scale, widest
 
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
@@ -37,12 +37,14 @@ class Rule:
         method: how the gradient is found; None: at the weights.
         m_sharpness: examples of a group; None: the whole batch.
         l2: coupled weight decay; None: 0.
+        l2_in_loss: whether it is a part of the loss.
         metrics: what is said of the gradients; None without a method.
     """
 
     method: Method | None = None
     m_sharpness: int | None = None
     l2: Hyperparameter | None = None
+    l2_in_loss: bool = False
     metrics: GradientMetrics | None = None
 
 
@@ -130,7 +132,11 @@ class BaseTrainer(keras.Model):
 
     def _objective(self) -> Objective:
         """The training loss."""
-        factor = 1.0 if self.optimizer is None else self.optimizer.scale_loss(1.0)
+        rule, optimizer, decay = self._rule, self.optimizer, None
+        factor = 1.0 if optimizer is None else optimizer.scale_loss(1.0)
+        if optimizer is not None and rule.l2 is not None and rule.l2_in_loss:
+            number = ops.convert_to_tensor(optimizer.iterations)
+            decay = rule.l2.at(number, widest(self.trainable_variables))
         return Objective(
             self._forward,
             self.trainable_variables,
@@ -139,6 +145,7 @@ class BaseTrainer(keras.Model):
             ops.convert_to_tensor(factor, "float32"),
             isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer),
             self._find_losses,
+            decay,
         )
 
     def _forward(self, batch: Batch) -> tuple[Any, Tensor]:
@@ -221,7 +228,7 @@ class BaseTrainer(keras.Model):
             gradients,
             result,
             backend.values_of(objective.weights),
-            rule.l2,
+            None if rule.l2_in_loss else rule.l2,
             number,
             is_due,
         )
