@@ -60,6 +60,41 @@ class ClassCrossentropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Softmax cross-entropy of classes, or of their shares, as mixed examples have
+    them; smoothed, a part of all labels is spread over the classes.
+
+    y_true: int[example], or float[example, class], which sum up to 1.
+    y_pred: float[example, class], logits.
+
+    Args:
+        label_smoothing: the part that is spread, in [0, 1). Default 0.
+    """
+
+    def __init__(
+        self,
+        label_smoothing=0.0,
+        reduction="sum_over_batch_size",
+        name="smoothed_crossentropy",
+    ):
+        super().__init__(name, reduction)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        num_classes = y_pred.shape[-1]
+        if y_true.shape[-1] != num_classes or len(y_true.shape) < 2:
+            classes = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+            y_true = ops.one_hot(classes, num_classes, dtype=y_pred.dtype)
+        kept = 1 - self.label_smoothing
+        spread = self.label_smoothing / num_classes
+        shares = kept * ops.cast(y_true, y_pred.dtype) + spread
+        return -ops.sum(shares * ops.log_softmax(y_pred, axis=-1), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
 class PresentBinaryCrossentropy(keras.losses.Loss):
     """Sigmoid cross-entropy of each binary label, the mean over those of weight > 0.
 

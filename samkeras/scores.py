@@ -33,14 +33,28 @@ class TokenAccuracy(keras.metrics.Mean):
 
 def class_accuracy(y_true, y_pred):
     """Whether examples are classified right, float[example]: of logits, float[example,
-    output], one for two classes or one for each."""
+    output], one for two classes or one for each.
+
+    Labels are int[example], or float[example, class], the classes' shares, of which
+    the largest is the label.
+    """
     if y_pred.shape[-1] == 1:
         predicted = ops.squeeze(y_pred, -1) > 0
     else:
         predicted = ops.argmax(y_pred, -1)
+        if len(y_true.shape) > 1 and y_true.shape[-1] == y_pred.shape[-1]:
+            y_true = ops.argmax(y_true, -1)
     y_true = ops.reshape(y_true, (-1,))
     right = ops.equal(ops.cast(y_true, "int32"), ops.cast(predicted, "int32"))
     return ops.cast(right, y_pred.dtype)
+
+
+def top_5_accuracy(y_true, y_pred):
+    """Whether less than five classes have a larger logit than the label,
+    float[example]: of int[example] and float[example, class]."""
+    classes = ops.cast(ops.reshape(y_true, (-1, 1)), "int32")
+    larger = y_pred > ops.take_along_axis(y_pred, classes, -1)
+    return ops.cast(ops.sum(ops.cast(larger, "int32"), -1) < 5, y_pred.dtype)
 
 
 def mean_average_precision(

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Generator, Mapping
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from samkeras.backend import backend
 from samkeras.backend.interface import Rows
 from samkeras.data.augmentation import DeviceTransform, Transform
+from samkeras.data.mixup import Mixup
 from samkeras.data.order import Order, count_places, generator_of_pass
 from samkeras.data.padding import Collate, Padding, weigh_places
 from samkeras.data.resident import Gather, tables
@@ -154,7 +155,7 @@ class EpochBatches(PassBatches):
 
     Args:
         x, y: [example, ...] each.
-        transform, collate, is_resident: as in ArrayExamples.
+        transform, collate, mixup, is_resident: as in ArrayExamples.
         batch_size, seed, augment, steps, multiple_of, process: as in Examples.batches.
     """
 
@@ -164,6 +165,7 @@ class EpochBatches(PassBatches):
         y: np.ndarray,
         transform: Transform | None,
         collate: Collate | None,
+        mixup: Mixup | None,
         batch_size: int,
         seed: int | None,
         *,
@@ -178,6 +180,7 @@ class EpochBatches(PassBatches):
         # Rows on the device, and the epoch and its first batch that they begin with.
         self._placed: tuple[tuple[int, int], list[Rows]] | None = None
         self._transform = transform
+        self._mixup = None if seed is None else mixup
         self._augmentation_seed = seed if augment else None
         self._process, self._num_processes = process
         self._padding = None if collate is None else Padding(collate, x, y)
@@ -191,8 +194,7 @@ class EpochBatches(PassBatches):
             self._padding and self._padding.sizes,
         )
         self._weights = _weigh(self._order)
-        # A pass' number, order and augmentation.
-        self._pass: tuple[int, np.ndarray, np.ndarray | None] | None = None
+        self._pass: Pass | None = None
         super().__init__(self._order.num_batches, batch_size, steps)
 
     @cached_property
@@ -228,13 +230,14 @@ class EpochBatches(PassBatches):
     def _place_rows(self, epoch: int, first_batch: int) -> list[Rows]:
         """The rows of an epoch's batches from one on, those of one shape together."""
 
-        def rows_of(index: int) -> dict[str, np.ndarray]:
+        def rows_of(index: int) -> dict[str, Any]:
             number, place = divmod(epoch * self.total + index, self._per_pass)
-            order, draws = self._start_pass(number)
-            part, _ = self._find_part(place)
-            rows = {"index": order[part].astype("int32")}
-            if draws is not None:
-                rows["draws"] = draws[part].astype("int32")
+            this = self._start_pass(number)
+            part, whole = self._find_part(place)
+            rows = this.rows_of(part)
+            if this.shares is not None:
+                rows["others"] = this.rows_of(_opposite(part, whole))
+                rows["shares"] = np.full(len(rows["index"]), this.shares[place])
             if self._weights is not None:
                 rows["weights"] = self._weights[part].astype("float32")
             return rows
@@ -251,7 +254,7 @@ class EpochBatches(PassBatches):
                 Rows(
                     tuple(tables.find(array) for array in (self._x, self._y)),
                     keras.tree.map_structure(backend.place_rows, arrays),
-                    Gather(cast(DeviceTransform | None, self._transform)),
+                    Gather(cast(DeviceTransform | None, self._transform), self._mixup),
                     self.specs,
                     0,
                     len(arrays["index"]),
@@ -270,28 +273,33 @@ class EpochBatches(PassBatches):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         number, place = self._locate(index)
-        order, draws = self._start_pass(number)
+        this = self._start_pass(number)
         part, whole = self._find_part(place)
-        chosen = order[part]
-        x = self._transform_some(
-            self._x[chosen], None if draws is None else draws[part]
-        )
-        y = self._y[chosen]
+        x, y = self._take_places(this, part)
+        if self._mixup is not None and this.shares is not None:
+            others = self._take_places(this, _opposite(part, whole))
+            shares = np.full(len(x), this.shares[place])
+            x, y = self._mixup.mix((x, y), others, shares, np)
         weights = None if self._weights is None else self._weights[part]
         if self._padding is not None:
             # Of all processes' parts, so that they have one shape.
-            size = self._padding.sizes[order[whole]].max()
+            size = self._padding.sizes[this.order[whole]].max()
             return self._padding.pad(x, y, size, weights)
         return (x, y) if weights is None else (x, y, weights)
 
-    def _start_pass(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Order and augmentation of one pass over the examples."""
+    def _start_pass(self, number: int) -> "Pass":
+        """What is drawn for one pass over the examples."""
         # TensorFlow takes batches in a thread of its own: one assignment, one read.
         current = self._pass
-        if current is None or current[0] != number:
+        if current is None or current.number != number:
+            shares, seed = None, self._order.seed
+            if self._mixup is not None and seed is not None:
+                generator = generator_of_pass(seed, number, 2)
+                shares = self._mixup.draw(generator, self._per_pass)
             draws = self._draw_augmentation(number)
-            current = self._pass = (number, self._order.draw(number), draws)
-        return current[1:]
+            current = Pass(number, self._order.draw(number), draws, shares)
+            self._pass = current
+        return current
 
     def _draw_augmentation(self, number: int) -> np.ndarray | None:
         if self._augmentation_seed is None:
@@ -301,12 +309,48 @@ class EpochBatches(PassBatches):
         generator = generator_of_pass(self._augmentation_seed, number, 1)
         return self._transform.draw(generator, self._order.num_places)
 
-    def _transform_some(self, x: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
+    def _take_places(
+        self, this: "Pass", places: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        chosen = this.order[places]
+        x, y = self._x[chosen], self._y[chosen]
         if self._transform is None:
-            return x
-        if draws is None:
-            return self._transform.evaluate(x)
-        return self._transform.apply(x, draws)
+            return x, y
+        if this.draws is None:
+            return self._transform.evaluate(x), y
+        return self._transform.apply(x, this.draws[places]), y
+
+
+class Pass(NamedTuple):
+    """What is drawn for a pass over examples.
+
+    Attributes:
+        number: of the pass, counted from 0.
+        order: int[place], the examples.
+        draws: [place, ...], what they are augmented by; None: they are not.
+        shares: float32[batch], what mixed examples have of themselves; None: they are
+            not mixed.
+    """
+
+    number: int
+    order: np.ndarray
+    draws: np.ndarray | None
+    shares: np.ndarray | None
+
+    def rows_of(self, places: slice) -> dict[str, Any]:
+        """What a compiled step takes the examples of some places by."""
+        rows = {"index": self.order[places].astype("int32")}
+        if self.draws is not None:
+            rows["draws"] = self.draws[places].astype("int32")
+        return rows
+
+
+def _opposite(part: slice, whole: slice) -> slice:
+    """The places of a batch that are as far from its end as those of a part are from
+    its start, in that order."""
+    last = whole.start + whole.stop - 1
+    stop = last - part.stop
+    return slice(last - part.start, None if stop < 0 else stop, -1)
 
 
 def _weigh(order: Order) -> np.ndarray | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from samkeras.data.augmentation import DeviceTransform, Transform
 from samkeras.data.label_noise import add_label_noise
+from samkeras.data.mixup import Mixup
 from samkeras.data.padding import Collate
 
 if TYPE_CHECKING:  # they import keras, and what describes a data set needs none
@@ -27,8 +28,13 @@ class Examples(Protocol):
         """The first `count` examples, all of them for None."""
         ...
 
-    def hold_out(self, count: int) -> tuple[Self, Self]:
-        """A choice of `count` examples, the same one always, and the rest."""
+    def hold_out(self, count: int, last: bool = False) -> tuple[Self, Self]:
+        """A choice of `count` examples, the same one always, and the rest.
+
+        Args:
+            count: how many.
+            last: whether they are the last ones. Default: a random choice.
+        """
         ...
 
     def with_label_noise(
@@ -83,6 +89,7 @@ class ArrayExamples:
         transform: what is done to x on its way to the model. None (default): nothing.
         collate: how examples of different sizes are padded. None (default): they are
             of one size.
+        mixup: how batches to train on are mixed. None (default): not.
         is_resident: whether they are on the device when a model takes their batches.
             Default: not.
     """
@@ -91,6 +98,7 @@ class ArrayExamples:
     y: np.ndarray
     transform: Transform | None = None
     collate: Collate | None = None
+    mixup: Mixup | None = None
     is_resident: bool = False
 
     @property
@@ -109,9 +117,14 @@ class ArrayExamples:
         """The first `count` examples, all of them for None."""
         return self._take(slice(count))
 
-    def hold_out(self, count: int) -> tuple["ArrayExamples", "ArrayExamples"]:
-        """A random choice of `count` examples, and the rest. It is one choice for all
-        seeds and widths, as a validation split of its own."""
+    def hold_out(
+        self, count: int, last: bool = False
+    ) -> tuple["ArrayExamples", "ArrayExamples"]:
+        """A random choice of `count` examples, or the last ones, and the rest. It is
+        one choice for all seeds and widths, as a validation split of its own."""
+        if last:
+            rest = len(self) - count
+            return self._take(slice(rest, None)), self._take(slice(rest))
         order = np.random.default_rng(0).permutation(len(self))
         return self._take(order[:count]), self._take(order[count:])
 
@@ -149,6 +162,7 @@ class ArrayExamples:
             self.y,
             self.transform,
             self.collate,
+            self.mixup,
             batch_size,
             seed,
             augment=augment,

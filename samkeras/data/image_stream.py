@@ -71,9 +71,15 @@ class ImageStream:
         """The first `count` examples, all of them for None."""
         return self if count is None else self._range(0, count)
 
-    def hold_out(self, count: int) -> tuple["ImageStream", "ImageStream"]:
-        """The first `count` examples, and the rest. TFDS writes the examples of a set
-        in a random order, so that any range is a random choice of them."""
+    def hold_out(
+        self, count: int, last: bool = False
+    ) -> tuple["ImageStream", "ImageStream"]:
+        """The first `count` examples, or the last ones, and the rest. TFDS writes the
+        examples of a set in a random order, so that any range is a random choice of
+        them."""
+        if last:
+            rest = len(self) - count
+            return self._range(rest, len(self)), self._range(0, rest)
         return self._range(0, count), self._range(count, len(self))
 
     def _range(self, start: int, stop: int) -> "ImageStream":

@@ -3,12 +3,15 @@
 import weakref
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from keras import ops
 
 from samkeras.backend import backend
 from samkeras.backend.interface import Tensor
 from samkeras.data.augmentation import DeviceTransform
+from samkeras.data.mixup import Mixup
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,14 @@ class Gather:
 
     Attributes:
         transform: what x goes through where rows have draws. None: nothing.
+        mixup: how examples are mixed where rows have others to mix with. None: not.
     """
 
     transform: DeviceTransform | None
+    mixup: Mixup | None = None
 
     def __call__(
-        self, tables: tuple[Tensor, Tensor], rows: Mapping[str, Tensor]
+        self, tables: tuple[Tensor, Tensor], rows: Mapping[str, Any]
     ) -> tuple[Tensor, ...]:
         """A batch (x, y[, sample_weight]).
 
@@ -30,14 +35,24 @@ class Gather:
             tables: x and y of all examples.
             rows: "index": int32[example], places in the tables; "draws": [example,
                 ...], where x is changed; "weights": [example], where examples do not
-                count alike.
+                count alike; "others", of such an "index" and "draws", and "shares":
+                [example], where examples are mixed.
         """
-        x, y = (backend.take_rows(table, rows["index"]) for table in tables)
-        if self.transform is not None and "draws" in rows:
-            x = self.transform.apply_on_device(x, rows["draws"])
+        x, y = self._take(tables, rows)
+        if self.mixup is not None and "others" in rows:
+            others = self._take(tables, rows["others"])
+            x, y = self.mixup.mix((x, y), others, rows["shares"], ops)
         # Else every pass of a step would gather them anew.
         x = backend.isolate(x)
         return (x, y, rows["weights"]) if "weights" in rows else (x, y)
+
+    def _take(
+        self, tables: tuple[Tensor, Tensor], rows: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        x, y = (backend.take_rows(table, rows["index"]) for table in tables)
+        if self.transform is not None and "draws" in rows:
+            x = self.transform.apply_on_device(x, rows["draws"])
+        return x, y
 
 
 class Tables:
