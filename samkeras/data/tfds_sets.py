@@ -27,6 +27,8 @@ KNOWN = {
     "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
     "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
     "svhn_cropped": ((32, 32, 3), 10, 73_257, 26_032),
+    # With the split extra to train on.
+    "svhn_cropped+extra": ((32, 32, 3), 10, 604_388, 26_032),
     "imagenet2012": ((None, None, 3), 1_000, 1_281_167, 50_000),
 }
 # Files that only their owners hand out, under conditions.

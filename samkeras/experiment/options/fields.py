@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # which numbers these are is known at run time alone
     PositiveInt = int
     NonNegativeInt = int
     SmallInt = int
+    LayerCount = int
     Measures = tuple[str, ...]
 else:
     PositiveFloat = _numbers(float, lambda x: _TINY <= x <= _HUGE)
@@ -52,6 +53,8 @@ else:
     # Keras goes through a model's layers by recursion, which ends at about a thousand;
     # steps of ascent are compiled one by one.
     SmallInt = _numbers(int, lambda n: 1 <= n <= 100)
+    # Shortcuts pass two or three layers at once.
+    LayerCount = _numbers(int, lambda n: 1 <= n <= 400)
     # Names, of which a comma makes no grid.
     Measures = tuple[Literal[*MEASURES], ...]
 
@@ -63,6 +66,7 @@ ALLOWED = {
     NonNegativeInt: ("an integer >= 0 and < 2**32", "N"),
     Norm: ("a number > 1 that float32 holds, or inf", "X|inf"),
     SmallInt: ("an integer >= 1 and <= 100", "N"),
+    LayerCount: ("an integer >= 1 and <= 400", "N"),
     ClosedUnitInterval: ("a number from 0 to 1", "X"),
     OpenUnitInterval: ("a number between 0 and 1", "X"),
     PositiveShare: ("a number > 0 and <= 1 that float32 holds", "X"),

@@ -10,6 +10,7 @@ from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.fields import (
     ClosedUnitInterval,
     Fraction,
+    LayerCount,
     Measures,
     NonNegativeFloat,
     NonNegativeInt,
@@ -297,6 +298,8 @@ class Optimizer(Options):
     """base optimizer"""
     momentum: ClosedUnitInterval = 0.0
     """momentum of sgd"""
+    nesterov: bool = False
+    """with momentum: Nesterov's"""
     beta_1: Fraction = 0.9
     """decay of adam's and adamw's mean of the gradients"""
     beta_2: Fraction = 0.999
@@ -319,6 +322,8 @@ class Optimizer(Options):
     """with step: factor of each drop; with inverse, epoch e has rate / (1 + X e)"""
     weight_decay: NonNegativeFloat = 0.0
     """coupled L2 with sgd and adam, decoupled with adamw"""
+    decay_in_loss: bool = False
+    """with weight_decay of sgd and adam: it is a part of the loss, sam's too"""
 
     @property
     def unused(self) -> dict[str, str]:
@@ -328,6 +333,14 @@ class Optimizer(Options):
             unused |= dict.fromkeys(names, "--optimizer adam or adamw")
         else:
             unused["momentum"] = "--optimizer sgd"
+        if self.optimizer != "sgd":
+            unused["nesterov"] = "--optimizer sgd"
+        elif not self.momentum:
+            unused["nesterov"] = "--momentum X"
+        if self.optimizer == "adamw":
+            unused["decay_in_loss"] = "--optimizer sgd or adam"
+        elif not self.weight_decay:
+            unused["decay_in_loss"] = "--weight_decay X"
         if self.lr_schedule not in ("cosine", "rsqrt"):
             unused["warmup_steps"] = "--lr_schedule cosine or rsqrt"
         if self.lr_schedule != "step":
@@ -396,6 +409,14 @@ class Amounts(Options):
     """validate on the first N examples"""
     holdout: Fraction = 0.0
     """validate on this fraction of the training set, not on the test split"""
+    holdout_last: bool = False
+    """with holdout: it is the last examples, not a random choice"""
+
+    @property
+    def unused(self) -> dict[str, str]:
+        if self.holdout:
+            return super().unused
+        return super().unused | {"holdout_last": "--holdout X"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,6 +497,51 @@ class Depth(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layers(Options):
+    """The model's depth, in layers."""
+
+    heading: ClassVar[str] = "model"
+
+    depth: LayerCount | None = None
+    """layers, as the network's name counts them (default: the standard model's)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcuts(Options):
+    """How residual networks pass on what has fewer filters."""
+
+    heading: ClassVar[str] = "model"
+
+    shortcut: Literal["projection", "zero_pad"] = "projection"
+    """where blocks have more filters than their input: a 1x1 convolution of it, or
+    zeros as its further channels"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pyramid(Options):
+    """What PyramidNets are made of."""
+
+    heading: ClassVar[str] = "model"
+
+    widening: PositiveInt = 200
+    """filters that the last block has more than the first layer (alpha)"""
+    bottleneck: bool = True
+    """blocks of a 1x1, a 3x3 and a 1x1 convolution, not of two 3x3 ones"""
+    shake_drop: bool = False
+    """regularize by ShakeDrop"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalized(Options):
+    """Networks with or without normalization."""
+
+    heading: ClassVar[str] = "model"
+
+    batch_norm: bool = True
+    """normalize by batches"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dropout(Options):
     """Dropout, in the models that have it."""
 
@@ -546,6 +612,44 @@ class Augmentation(Options):
 
     augment: bool = False
     """train on random crops of the images, mirrored or not"""
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether they do."""
+        return self.augment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Options):
+    """How Foret et al. (2021) have images and labels differ from epoch to epoch."""
+
+    heading: ClassVar[str] = "data"
+
+    augment: Literal["none", "basic", "cutout"] = "none"
+    """train on random crops of the images, padded by reflection, mirrored or not; with
+    cutout a square of them is blank"""
+    cutout_size: PositiveInt = 16
+    """with augment cutout: side of the square, in pixels"""
+    cutout_per: Literal["batch", "image"] = "batch"
+    """with augment cutout: what has a place of its own for it"""
+    mixup: NonNegativeFloat = 0.0
+    """train on means of two images each, by shares of Beta(X, X); 0: not"""
+    label_smoothing: Fraction = 0.0
+    """part of each label that is spread over all classes"""
+    drop_remainder: bool = False
+    """leave out the examples of an epoch that fill no batch"""
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether images are changed at random."""
+        return self.augment != "none"
+
+    @property
+    def unused(self) -> dict[str, str]:
+        if self.augment == "cutout":
+            return super().unused
+        names = ("cutout_size", "cutout_per")
+        return super().unused | dict.fromkeys(names, "--augment cutout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -680,11 +784,16 @@ GROUPS: dict[str, tuple[type[Options], ...]] = {
     "ppo": (PPOOptions,),
     "label_noise": (LabelNoise,),
     "depth": (Depth,),
+    "layers": (Layers,),
+    "shortcut": (Shortcuts,),
+    "pyramid": (Pyramid,),
+    "batch_norm": (Normalized,),
     "dropout": (Dropout,),
     "columns": (Columns,),
     "max_length": (MaxLength,),
     "treebank": (Treebank,),
     "image_size": (ImageSize,),
+    "recipe": (Recipe,),
     "augmentation": (Augmentation,),
     "linearized": (Linearized,),
 }

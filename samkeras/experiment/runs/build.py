@@ -203,6 +203,7 @@ def compile_model(run: Run, model: SAMModel, num_batches: int) -> Rate:
         method=run.build_method(num_batches * config.total_epochs),
         m_sharpness=config.m_sharpness if config.sam else None,
         l2=0.0 if config.optimizer == "adamw" else config.weight_decay,
+        l2_in_loss=config.decay_in_loss,
         # XLA compiles no steps of several TensorFlow devices.
         steps_per_execution=1
         if is_mirrored
@@ -275,7 +276,10 @@ def _find_loss(loss: Any, config: Config) -> Any:
 def _build_optimizer(config: Config, rate: Rate) -> keras.optimizers.Optimizer:
     if config.optimizer == "sgd":
         return samkeras.SGD(
-            rate, momentum=config.momentum, global_clipnorm=config.clip_norm
+            rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov and config.momentum > 0,
+            global_clipnorm=config.clip_norm,
         )
     constants = {
         "beta_1": config.beta_1,

@@ -10,7 +10,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.launch import ray as cluster
 from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
 from samkeras.experiment.options.config import varied_fields
-from samkeras.experiment.options.groups import Dropout, Linearized
+from samkeras.experiment.options.groups import Dropout, Layers, Linearized
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.build import measure_size, perturbs_some
 from samkeras.experiment.runs.data import Memory, read_data
@@ -82,8 +82,13 @@ def check_described(session: Session, left: Sequence[tuple[Run, Splits]]) -> Non
     """
     for run, loaded in left:
         config = run.config
-        options = (config.match_width, Linearized.of(config).alpha)
-        asks = any(o is not None for o in (*options, Dropout.of(config).dropout))
+        options = (
+            config.match_width,
+            Linearized.of(config).alpha,
+            Dropout.of(config).dropout,
+            Layers.of(config).depth,
+        )
+        asks = any(option is not None for option in options)
         if asks or perturbs_some(config):
             with left_to_the_run():
                 measure_size(run, loaded.info)

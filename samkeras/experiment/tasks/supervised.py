@@ -5,8 +5,10 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from samkeras.data.content import describe_content
-from samkeras.data.examples import Examples
+from samkeras.data.examples import ArrayExamples, Examples
+from samkeras.data.mixup import Mixup
 from samkeras.data.order import count_places
+from samkeras.data.recipes import build_recipe
 from samkeras.data.splits import Splits
 from samkeras.errors import InputError
 from samkeras.experiment.machine import name_backend
@@ -19,6 +21,7 @@ from samkeras.experiment.options.groups import (
     Linearized,
     MaxLength,
     Options,
+    Recipe,
     Treebank,
 )
 from samkeras.seeds import derive_seed
@@ -75,7 +78,8 @@ class Supervised:
         def read() -> tuple[Examples, Examples]:
             train, validation = splits.train.first(limits[0]), splits.validation
             if config.holdout:
-                validation, train = train.hold_out(round(config.holdout * len(train)))
+                count = round(config.holdout * len(train))
+                validation, train = train.hold_out(count, last=config.holdout_last)
             return train, validation.first(limits[1])
 
         return dataclasses.replace(
@@ -90,16 +94,22 @@ class Supervised:
     def check(self, config: Any, splits: Splits[Examples]) -> None:
         info = splits.info
         is_regression = info.num_classes is None
+        recipe = Recipe.of(config)
+        if recipe.augment == "cutout" and len(info.input_shape) == 3:
+            sides = info.input_shape[:2]
+            if recipe.cutout_size > min(side or 2**31 for side in sides):
+                raise InputError(
+                    f"--cutout_size must be at most the images' "
+                    f"{' x '.join(map(str, sides))} pixels. Received: "
+                    f"{recipe.cutout_size}"
+                )
+        is_without_images = len(info.input_shape) != 3
+        if recipe.is_augmented and is_without_images:
+            raise InputError(f"--augment needs images, and {info.name} has none")
         needs = (
             ("label_noise", LabelNoise, is_regression, "classes", "is a regression"),
             ("alpha", Linearized, is_regression, "classes", "is a regression"),
-            (
-                "augment",
-                Augmentation,
-                len(info.input_shape) != 3,
-                "images",
-                "has none",
-            ),
+            ("augment", Augmentation, is_without_images, "images", "has none"),
             (
                 "max_length",
                 MaxLength,
@@ -137,12 +147,17 @@ class Supervised:
     ) -> "Batches":
         from samkeras.backend import backend
 
+        is_training = stream == "order"
+        groups = (Augmentation, Recipe)
+        is_augmented = any(group.of(config).is_augmented for group in groups)
+        if is_training and isinstance(config, Recipe):
+            data = _follow(config, data, model)
         return data.batches(
             config.batch_size,
             derive_seed(config.seed, stream),
-            augment=Augmentation.of(config).augment and stream == "order",
+            augment=is_augmented and is_training,
             steps=config.steps_a_round,
-            multiple_of=self._multiple(config.batch_size, config.m_sharpness),
+            multiple_of=self._training_multiple(config),
             process=process or backend.find_process(),
         )
 
@@ -169,13 +184,18 @@ class Supervised:
         if num_train is None:
             return None
         fill_to = config.batch_size if splits.collate else None
-        count = count_places(
-            num_train,
-            True,
-            self._multiple(config.batch_size, config.m_sharpness),
-            fill_to,
-        )
+        count = count_places(num_train, True, self._training_multiple(config), fill_to)
+        if not count:
+            raise InputError(
+                f"--batch_size must be at most the {num_train} examples to train on. "
+                f"Received: {config.batch_size}"
+            )
         return math.ceil(count / config.batch_size)
+
+    def _training_multiple(self, config: Any) -> int:
+        """What the size of every batch to train on is a multiple of."""
+        multiple = self._multiple(config.batch_size, config.m_sharpness)
+        return config.batch_size if Recipe.of(config).drop_remainder else multiple
 
     def _multiple(self, batch_size: int, m: int | None) -> int:
         """What the size of every batch of a run is a multiple of on this machine.
@@ -197,3 +217,29 @@ class Supervised:
                 f"Received: {batch_size}"
             )
         return multiple
+
+
+def _follow(config: Any, data: Examples, model: "SAMModel") -> Examples:
+    """Examples to train on, changed as a run's recipe has it.
+
+    Raises:
+        InputError: they are on disk, where they have crops of their own.
+    """
+    recipe = Recipe.of(config)
+    if not isinstance(data, ArrayExamples):
+        if recipe.augment == "cutout" or recipe.mixup:
+            name = "--mixup" if recipe.mixup else "--augment cutout"
+            raise InputError(
+                f"{name} needs images in memory, and those of "
+                f"{Dataset.of(config).dataset} are read from disk"
+            )
+        return data
+    per_place = config.batch_size if recipe.cutout_per == "batch" else 1
+    dataset, channels = Dataset.of(config).dataset, data.x.shape[-1]
+    transform = build_recipe(
+        recipe.augment, dataset, channels, recipe.cutout_size, per_place
+    )
+    mixup = None
+    if recipe.mixup:
+        mixup = Mixup(recipe.mixup, int(model.output_shape[-1] or 0))
+    return dataclasses.replace(data, transform=transform, mixup=mixup)

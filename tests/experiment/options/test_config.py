@@ -16,7 +16,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.command import say_where
 from samkeras.experiment.options import targets
 from samkeras.experiment.options.config import dump, option_types
-from samkeras.experiment.options.groups import GROUPS, Config, Options
+from samkeras.experiment.options.groups import GROUPS, Config, Options, Recipe
 from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import (
     ROOT,
@@ -414,7 +414,7 @@ def test_another_module_is_another_run_and_another_comment_is_not(tmp_path):
 
 @pytest.mark.parametrize("workload", list_workloads())
 def test_a_workloads_file_names_the_options_that_it_reads(workload):
-    """Of those that not all workloads have; noise, crops and alpha are applied to its
+    """Of those that not all workloads have; noise, recipes and alpha are applied to its
     data and its model."""
     source = (ROOT / "workloads" / f"{workload}.py").read_text()
     optional = {
@@ -426,7 +426,9 @@ def test_a_workloads_file_names_the_options_that_it_reads(workload):
     } - {field.name for field in dataclasses.fields(Options)}
     read = {name for name in optional if f"config.{name}" in source}
     has = optional & option_types(find_target(workload)).keys()
-    assert has - {"augment", "alpha", "label_noise"} == read
+    recipe = {field.name for field in dataclasses.fields(Recipe)}
+    of_all = recipe - {"label_smoothing"} | {"augment", "alpha", "label_noise"}
+    assert has - of_all == read
 
 
 def test_options_that_a_workload_has_not_are_not_shown(capsys, tmp_path):

@@ -1,0 +1,45 @@
+"""ResNet-32 on CIFAR-10, or any other image classification set."""
+
+from samkeras.data.images import load_images
+from samkeras.experiment.tasks import Supervised
+from samkeras.workload import Workload
+
+
+def build(config, info):
+    from samkeras.data.statistics import find_statistics
+    from samkeras.models.cifar_resnet import build_cifar_resnet
+
+    return build_cifar_resnet(
+        info.input_shape,
+        info.num_outputs,
+        config.width_mult,
+        depth=config.depth,
+        shortcut=config.shortcut,
+        batch_norm=config.batch_norm,
+        statistics=find_statistics(config.dataset, info.input_shape[-1]),
+    )
+
+
+def loss(config):
+    from samkeras.losses import SmoothedCrossentropy
+
+    return SmoothedCrossentropy(config.label_smoothing)
+
+
+def accuracy():
+    import keras
+
+    from samkeras.scores import class_accuracy
+
+    return keras.metrics.MeanMetricWrapper(class_accuracy, "accuracy")
+
+
+workload = Workload(
+    task=Supervised(),
+    load=lambda config: load_images(config.dataset, config.data_dir, config.image_size),
+    build=build,
+    loss=loss,
+    metrics=[accuracy],
+    monitor="val_accuracy",
+    mode="max",
+)
