@@ -10,6 +10,7 @@ _HOME = {
     "Method": "samkeras.methods",
     "Perturbation": "samkeras.methods",
     "SAM": "samkeras.methods",
+    "SecondOrderSAM": "samkeras.methods",
     "UnnormalizedSAM": "samkeras.methods",
     "RandomPerturbation": "samkeras.methods",
     "ASAM": "samkeras.methods",

@@ -173,6 +173,22 @@ class Objective:
             penalty,
         )
 
+    def multiply(
+        self, weights: list[Tensor], state: Pairs, batch: Batch, vector: list[Tensor]
+    ) -> list[Tensor]:
+        """The Hessian of the loss times a vector, of the weights that are not pruned;
+        see `evaluate`. What is assigned is forgotten."""
+
+        def scaled(weights: list[Tensor]) -> Tensor:
+            loss = self.evaluate(weights, state, batch)[0]
+            return loss * ops.cast(self.scale, loss.dtype)
+
+        with backend.explain_derivatives():
+            found = backend.hessian_product(scaled, weights, self.mask(vector))
+        return self._spoil(
+            self.mask([h / ops.cast(self.scale, h.dtype) for h in found])
+        )
+
     def _spoil(self, gradients: list[Tensor]) -> list[Tensor]:
         """NaN in place of all gradients where one of them is not finite: whatever a
         method makes of them, the optimizer skips the step."""

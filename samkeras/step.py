@@ -83,7 +83,9 @@ class Step:
             ValueError: the method assigned a variable, or made no pass.
         """
         passes = _Passes(self, state, batch, share, is_part)
-        context = self._context(passes.make, passes.find_losses, passes.branch)
+        context = self._context(
+            passes.make, passes.find_losses, passes.multiply, passes.branch
+        )
         if self.method is None:
             result = context.gradient
         else:
@@ -159,9 +161,11 @@ class Step:
                 "gradient at the weights where gradients asked for it, and its result"
             )
 
-        return self._context(look_up, look_up, ops.cond)
+        return self._context(look_up, look_up, look_up, ops.cond)
 
-    def _context(self, make_pass: Any, find_losses: Any, branch: Any) -> Context:
+    def _context(
+        self, make_pass: Any, find_losses: Any, multiply: Any, branch: Any
+    ) -> Context:
         return Context(
             self.weights,
             self.roles,
@@ -169,6 +173,7 @@ class Step:
             self.objective.mask,
             make_pass,
             find_losses,
+            multiply,
             lambda: find_momentum(self.optimizer, self.objective.weights),
             branch,
         )
@@ -229,6 +234,18 @@ class _Passes:
         _check_read(self.made[0].raw)
         point = add(self._step.weights, epsilon)
         return self._step.objective.losses_at(point, self._state, self._batch)
+
+    def multiply(self, vector: list[Tensor]) -> list[Tensor]:
+        """The Hessian at w times a vector; see `Context`."""
+        self._step.check_shapes("vector", vector)
+        if not self.made:
+            name = type(self._step.method).__name__
+            raise ValueError(f"{name} must make a pass before a Hessian product")
+        _check_read(self.made[0].raw)
+        product = self._step.objective.multiply(
+            self._step.weights, self._state, self._batch, vector
+        )
+        return backend.sum_over_copies(product, self._share)
 
     def _differentiate(
         self, epsilon: list[Tensor] | None, examples: Tensor | None
@@ -315,9 +332,9 @@ def _fits(tensor: Any, shape: tuple[int, ...]) -> bool:
 def _check_read(raw: keras.Variable | None) -> None:
     if raw is not None and raw.trainable:
         raise ValueError(
-            "m_sharpness, several devices and losses of examples need weights that are "
-            f"read through keras. Received: {raw.path}, which is read past it, as by a "
-            "TFSMLayer"
+            "m_sharpness, several devices, losses of examples and Hessian products "
+            f"need weights that are read through keras. Received: {raw.path}, which is "
+            "read past it, as by a TFSMLayer"
         )
 
 

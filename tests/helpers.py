@@ -74,6 +74,7 @@ def find_epsilon(
         mask=mask,
         make_pass=lambda e, *_: Point(gradient if e is None else gradients_at(e)),
         find_losses=lambda e: None,
+        multiply=lambda vector: vector,
         find_momentum=lambda: gradient,
         branch=keras.ops.cond,
     )

@@ -9,7 +9,12 @@ from samkeras.methods.lengths import LightSAM, MongeSAM, UnifiedSAM
 from samkeras.methods.looksam import LookSAM
 from samkeras.methods.method import Context, Method, Perturbation, Point, Role
 from samkeras.methods.momentum import MomentumSAM
-from samkeras.methods.sam import SAM, RandomPerturbation, UnnormalizedSAM
+from samkeras.methods.sam import (
+    SAM,
+    RandomPerturbation,
+    SecondOrderSAM,
+    UnnormalizedSAM,
+)
 from samkeras.methods.sparse import SSAM
 from samkeras.methods.universal import DetSAM, FrobeniusSAM, TraceSAM
 
@@ -35,6 +40,7 @@ __all__ = [
     "Point",
     "RandomPerturbation",
     "Role",
+    "SecondOrderSAM",
     "StableSAM",
     "TraceSAM",
     "UnifiedSAM",

@@ -75,11 +75,13 @@ class Context:
         mask: Callable[[list[Tensor]], list[Tensor]],
         make_pass: Callable[[list[Tensor] | None, Tensor | None], Point],
         find_losses: Callable[[list[Tensor]], Tensor],
+        multiply: Callable[[list[Tensor]], list[Tensor]],
         find_momentum: Callable[[], list[Tensor]],
         branch: Callable[[Tensor, Passes, Passes], list[Tensor]],
     ):
         self.weights, self.roles, self.step, self.mask = weights, roles, step, mask
         self._make_pass, self._find_losses = make_pass, find_losses
+        self._multiply = multiply
         self._find_momentum, self._branch = find_momentum, branch
         self._here: Point | None = None
 
@@ -132,6 +134,16 @@ class Context:
         pass: nothing is differentiated, and BatchNorm's statistics stay."""
         return self._find_losses(epsilon)
 
+    def hessian_product(self, vector: list[Tensor]) -> list[Tensor]:
+        """The Hessian of the training loss at w times a vector, one tensor per weight,
+        on the same batch with the same random draws; costs about two passes.
+
+        Raises:
+            ValueError: the vector has not one tensor per weight, of its shape; or there
+                was no pass before; or the model has no second derivatives.
+        """
+        return self._multiply(vector)
+
     def cond(self, is_due: Tensor, yes: Passes, no: Passes) -> list[Tensor]:
         """What one of two functions gives, as of `keras.ops.cond`, which make passes or
         none: those of the other cost nothing. The pass at w is made before.
@@ -169,6 +181,7 @@ class Context:
             mask,
             make_pass,
             self.losses_at,
+            self.hessian_product,
             self._find_momentum,
             self._branch,
         )

@@ -17,7 +17,7 @@ from samkeras.methods.method import (
     PerturbationOptions,
     resize,
 )
-from samkeras.tensors import add, scale, widest
+from samkeras.tensors import add, dot, global_norm, scale, widest
 
 Tensor = Any
 
@@ -103,6 +103,56 @@ class SAM(Perturbation):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return super().from_config({**config, "p": float(config["p"])})
+
+
+@keras.saving.register_keras_serializable(package="samkeras")
+class SecondOrderSAM(Perturbation):
+    """SAM with the term that its authors leave out (Foret et al. 2021, appendix C.4):
+    the whole gradient of w -> L(w + epsilon(w)),
+
+        g_s + (d epsilon / d w)^T g_s,    epsilon = rho * g / (||g||_2 + 1e-12)
+
+    With n = ||g||_2 and the Hessian H at w the second term is
+
+        H (rho / n * (g_s - <g, g_s> / n^2 * g))
+
+    and zero where g is. It costs about two passes more than SAM's.
+
+    Args:
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        options: those of `Perturbation`.
+
+    Raises:
+        ValueError: a model has no second derivatives.
+
+    Example:
+
+        model.compile("sgd", "mse", method=samkeras.SecondOrderSAM(rho=0.05))
+    """
+
+    passes = 4.0
+
+    def epsilon(self, context: Context) -> list[Tensor]:
+        return self.in_scope(context, resize, context.gradient)
+
+    def combine(self, context: Context, perturbed: list[Tensor]) -> list[Tensor]:
+        chosen = self.restrict(context)
+        vector = self.in_scope(context, _pull_back, chosen.gradient, perturbed)
+        # Epsilon moves the chosen weights alone, and with the gradient of all of them.
+        return add(perturbed, context.hessian_product(chosen.mask(vector)))
+
+
+def _pull_back(
+    rho: Tensor, gradient: list[Tensor], vector: list[Tensor]
+) -> list[Tensor]:
+    """The derivative of rho * g / ||g|| by g, a symmetric matrix, times a vector."""
+    length = global_norm(gradient)
+    is_zero = ops.equal(length, 0)
+    length = ops.where(is_zero, ops.ones_like(length), length)
+    direction = scale(gradient, 1 / length)
+    along = scale(direction, dot(direction, vector))
+    factor = ops.where(is_zero, ops.zeros_like(length), rho / length)
+    return scale([v - a for v, a in zip(vector, along, strict=True)], factor)
 
 
 @keras.saving.register_keras_serializable(package="samkeras")

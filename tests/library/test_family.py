@@ -77,6 +77,11 @@ CASES = {
         [(2.7, 0.6), (2.392629534, 0.227127232), (2.153366581, 0.136276339)],
         passes=1.5,
     ),
+    "second_order": Case(
+        lambda: samkeras.SecondOrderSAM(RHO),
+        [(2.67576, 0.42272), (2.371632337, 0.11060896), (2.086344878, 0.007649998)],
+        passes=4,
+    ),
     "unnormalized": Case(
         lambda: samkeras.UnnormalizedSAM(RHO),
         [(2.55, -0.2), (2.1675, 0.04), (1.842375, -0.008)],
@@ -260,6 +265,7 @@ OTHERS = {
     "gnp": lambda: samkeras.GNP(0.1, alpha=0.8),
 }
 LIMITS = {
+    "second_order": (lambda: samkeras.SecondOrderSAM(0.0), "sgd"),
     "fsam": (lambda: samkeras.FSAM(0.1, sigma=0.0), "sam"),
     "vasso": (lambda: samkeras.VaSSO(0.1, theta=1.0), "sam"),
     "unified": (lambda: samkeras.UnifiedSAM(0.1, lam=1.0), "sam"),

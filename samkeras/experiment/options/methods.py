@@ -4,6 +4,7 @@ seconds to import and --help needs not."""
 # The class in samkeras of each method.
 CLASSES = {
     "sam": "SAM",
+    "second_order": "SecondOrderSAM",
     "unnormalized": "UnnormalizedSAM",
     "random": "RandomPerturbation",
     "asam": "ASAM",

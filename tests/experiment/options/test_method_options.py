@@ -87,7 +87,7 @@ def test_work_is_counted_in_the_methods_passes(method, ascent_steps):
         "mnist_mlp", sam=True, method=method, ascent_steps=ascent_steps
     )
     others = {"looksam": 1.2, "aesam": 1.5, "msam": 1, "esam": 1 + 1 / 3 + 1 / 2}
-    others |= dict.fromkeys(("trace", "det", "frobenius"), 3)
+    others |= dict.fromkeys(("trace", "det", "frobenius"), 3) | {"second_order": 4}
     passes = 1 + ascent_steps if method == "sam" else others.get(method, 2)
     every = 5 if method == "looksam" else 1
     config = dataclasses.replace(config, sam_every=every, sam_samples=2)

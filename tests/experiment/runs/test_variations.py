@@ -19,7 +19,7 @@ pytestmark = pytest.mark.one_backend
     [
         "--method=sam,random,asam,fsam --m_sharpness=64",
         "--p=1.5,inf --ascent_steps=1,2",
-        "--method=vasso,unified,monge,light,ssam --mask_every=2",
+        "--method=vasso,unified,monge,light,ssam,second_order --mask_every=2",
         "--method=gsam,gnp,wsam,stable,looksam,aesam,msam --momentum=0.5",
         "--sam_every=1,2 --sam_start=0,0.5",
         "--method=esam,trace,det,frobenius --rho=0.01 --sam_samples=2",
