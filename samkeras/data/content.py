@@ -3,15 +3,18 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from samkeras.data.splits import Content
-from samkeras.files import replace_file
+from samkeras.files import read_file, replace_file
 
 KEPT_FILES = 1_000
+PART, SMALL = 256, 2**20  # files that a thread reads; bytes that are read at once
 KEPT_FROM = 64 * 2**20  # bytes; smaller files are read again in less than a second
 
 
@@ -27,9 +30,15 @@ def describe_content(dataset: str) -> Content | None:
 
 def describe_files(folder: Path, paths: Iterable[str]) -> Content:
     """What files of a folder hold, and what they are called in it. Where they are many,
-    only those that have changed make all be read again."""
-    names = sorted(os.path.relpath(path, folder) for path in paths)
-    marks = [_mark(os.stat(folder / name)) for name in names]
+    only those that have changed make all be read again.
+
+    Args:
+        folder: the folder.
+        paths: the files, the folder's path before each.
+    """
+    root = f"{folder}{os.sep}"  # which os.path.relpath would look for ten times slower
+    names = sorted(path.removeprefix(root) for path in paths)
+    marks = [_mark(os.stat(os.path.join(folder, name))) for name in names]
     text = json.dumps([names, marks]).encode()
     size = sum(mark[0] for mark in marks)
     mark = (size, int.from_bytes(hashlib.sha256(text).digest()[:8]), len(names))
@@ -40,7 +49,11 @@ def describe_files(folder: Path, paths: Iterable[str]) -> Content:
 
 
 def _read_digests(folder: Path, names: list[str]) -> str:
-    digests = [(name, _read_digest(folder / name)) for name in names]
+    paths = [os.path.join(folder, name) for name in names]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = [paths[i : i + PART] for i in range(0, len(paths), PART)]
+        found = pool.map(lambda part: [*map(_read_digest, part)], parts)
+        digests = [*zip(names, itertools.chain(*found), strict=True)]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
@@ -88,6 +101,8 @@ def _recall(path: Path, mark: tuple[int, ...], read: Callable[[], str]) -> str:
     return digest
 
 
-def _read_digest(path: Path) -> str:
+def _read_digest(path: str | Path) -> str:
+    if os.stat(path).st_size < SMALL:
+        return hashlib.sha256(read_file(path)).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,11 @@
 """Images in folders, one for each class: JPEG and PNG files of any sizes."""
 
 import functools
+import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from samkeras.data.shares import choose_each, describe_share
 from samkeras.errors import InputError, nearest
+from samkeras.files import read_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # What the parts of a set are called, in capitals or not.
@@ -124,12 +126,10 @@ def _list_files(
     """The files of the class folders, mixed: their first N are a sample of all."""
     paths, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(_walk(root / name))
-        images = [path for path in found if path.lower().endswith(SUFFIXES)]
-        for path in images:
-            if not os.path.getsize(path):  # found before a stream comes to it
-                raise _unreadable(path)
-        left_out += [path for path in found if not path.lower().endswith(SUFFIXES)]
+        found, images = sorted(_walk(root / name)), []
+        for path in found:
+            part = images if path.lower().endswith(SUFFIXES) else left_out
+            part.append(path)
         if not images and not may_miss:
             raise InputError(
                 f"--dataset: {root / name} must hold images, {', '.join(SUFFIXES)}. "
@@ -147,7 +147,7 @@ def _list_files(
 def _walk(folder: Path) -> Iterator[str]:
     for place, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
-        yield from (os.path.join(place, name) for name in names if name[0] != ".")
+        yield from (f"{place}{os.sep}{name}" for name in names if name[0] != ".")
 
 
 def _take(files: ImageFiles, chosen: np.ndarray) -> ImageFiles:
@@ -155,10 +155,17 @@ def _take(files: ImageFiles, chosen: np.ndarray) -> ImageFiles:
     return ImageFiles(tuple(files.paths[i] for i in places), files.labels[places])
 
 
+def check_sizes(paths: Iterable[str]) -> None:
+    """Raises an InputError if a file is empty: before a stream comes to it."""
+    for path in paths:
+        if not os.path.getsize(path):
+            raise _unreadable(path)
+
+
 def find_shape(path: str) -> tuple[int, int, int]:
     """Height, width and channels of an image, without decoding it."""
-    with _opened(path) as image:
-        return image.height, image.width, 1 if _is_grey(image) else 3
+    image = _opened(path)
+    return image.height, image.width, 1 if _is_grey(image, path) else 3
 
 
 def read_images(
@@ -249,38 +256,38 @@ def _opened(path: str) -> Any:
     from PIL import Image
 
     try:
-        return Image.open(path)
+        return Image.open(io.BytesIO(read_file(path)))
     except Exception as error:  # Pillow raises what damage makes it stumble over
         raise _unreadable(path, error) from None
 
 
 def _decode(path: str, channels: int) -> np.ndarray:
     """An image: uint8[height, width, channel]."""
-    with _opened(path) as image:
-        if not _is_grey(image) and channels == 1:
-            raise InputError(
-                f"--dataset: images must be all grey or all in colour. Received: "
-                f"{path} in colour"
-            )
-        try:
-            mode = "L" if channels == 1 else "RGB"
-            array = np.asarray(image if image.mode == mode else image.convert(mode))
-        except Exception as error:
-            raise _unreadable(path, error) from None
-        return array.reshape(image.height, image.width, channels)
+    image, mode = _opened(path), "L" if channels == 1 else "RGB"
+    if not _is_grey(image, path) and channels == 1:
+        raise InputError(
+            f"--dataset: images must be all grey or all in colour. Received: {path} in "
+            "colour"
+        )
+    try:
+        array = np.asarray(image if image.mode == mode else image.convert(mode))
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    return array.reshape(image.height, image.width, channels)
 
 
-def _is_grey(image: Any) -> bool:
+def _is_grey(image: Any, path: str) -> bool:
     if image.mode.startswith(DEEP):
         raise InputError(
-            f"--dataset: images must have pixels of 8 bits. Received: {image.filename} "
-            f"of Pillow's mode {image.mode}"
+            f"--dataset: images must have pixels of 8 bits. Received: {path} of "
+            f"Pillow's mode {image.mode}"
         )
     return image.mode in ("1", "L", "LA")
 
 
 def _unreadable(path: str, error: Exception | None = None) -> InputError:
-    reason = "it is empty" if error is None else " ".join(str(error).split())[:100]
+    is_empty = error is None or (os.path.isfile(path) and not os.path.getsize(path))
+    reason = "it is empty" if is_empty else " ".join(str(error).split())[:100]
     return InputError(f"--dataset: {path} is not a readable image ({reason})")
 
 

@@ -24,6 +24,7 @@ from samkeras.data.augmentation import CropFlip
 from samkeras.data.content import describe_files
 from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.image_folders import (
+    check_sizes,
     find_shape,
     list_folder,
     memory_limit,
@@ -211,6 +212,7 @@ def stream_folder(dataset: str, size: int) -> Splits[Any]:
     path = Path(os.path.expanduser(dataset))
     folder = list_folder(path)
     files = (folder.train, folder.validation)
+    check_sizes(itertools.chain(*(part.paths for part in files)))
 
     def read() -> tuple[Any, Any]:
         from samkeras.data.image_stream import FileStream
