@@ -197,7 +197,7 @@ def test_runs_on_it_are_trained_and_shown(
     write(RIGHT["images"])
     monkeypatch.chdir(tmp_path)
     arguments = ["workloads/mnist_mlp", "--dataset", "mine.py:load"]
-    arguments += ["--batch_size", "4", "--epochs", "2", "--sam", "true,false"]
+    arguments += ["--batch_size", "3", "--epochs", "2", "--sam", "true,false"]
     arguments += ["--run_dir", str(tmp_path / "runs")]
     assert command.main([*arguments, "--dry_run"]) == 0
     shown = "training: 9 examples of 4 x 4 x 1\n  3 classes: 0 3, 1 3, 2 3\n"

@@ -209,11 +209,11 @@ def test_many_classes_are_learnt(tmp_path, records):
     rng = np.random.default_rng(0)
     rows = [
         (" ".join(rng.permutation([words[i % 3], "and", "more"])), i % 3)
-        for i in range(120)
+        for i in range(120)  # batches of one size: fewer programs to compile
     ]
     path = write(tmp_path / "d.csv", rows)
     arguments = ["workloads/sst2_lstm", "--dataset", path, "--sam", "true,false"]
-    arguments += ["--width_mult", "0.05", "--epochs", "6", "--batch_size", "16"]
+    arguments += ["--width_mult", "0.05", "--epochs", "6", "--batch_size", "24"]
     arguments += ["--dropout", "0", "--run_dir", str(tmp_path / "runs")]
     arguments += ["--learning_rate", "0.5"]
     assert command.main(arguments) == 0
