@@ -15,6 +15,7 @@ from samkeras.experiment.runs.member import Member
 from samkeras.experiment.studies import pictures as drawing
 from samkeras.experiment.studies.figure import read_figure
 from samkeras.experiment.tracking.journal import find_journals
+from tests.data.making import SOURCES
 from tests.experiment.studies.making import (
     NAMES,
     RUNS,
@@ -234,6 +235,27 @@ def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "figures" / "tiny"
     failures = [row["failure"] for row in read_csv(folder / "runs.csv")]
     assert failures == ["", "", "", "not trained yet"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SOURCES)
+def test_figures_are_drawn_of_data_of_ones_own(kind, write, records, tmp_path):
+    """Of each kind of source, by --dataset; the picture says which."""
+    source = SOURCES[kind]
+    (tmp_path / "data").mkdir()
+    dataset = source.make(tmp_path / "data")
+    fields = {"workload": source.workload, "y": "gain", "x": "num_params"}
+    grid = {"width_mult": [0.05, 0.0625], "sam": [True, False]}
+    write("own", {"title": "SAM on data of one's own", **fields, "grid": grid})
+    arguments = ["configs/figures/own.yaml", "--dataset", dataset, *source.options]
+    assert command.main([*arguments, "--run_dir", str(tmp_path / "runs")]) == 0
+    (folder,) = (tmp_path / "runs" / "figures").iterdir()
+    rows = read_csv(folder / "own.csv")
+    assert len(rows) == 2
+    assert all(math.isfinite(float(row["gain"])) for row in rows)
+    assert (folder / "own.png").stat().st_size > 0
+    changes = json.loads((folder / "summary.json").read_text())["changes"]
+    assert Path(dataset).name.split(":")[0] in changes
 
 
 @pytest.fixture(scope="module")
