@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # it imports keras, and what describes a data set needs none
     from types import ModuleType
 
     from samkeras.backend.interface import Tensor
+    from samkeras.data.autoaugment import AutoAugment
 
 
 class Transform(Protocol):
@@ -159,7 +160,7 @@ class Chain:
         parts: transforms of `num_draws` numbers an image each.
     """
 
-    parts: tuple[CropFlip | Cutout, ...]
+    parts: "tuple[CropFlip | Cutout | AutoAugment, ...]"
 
     def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
         """The parts' random numbers side by side: int[image, number]."""
@@ -177,7 +178,7 @@ class Chain:
             images = part.apply_on_device(images, of_part)
         return images
 
-    def _split(self, draws: "Tensor") -> Iterator[tuple[CropFlip | Cutout, "Tensor"]]:
+    def _split(self, draws: "Tensor") -> "Iterator[tuple[Any, Tensor]]":
         start = 0
         for part in self.parts:
             yield part, draws[:, start : start + part.num_draws]

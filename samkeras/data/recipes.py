@@ -1,6 +1,7 @@
 """How Foret et al. (2021) augment images in their code."""
 
 from samkeras.data.augmentation import Chain, CropFlip, Cutout, DeviceTransform
+from samkeras.data.autoaugment import AutoAugment
 from samkeras.data.statistics import find_statistics
 
 
@@ -15,8 +16,9 @@ def build_recipe(
 
     Args:
         augment: "none"; "basic", crops of images padded by reflection, mirrored or not;
-            or "cutout", that and then a square of the mean colour.
-        dataset: the data set's name, which decides that colour.
+            "cutout", that and then a square of the mean colour; or "autoaugment",
+            AutoAugment before both, of SVHN without the crops.
+        dataset: the data set's name, which decides the colour and the policy.
         channels: of its images.
         cutout_size: side of the square, in pixels.
         images_per_place: images of a batch that have it in one place.
@@ -30,11 +32,18 @@ def build_recipe(
             return None
         case "basic":
             return crops
-        case "cutout":
+        case "cutout" | "autoaugment":
             means, _ = find_statistics(dataset, channels)
             fill = tuple(255 * mean for mean in means)
-            return Chain((crops, Cutout(cutout_size, fill, images_per_place)))
+            cutout = Cutout(cutout_size, fill, images_per_place)
+            if augment == "cutout":
+                return Chain((crops, cutout))
+            red, green, blue = map(round, fill)
+            is_svhn = dataset.startswith("svhn")
+            found = AutoAugment("svhn" if is_svhn else "cifar", (red, green, blue))
+            return Chain((found, cutout) if is_svhn else (found, crops, cutout))
         case _:
             raise ValueError(
-                f"augment must be none, basic or cutout. Received: {augment}"
+                "augment must be none, basic, cutout or autoaugment. Received: "
+                f"{augment}"
             )

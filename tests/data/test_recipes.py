@@ -93,7 +93,7 @@ def test_recipes_are_those_of_the_source():
     means, deviations = find_statistics("cifar100", 3)
     standardized = (np.array(cutout.fill) / 255 - means) / deviations
     np.testing.assert_allclose(standardized, 0, atol=1e-12)
-    with pytest.raises(ValueError, match="augment must be none, basic or cutout"):
+    with pytest.raises(ValueError, match="augment must be none, basic, cutout or auto"):
         build_recipe("strong", "cifar10", 3, 16, 1)
     # The crops of an image are the same in all recipes.
     draws = [each.draw(np.random.default_rng(3), 9) for each in (basic, chain)]

@@ -625,13 +625,13 @@ class Recipe(Options):
 
     heading: ClassVar[str] = "data"
 
-    augment: Literal["none", "basic", "cutout"] = "none"
+    augment: Literal["none", "basic", "cutout", "autoaugment"] = "none"
     """train on random crops of the images, padded by reflection, mirrored or not; with
-    cutout a square of them is blank"""
+    cutout a square of them is blank; with autoaugment AutoAugment comes before both"""
     cutout_size: PositiveInt = 16
-    """with augment cutout: side of the square, in pixels"""
+    """with augment cutout or autoaugment: side of the square, in pixels"""
     cutout_per: Literal["batch", "image"] = "batch"
-    """with augment cutout: what has a place of its own for it"""
+    """with augment cutout or autoaugment: what has a place of its own for it"""
     mixup: NonNegativeFloat = 0.0
     """train on means of two images each, by shares of Beta(X, X); 0: not"""
     label_smoothing: Fraction = 0.0
@@ -645,11 +645,17 @@ class Recipe(Options):
         return self.augment != "none"
 
     @property
+    def cuts_out(self) -> bool:
+        """Whether a square of them is blank."""
+        return self.augment in ("cutout", "autoaugment")
+
+    @property
     def unused(self) -> dict[str, str]:
-        if self.augment == "cutout":
+        if self.cuts_out:
             return super().unused
         names = ("cutout_size", "cutout_per")
-        return super().unused | dict.fromkeys(names, "--augment cutout")
+        needed = "--augment cutout or autoaugment"
+        return super().unused | dict.fromkeys(names, needed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,8 +95,13 @@ class Supervised:
         info = splits.info
         is_regression = info.num_classes is None
         recipe = Recipe.of(config)
-        if recipe.augment == "cutout" and len(info.input_shape) == 3:
-            sides = info.input_shape[:2]
+        if recipe.cuts_out and len(info.input_shape) == 3:
+            *sides, channels = info.input_shape
+            if recipe.augment == "autoaugment" and channels != 3:
+                raise InputError(
+                    "--augment autoaugment needs images of 3 channels, and "
+                    f"{info.name} has {channels}"
+                )
             if recipe.cutout_size > min(side or 2**31 for side in sides):
                 raise InputError(
                     f"--cutout_size must be at most the images' "
@@ -227,8 +232,8 @@ def _follow(config: Any, data: Examples, model: "SAMModel") -> Examples:
     """
     recipe = Recipe.of(config)
     if not isinstance(data, ArrayExamples):
-        if recipe.augment == "cutout" or recipe.mixup:
-            name = "--mixup" if recipe.mixup else "--augment cutout"
+        if recipe.cuts_out or recipe.mixup:
+            name = "--mixup" if recipe.mixup else f"--augment {recipe.augment}"
             raise InputError(
                 f"{name} needs images in memory, and those of "
                 f"{Dataset.of(config).dataset} are read from disk"

@@ -132,10 +132,10 @@ TINY = ["--depth", "8", "--width_mult", "0.1", "--epochs", "2", "--batch_size", 
 def test_a_run_with_all_of_it_goes_on_where_it_was(
     small, records, tmp_path, monkeypatch
 ):
-    """Cut out, mixed and smoothed, with 2 of 22 examples left out: to the bit that of a
-    run without a stop."""
+    """Augmented, cut out, mixed and smoothed, with 2 of 22 examples left out: to the
+    bit that of a run without a stop."""
     options = ["--dataset", small, *TINY]
-    options += ["--augment", "cutout", "--cutout_size", "2", "--mixup", "0.5"]
+    options += ["--augment", "autoaugment", "--cutout_size", "2", "--mixup", "0.5"]
     options += ["--label_smoothing", "0.1", "--label_noise", "0.2"]
     options += ["--steps_per_execution", "1"]  # a stop is looked at after each
     found = []
@@ -160,9 +160,13 @@ def test_a_run_with_all_of_it_goes_on_where_it_was(
             "--depth must be 6 n + 2 in this workload, such as 20, 32",
         ),
         (["--depth", "401"], "--depth must be an integer >= 1 and <= 400"),
-        (["--augment", "cutuot"], "one of none, basic, cutout. Received: cutuot"),
+        (
+            ["--augment", "cutuot"],
+            "one of none, basic, cutout, autoaugment. Received: cutuot; did",
+        ),
         (["--augment", "cutout"], "--cutout_size must be at most the images' 6 x 6"),
-        (["--cutout_size", "4"], "--augment cutout"),
+        (["--cutout_size", "4"], "--augment cutout or autoaugment"),
+        (["--augment", "autoaugment"], "--cutout_size must be at most the images'"),
         (["--holdout_last"], "--holdout X"),
         (["--momentum", "0", "--nesterov"], "--momentum X"),
         (["--optimizer", "adamw", "--decay_in_loss"], "--optimizer sgd or adam"),
@@ -182,6 +186,13 @@ def test_bad_options_are_refused_in_one_line(
     assert "\n" not in error
     assert message in error
     assert not any(records.values())
+
+
+@pytest.mark.one_backend
+def test_grey_images_have_no_policy():
+    config = parse_one("cifar_wrn", "--dataset=mnist", "--augment=autoaugment")
+    with pytest.raises(InputError, match=r"images of 3 channels, and mnist has 1$"):
+        describe_data(config)
 
 
 @pytest.mark.one_backend
