@@ -95,6 +95,12 @@ def test_a_part_is_held_out(examples):
     assert [labels_of(part.batches(8)) for part in examples.hold_out(6)] == parts
 
 
+def test_the_last_part_is_held_out(examples):
+    order = labels_of(examples.batches(8))
+    parts = [labels_of(p.batches(8)) for p in examples.hold_out(6, last=True)]
+    assert parts == [order[-6:], order[:-6]]
+
+
 def test_noisy_labels_are_recorded(examples):
     """As many as are asked for, by the seed alone; images and the others stay."""
     noisy, record, share = examples.with_label_noise(0.25, COUNT, seed=3)

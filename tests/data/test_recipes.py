@@ -204,11 +204,3 @@ def split_rows(rows) -> list:
         )
         for place in range(len(rows))
     ]
-
-
-@pytest.mark.one_backend
-def test_the_last_examples_are_held_out():
-    examples = make_examples()
-    held, rest = examples.hold_out(3, last=True)
-    np.testing.assert_array_equal(held.x, examples.x[-3:])
-    np.testing.assert_array_equal(rest.y, examples.y[:-3])

@@ -6,8 +6,13 @@ import pytest
 
 import samkeras
 from samkeras.experiment.runs.build import _choose_jit_compile
-from samkeras.losses import PresentBinaryCrossentropy, TokenCrossentropy
+from samkeras.losses import (
+    PresentBinaryCrossentropy,
+    SmoothedCrossentropy,
+    TokenCrossentropy,
+)
 from samkeras.models.actor_critic import build_actor_critic
+from samkeras.models.cifar_resnet import build_cifar_resnet
 from samkeras.models.gcn import build_gcn
 from samkeras.models.lstm import build_lstm
 from samkeras.models.mlp import build_mlp
@@ -15,6 +20,7 @@ from samkeras.models.resnet import build_resnet18, build_resnet50
 from samkeras.models.tagger import build_tagger
 from samkeras.models.vgg import build_vgg11
 from samkeras.models.vit import build_vit
+from samkeras.models.wide_resnet import build_wide_resnet
 from samkeras.ppo import PPOLoss
 from tests import helpers, trajectory
 
@@ -57,6 +63,16 @@ WORKLOADS = {
         lambda: build_resnet18((16, 16, 3), 3, 0.03, depth=1),
         images(16),
         labels_loss,
+    ),
+    "cifar_wrn": (
+        lambda: build_wide_resnet((8, 8, 3), 3, 0.03, depth=10),
+        images(8),
+        lambda: SmoothedCrossentropy(0.1),
+    ),
+    "cifar_resnet32": (
+        lambda: build_cifar_resnet((8, 8, 3), 3, 0.2, depth=8),
+        images(8),
+        lambda: SmoothedCrossentropy(0.1),
     ),
     "cifar10_vgg11": (
         lambda: build_vgg11((32, 32, 3), 3, 0.03),
@@ -128,6 +144,7 @@ def take(examples, start: int, end: int):
 
 # What takes longest to compile and has nothing that others have not.
 SLOW = {"synthetic_mlp", "cifar10_vit", "imagenet_resnet50", "sst2_lstm"}
+SLOW |= {"cifar_wrn", "cifar_resnet32"}
 if keras.backend.backend() == "jax":
     SLOW |= {"cifar10_resnet18", "cifar10_vgg11", "ud_pos_transformer", "atari_ppo"}
 

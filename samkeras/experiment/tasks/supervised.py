@@ -79,7 +79,9 @@ class Supervised:
             train, validation = splits.train.first(limits[0]), splits.validation
             if config.holdout:
                 count = round(config.holdout * len(train))
-                validation, train = train.hold_out(count, last=config.holdout_last)
+                # Examples of one's own may know of none but random ones.
+                which = {"last": True} if config.holdout_last else {}
+                validation, train = train.hold_out(count, **which)
             return train, validation.first(limits[1])
 
         return dataclasses.replace(
