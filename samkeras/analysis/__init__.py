@@ -19,7 +19,11 @@ from samkeras.analysis.directions import (
 )
 from samkeras.analysis.function import FittedFunction, fitted_function
 from samkeras.analysis.landscape import Line, Plane, interpolation, line, plane
-from samkeras.analysis.non_uniformity import NonUniformity, non_uniformity
+from samkeras.analysis.non_uniformity import (
+    NonUniformity,
+    non_uniformities,
+    non_uniformity,
+)
 from samkeras.analysis.path import Linearity, Smoothness, linearity, smoothness
 from samkeras.analysis.sharpness import (
     AverageSharpness,
@@ -49,6 +53,7 @@ __all__ = [
     "interpolation",
     "line",
     "linearity",
+    "non_uniformities",
     "non_uniformity",
     "pca_directions",
     "plane",

@@ -1,7 +1,7 @@
 """How differently the examples' losses are curved (figure 6b of the paper)."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from samkeras.analysis.data_loss import (
     check_count,
     prepare,
 )
-from samkeras.analysis.lanczos import ROUNDING, Pairs, find_largest
+from samkeras.analysis.lanczos import ROUNDING, Multiply, Pairs, find_largest
 from samkeras.backend import backend
 from samkeras.errors import nearest
 from samkeras.objective import Batch
@@ -26,6 +26,7 @@ from samkeras.scope import Scope
 from samkeras.tensors import Tensor
 
 METHODS = ("gauss_newton", "hessian")
+MOMENTS = (2, 3, 4)
 # The most floats that a batch's derivatives of single examples take, and outputs.
 MOST_FLOATS, MOST_OUTPUTS = 2**26, 1000
 
@@ -84,13 +85,12 @@ def non_uniformity(
 
     Example:
 
-        data = samkeras.analysis.DataLoss(model, (x, y))
-        found = [samkeras.analysis.non_uniformity(model, data, k) for k in (2, 3, 4)]
-        print([each.value for each in found], found[0].gap)
+        found = samkeras.analysis.non_uniformity(model, (x, y), k=2)
+        print(found.value, found.gap)
 
     Args:
         model, data, batch_size, seed: see `top_eigenvalues`.
-        k: 2, 3 or 4.
+        k: 2, 3 or 4. Of several, `non_uniformities` computes once what they share.
         method: "gauss_newton" or "hessian".
         tolerance: of residuals, relative to eigenvalues.
         max_products: when to end without.
@@ -99,8 +99,47 @@ def non_uniformity(
         ValueError: an argument is out of its range, or an example's loss depends on the
             others of its batch.
     """
-    if k not in (2, 3, 4):
-        raise ValueError(f"k must be 2, 3 or 4. Received: {k!r}")
+    (found,) = non_uniformities(
+        model,
+        data,
+        (k,),
+        method=method,
+        tolerance=tolerance,
+        max_products=max_products,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    return found
+
+
+def non_uniformities(
+    model: keras.Model,
+    data: Data,
+    ks: Sequence[int] = MOMENTS,
+    *,
+    method: str = "gauss_newton",
+    tolerance: float = 1e-3,
+    max_products: int = 100,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> list[NonUniformity]:
+    """s_k of several k, with one computation of what they share: the Hessian's largest
+    eigenvalue and each example's K_i.
+
+    Example:
+
+        s_2, s_3, s_4 = samkeras.analysis.non_uniformities(model, (x, y))
+
+    Args:
+        ks: each 2, 3 or 4. Default (2, 3, 4).
+        others: see `non_uniformity`.
+
+    Raises:
+        ValueError: as `non_uniformity`.
+    """
+    for k in ks:
+        if k not in MOMENTS:
+            raise ValueError(f"k must be 2, 3 or 4. Received: {k!r}")
     if method not in METHODS:
         raise ValueError(
             f"method must be one of {', '.join(METHODS)}. "
@@ -109,15 +148,13 @@ def non_uniformity(
     check_count(max_products, "max_products")
     loss = prepare(model, data, batch_size)
     _check_alone(loss)
-    size, generator = loss.measured["num_weights"], np.random.default_rng(seed)
 
-    def find_top(
-        multiply: Callable[[np.ndarray], np.ndarray], scale: float = 0.0
-    ) -> Pairs:
+    def find_top(multiply: Multiply, scale: float = 0.0) -> Pairs:
+        generator = np.random.default_rng(seed)
         return find_largest(
             multiply,
             lambda: loss.keep(generator.standard_normal(loss.size)),
-            size,
+            loss.measured["num_weights"],
             1,
             tolerance,
             max_products,
@@ -125,38 +162,44 @@ def non_uniformity(
         )
 
     exact = top = float(find_top(loss.product).values[0])
-    multiply, power = loss.product, _make_power(loss, k)
+    multiply, powers = loss.product, functools.partial(_make_power, loss)
     if method == "gauss_newton":
         powers = _make_gauss_newton(loss)
-        multiply, power = powers(1), powers(k)
+        multiply = powers(1)
         top = float(find_top(multiply).values[0])
+    gap = abs(top - exact) / abs(exact) if exact else 0.0
 
-    def subtract(vector: np.ndarray) -> np.ndarray:
-        repeated = vector
-        for _ in range(k):
-            repeated = multiply(repeated)
-        return power(vector) - repeated
+    def find(k: int) -> NonUniformity:
+        power = powers(k)
 
-    pairs = find_top(subtract, abs(top) ** k)
-    eigenvalue = float(pairs.values[0])
-    floor = ROUNDING * float(np.finfo(loss.dtype).eps) * abs(top) ** k
-    is_negative = eigenvalue < -floor
-    return NonUniformity(
-        value=np.nan if is_negative else max(eigenvalue, 0.0) ** (1 / k),
-        k=k,
-        method=method,
-        eigenvalue=eigenvalue,
-        residual=float(pairs.residuals[0]),
-        converged=pairs.converged,
-        products=pairs.products,
-        sharpness=top,
-        gap=abs(top - exact) / abs(exact) if exact else 0.0,
-        reason=f"mean H_i^{k} - H^{k} has no positive eigenvalue: some examples' "
-        "Hessians have negative ones"
-        if is_negative
-        else "",
-        **loss.measured,
-    )
+        def subtract(vector: np.ndarray) -> np.ndarray:
+            repeated = vector
+            for _ in range(k):
+                repeated = multiply(repeated)
+            return power(vector) - repeated
+
+        pairs = find_top(subtract, abs(top) ** k)
+        eigenvalue = float(pairs.values[0])
+        floor = ROUNDING * float(np.finfo(loss.dtype).eps) * abs(top) ** k
+        is_negative = eigenvalue < -floor
+        return NonUniformity(
+            value=np.nan if is_negative else max(eigenvalue, 0.0) ** (1 / k),
+            k=k,
+            method=method,
+            eigenvalue=eigenvalue,
+            residual=float(pairs.residuals[0]),
+            converged=pairs.converged,
+            products=pairs.products,
+            sharpness=top,
+            gap=gap,
+            reason=f"mean H_i^{k} - H^{k} has no positive eigenvalue: some examples' "
+            "Hessians have negative ones"
+            if is_negative
+            else "",
+            **loss.measured,
+        )
+
+    return [find(k) for k in ks]
 
 
 def _check_alone(loss: DataLoss) -> None:

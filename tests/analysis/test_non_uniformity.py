@@ -117,11 +117,14 @@ def test_a_small_net_has_what_its_dense_hessians_have():
     arrays = tuple(a.astype("float32") for a in arrays)
     hessians = find_hessians(model, arrays)
     data = analysis.DataLoss(model, arrays, 3)
-    for k in (2, 3, 4):
-        found = analysis.non_uniformity(model, data, k, method="hessian")
+    together = analysis.non_uniformities(model, data, method="hessian")
+    assert [found.k for found in together] == [2, 3, 4]
+    for found in together:
         np.testing.assert_allclose(
-            found.eigenvalue, find_expected(hessians, k), rtol=1e-3
+            found.eigenvalue, find_expected(hessians, found.k), rtol=1e-3
         )
+    alone = analysis.non_uniformity(model, data, 3, method="hessian")
+    assert alone == together[1]
     rough = analysis.non_uniformity(model, data)
     assert rough.gap > 0.01
     assert abs(rough.sharpness / found.sharpness - 1) == pytest.approx(rough.gap, 1e-2)

@@ -10,7 +10,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "average_sharpness": ("average_sharpness", "average_sharpness_error"),
     "non_uniformity": ("s_2", "s_3", "s_4"),
     "smoothness": ("smoothness", "pl_constant"),
-    "linearity": ("linearity",),
+    "linearity": ("linearity", "start_distance"),
     "function": ("slope_variation",),
     "trajectory": (),
     "landscape": (),

@@ -150,15 +150,15 @@ def _average_sharpness(subject: Subject) -> Measured:
 
 def _non_uniformity(subject: Subject) -> Measured:
     numbers, notes = {}, []
-    for k in (2, 3, 4):
-        found = analysis.non_uniformity(subject.model, subject.loss, k)
-        numbers[f"s_{k}"] = found.value
+    for found in analysis.non_uniformities(subject.model, subject.loss):
+        name = f"s_{found.k}"
+        numbers[name] = found.value
         if found.reason:
-            notes.append(f"s_{k} is not known: {found.reason}")
+            notes.append(f"{name} is not known: {found.reason}")
         elif not found.converged:
             notes.append(
-                f"s_{k} has not converged: its eigenvalue {found.eigenvalue:.3g} has a "
-                f"residual of {found.residual:.2g}"
+                f"{name} has not converged: its eigenvalue {found.eigenvalue:.3g} has "
+                f"a residual of {found.residual:.2g}"
             )
     return Measured(numbers, {}, notes)
 
@@ -182,7 +182,8 @@ def _smoothness(subject: Subject) -> Measured:
 def _linearity(subject: Subject) -> Measured:
     found = analysis.linearity(subject.model, subject.loss, subject.start())
     notes = _explain("linearity", found.reason)
-    return Measured({"linearity": found.value}, notes=notes)
+    numbers = {"linearity": found.value, "start_distance": found.distance}
+    return Measured(numbers, notes=notes)
 
 
 def _explain(name: str, reason: str) -> list[str]:

@@ -27,7 +27,7 @@ from samkeras.files import replace_file
 from samkeras.model import SAMModel
 
 # Of what measures give: numbers of an earlier one are not taken for this one's.
-VERSION = 1
+VERSION = 2
 
 
 class Meter:

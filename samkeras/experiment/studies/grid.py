@@ -202,8 +202,17 @@ def _find_unmeasured(
     session: Session, runs: list[Run], marks: list[Marks], results: dict[int, Result]
 ) -> dict[int, Path]:
     """The folders of the finished runs that `--measure` asks for more of than they have
-    of their training, by position."""
-    if find_process()[1] > 1:
+    of their training, by position. Of several processes none takes it, and the first
+    one says so."""
+    number, num_processes = find_process()
+    if num_processes > 1:
+        left = [run for run in runs if measured.asks_at_end(Measuring.of(run.config))]
+        if left and number == 0:
+            print(
+                "run.py: several processes do not measure runs that are over: the same "
+                "command in one process does, and --measure_every along the training",
+                file=sys.stderr,
+            )
         return {}
     return {
         i: runs[i].find_folder(session.run_dir, marks[i])[0]

@@ -41,6 +41,11 @@ def find_names(options: Measuring) -> list[str]:
     return [name for name in options.measure if name not in TOGETHER]
 
 
+def asks_at_end(options: Measuring) -> bool:
+    """Whether something is to be measured of a run that is over."""
+    return bool(find_names(options)) or any(n in TOGETHER for n in options.measure)
+
+
 def check(runs: Sequence[Run]) -> None:
     """Checks what can be known before runs are trained.
 

@@ -12,6 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import run as command
+from samkeras.experiment.tracking.journal import find_journals
 from tests import on_devices
 from tests.on_devices import CASES
 from tests.servers import free_port
@@ -106,6 +107,8 @@ def numbers(many) -> dict[int, dict[str, np.ndarray]]:
 SHARED_RUN = "--epochs 2 --train_examples 256 --validation_examples 61 --sam"
 SHARED_RUN = ["workloads/synthetic_mlp", *SHARED_RUN.split()]
 SHARED_RUN += ["--pruner", "snip", "--sparsity", "0.5"]
+SHARED_RUN += ["--measure", "eigenvalues,smoothness", "--measure_every", "2"]
+SHARED_RUN += ["--measure_examples", "100"]
 CASES_OF_TWO = ("whole", "groups")
 TWO = f"""
 import sys
@@ -180,16 +183,23 @@ def test_two_processes_train_as_one_does(numbers, two):
 
 
 @needs_jax
-def test_one_of_two_processes_records_the_run(two, records, tmp_path, capsys):
-    """run.py in two processes gives the same scores as in one, recorded and told once;
-    the second time it trains nothing."""
+def test_one_of_two_processes_records_the_run(two, store, tmp_path, capsys):
+    """run.py in two processes gives the same scores as in one, recorded and told once,
+    and the same measures along the training, smoothness by a step of both; the second
+    time it trains nothing."""
 
     def scores(output: str) -> list[str]:
         assert "KILLED" not in output
-        return re.findall(r"\d+\.\d{4}", output)
+        return re.findall(r"\d+\.\d{4}", output.partition("lambda_max")[0])
+
+    def measures(runs: Path) -> list[float]:
+        (path,) = runs.glob("*/measures/eigenvalues_epoch_000002.npz")
+        metrics = find_journals(path.parents[1])[-1].read_run().metrics
+        return [*np.load(path)["values"], metrics["smoothness"], metrics["pl_constant"]]
 
     folder, (first, second) = two
-    assert command.main([*SHARED_RUN, "--run_dir", str(tmp_path)]) == 0
+    places = ["--tracking_uri", store, "--experiment", "one_process"]
+    assert command.main([*SHARED_RUN, *places, "--run_dir", str(tmp_path)]) == 0
     expected = scores(capsys.readouterr().out)
     shared, again = first.split("AGAIN")
     assert len(expected) == 2
@@ -198,6 +208,9 @@ def test_one_of_two_processes_records_the_run(two, records, tmp_path, capsys):
     assert "finished" not in second
     assert len(list((folder / "runs").glob("*/config.yaml"))) == 1
     assert "1 of 1 runs already finished" in again
+    known = measures(folder / "runs")
+    assert len(known) == 7
+    np.testing.assert_allclose(known, measures(tmp_path), rtol=1e-2)
 
 
 @needs_jax

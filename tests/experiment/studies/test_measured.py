@@ -13,6 +13,7 @@ from samkeras import analysis
 from samkeras.analysis import DataLoss
 from samkeras.experiment.runs import measures, measuring
 from samkeras.experiment.runs.saved import load_run
+from samkeras.experiment.studies import grid
 from samkeras.experiment.studies.curves import find_files
 from samkeras.experiment.tracking.journal import find_journals
 
@@ -76,9 +77,10 @@ def test_the_numbers_are_those_of_the_last_weights(trained):
     assert numbers["lambda_max"] == pytest.approx(top[0], rel=1e-5)
     assert numbers["lambda_5"] == pytest.approx(top[4], rel=1e-4)
     start = [np.array(w) for w in saved.model("start").trainable_variables]
-    linearity = analysis.linearity(model, loss, start).value
-    assert numbers["linearity"] == pytest.approx(linearity, rel=1e-4)
-    assert 0 < linearity < 1
+    linearity = analysis.linearity(model, loss, start)
+    assert numbers["linearity"] == pytest.approx(linearity.value, rel=1e-4)
+    assert numbers["start_distance"] == pytest.approx(linearity.distance, rel=1e-4)
+    assert 0 < linearity.value < 1
     (journal,) = find_journals(path)
     statuses = [r["status"] for r, _ in journal.read(0) if "status" in r]
     assert statuses == ["FINISHED"]
@@ -244,6 +246,15 @@ def test_numbers_of_other_examples_are_apart(trained, capsys):
     numbers = read_numbers(path)
     assert numbers["lambda_max"] == before
     assert numbers["lambda_max_of_40"] != before
+
+
+@pytest.mark.one_backend
+def test_several_processes_say_what_they_leave_out(trained, store, monkeypatch, capsys):
+    """No silence in the place of numbers: the command in one process measures."""
+    monkeypatch.setattr(grid, "find_process", lambda: (0, 2))
+    assert run(trained, store, *SMALL, "--measure", "sharpness") == 0
+    assert "the same command in one process does" in capsys.readouterr().err
+    assert "sharpness" not in read_numbers(find_run(trained, "sam"))
 
 
 @pytest.mark.one_backend
