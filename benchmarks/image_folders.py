@@ -11,12 +11,11 @@ PNG of 32 x 32 pixels in ten folders, in as many threads as there are cores:
                       into an array.
 
 `memory` is by how much more memory a process has at most while it reads, as a share of
-the images' bytes.
+the images' bytes (Linux).
 """
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,8 +26,6 @@ import numpy as np
 from harness import make_parser, report, row, time_in_turns
 
 SIZE, NUM_CLASSES = 32, 10
-# ru_maxrss is in bytes on macOS, in KiB elsewhere.
-UNIT = 1 if sys.platform == "darwin" else 1024
 MEASURE = "import sys, image_folders; print(image_folders.measure_memory(sys.argv[1]))"
 
 
@@ -81,10 +78,17 @@ def measure_memory(folder: str) -> float:
     with tempfile.TemporaryDirectory() as small:
         write_images(Path(small), 100)
         read(Path(small))  # what is imported, and the threads' own
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+    before = find_peak()
     size = read(Path(folder))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (after - before) * UNIT / size
+    return (find_peak() - before) / size
+
+
+def find_peak() -> int:
+    """The most bytes that this process has had in memory, as Linux says."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return 1024 * int(peak)
 
 
 def main() -> None:
