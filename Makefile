@@ -5,7 +5,7 @@ PORT ?= $(or $(MLFLOW_PORT),5000)
 # A file's tests in one process: they share what takes long.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-faults lint format ui clean
+.PHONY: demo test test-slow test-faults lint format docs ui clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run.py workloads/synthetic_mlp --width_mult 1,10 --sam true,false
@@ -32,6 +32,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# Into site/; see it by .venv/bin/python -m http.server -d site, whose search needs a server
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 ui: $(VENV)/.installed
 	$(BIN)/mlflow ui --port $(PORT) --backend-store-uri sqlite:///mlflow/mlflow.db
 
@@ -46,4 +50,8 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.installed-docs: requirements-docs.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
 	touch $@

@@ -49,19 +49,24 @@ CASES = {
     "words": {"loss": TokenCrossentropy()},
 }
 
+# Whose groups would be compiled one by one with convolutions, which "groups" has.
+DENSE = ("skipping_groups", "chosen_groups", "uneven_groups")
 
-def build_image_model(dropout: float) -> samkeras.SAMModel:
-    """Convolutions with BatchNorm, a shortcut and dropout: uint8[8, 8, 3] to 4 logits.
 
-    Weights come from NumPy, since the backends draw different ones.
-    """
+def build_image_model(dropout: float, is_dense: bool) -> samkeras.SAMModel:
+    """Convolutions, or a dense layer, with BatchNorm, a shortcut and dropout:
+    uint8[8, 8, 3] to 4 logits."""
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Rescaling(1 / 255)(inputs)
-    x = BatchNorm()(keras.layers.Conv2D(6, 3, use_bias=False)(x))
-    x = keras.layers.ReLU()(x)
-    y = keras.layers.Conv2D(6, 3, padding="same", use_bias=False)(x)
-    x = keras.layers.add([x, keras.layers.ReLU()(BatchNorm()(y))])
-    x = keras.layers.GlobalAveragePooling2D()(x)
+    if is_dense:
+        x = keras.layers.Dense(6, use_bias=False)(keras.layers.Flatten()(x))
+        x = keras.layers.ReLU()(BatchNorm()(x))
+    else:
+        x = BatchNorm()(keras.layers.Conv2D(6, 3, use_bias=False)(x))
+        x = keras.layers.ReLU()(x)
+        y = keras.layers.Conv2D(6, 3, padding="same", use_bias=False)(x)
+        x = keras.layers.add([x, keras.layers.ReLU()(BatchNorm()(y))])
+        x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dropout(dropout, seed=5)(x)
     return samkeras.SAMModel(inputs, keras.layers.Dense(4)(x))
 
@@ -91,7 +96,7 @@ def prepare(case: str, with_dropout: bool) -> tuple:
                 layer.rate = 0.0
         return model, (as_array(graphs), y), GraphCollate()
     x = rng.integers(0, 256, (count, 8, 8, 3)).astype("uint8")
-    model = build_image_model(0.3 if with_dropout else 0.0)
+    model = build_image_model(0.3 if with_dropout else 0.0, case in DENSE)
     return model, (x, rng.integers(0, 4, count)), None
 
 

@@ -47,7 +47,7 @@ def in_mlflow(store, request, monkeypatch):
 
 @pytest.mark.each_backend
 def test_a_grid_is_recorded_in_full(call, in_mlflow, store, tmp_path):
-    """Params, curves, summaries, tags and files of nested runs, as the README says."""
+    """Params, curves, summaries, tags and files of nested runs: docs/compare.md."""
     code, out, _ = call(
         *SMALL, "--width_mult", "0.1,0.2", "--sam", "true,false", "--rho", "0.1"
     )

@@ -1,27 +1,68 @@
-"""The README's code runs as it is written."""
+"""The documents' code runs as it is written, and their links lead somewhere."""
 
 import re
 from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 import samkeras
 from samkeras.experiment.options.methods import CLASSES
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 X = np.random.default_rng(0).random((64, 28, 28), "float32")
 Y = np.random.default_rng(0).integers(0, 10, 64)
+
+
+def run_code(page: str, names: dict) -> dict:
+    """What names a page's Python leaves."""
+    for block in re.findall(
+        r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL
+    ):
+        exec(block, names)
+    return names
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What links into a page may end with."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    words = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+    return {word.replace(" ", "-") for word in words}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """To a file of the project, and to a title of it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors_of(found), target
+
+
+@pytest.mark.one_backend
+def test_the_readme_is_short():
+    """What more there is to say has a page."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_first_steps(page):
+    names = run_code(page, {"x_train": X, "y_train": Y})
+    assert isinstance(names["model"].method, samkeras.SAM)
+    if "top" in names:
+        assert names["top"].values[0] > 0
 
 
 def test_sam_in_your_own_code(tmp_path):
     """The model trains, and by the method of one's own too, in groups, saved and
     loaded with its state."""
-    section = README.read_text().split("\n## SAM in your own code")[1].split("\n## ")[0]
-    names = {"x_batch": X, "y_batch": Y}
-    for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
-        exec(block, names)
+    names = run_code("docs/library.md", {"x_batch": X, "y_batch": Y})
     model = names["model"]
     assert isinstance(model, samkeras.SAMModel)
     assert model.masks is not None
@@ -40,7 +81,6 @@ def test_sam_in_your_own_code(tmp_path):
 def test_measure_sharpness(tmp_path, monkeypatch):
     """All that is measured is a number, of all the examples."""
     monkeypatch.chdir(tmp_path)
-    section = README.read_text().split("\n## Measure sharpness")[1].split("\n## ")[0]
     model = keras.Sequential([keras.Input((28, 28)), keras.layers.Flatten()])
     model.add(keras.layers.Dense(10))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -52,8 +92,7 @@ def test_measure_sharpness(tmp_path, monkeypatch):
     weights = np.concatenate([np.ravel(w) for w in start])
     names |= {"x_test": X[:9], "y_test": Y[:9]}
     names["weights_of_epochs"] = [weights * 0, weights, weights**2]
-    for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
-        exec(block, names)
+    run_code("docs/analysis.md", names)
     assert names["top"].converged
     assert names["top"].num_examples == 64
     assert names["plane"].test["loss"].shape == (51, 51)
