@@ -2,6 +2,7 @@
 packages that the library does not need."""
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -50,6 +51,7 @@ MODULES = {name_of(path) for path in FILES}
 LIBRARY = [path for path in FILES if part_of(name_of(path)) in LEVEL]
 
 
+@functools.cache
 def find_imports(path: Path, everywhere: bool = True) -> set[str]:
     """The modules that a file imports, also within functions or not."""
     found = set()
@@ -200,6 +202,7 @@ def test_the_librarys_face_imports_nothing_at_once():
     assert "load_run" not in samkeras.__all__
 
 
+@functools.cache
 def find_private_names(path: Path) -> tuple[set[str], set[str]]:
     """The names of one underscore that a file takes of objects, and those that it
     gives to its own."""
@@ -236,7 +239,7 @@ def test_keras_privates_stay_in_the_backends_and_trainers(path, names_in_keras):
     used, own = find_private_names(path)
     for base in FILES:
         if base.parent.name not in INSIDES and name_of(base) in find_imports(path):
-            own |= find_private_names(base)[1]  # what it inherits
+            own = own | find_private_names(base)[1]  # what it inherits
     assert (used & names_in_keras) - own == set()
 
 

@@ -118,13 +118,19 @@ class SSAM(Perturbation):
 
 def _find_largest(tensors: list[Tensor], count: Tensor) -> Tensor:
     """The least of the largest numbers of tensors >= 0, as many as `count` says."""
+
     # They are in the order of their bits, by which it is found in 31 halvings: sorting
-    # takes ten times as long, and a compiled loop keeps the tensors once more.
-    bits = [ops.view(ops.cast(t, "float32"), "int32") for t in tensors]
-    low, high = (ops.convert_to_tensor(n, "int32") for n in (0, 2**31 - 1))
-    for _ in range(31):
+    # takes ten times as long.
+    def halve(_: Tensor, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        low, high = ends
         middle = low + (high - low) // 2
-        above = sum(ops.sum(ops.cast(b > middle, "int32")) for b in bits)
+        number = ops.view(middle, "float32")
+        above = sum(
+            ops.sum(ops.cast(t > ops.cast(number, t.dtype), "int32")) for t in tensors
+        )
         is_low = above >= count
-        low, high = ops.where(is_low, middle + 1, low), ops.where(is_low, high, middle)
+        return ops.where(is_low, middle + 1, low), ops.where(is_low, high, middle)
+
+    ends = (ops.convert_to_tensor(n, "int32") for n in (0, 2**31 - 1))
+    low, _ = ops.fori_loop(0, 31, halve, tuple(ends))
     return ops.view(low, "float32")

@@ -180,9 +180,10 @@ def test_resnet18_takes_the_authors_steps(depth):
             wide_resnet,
             marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             lambda *data: build_pyramidnet(*data, 1 / 8, depth=11, widening=24),
             pyramidnet,
+            marks=pytest.mark.slow,  # its forward pass is in test_references.py
         ),
     ],
     ids=["wide_resnet", "zero_pad", "pyramidnet"],

@@ -11,6 +11,7 @@ from samkeras.experiment.launch import ray as cluster
 from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.groups import Dropout, Layers, Linearized
+from samkeras.experiment.options.methods import DEFAULTS
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.build import measure_size, perturbs_some
 from samkeras.experiment.runs.data import Memory, read_data
@@ -122,7 +123,8 @@ def _check_every(run: Run, loaded: Splits) -> None:
     """
     config, per_epoch = run.config, run.task.steps_per_epoch(run.config, loaded)
     every = config.result_fields["sam_every"]
-    if per_epoch is None or not config.sam:
+    own = DEFAULTS.get(config.result_fields["method"], {}).get("sam_every")
+    if per_epoch is None or not config.sam or every == own:
         return
     steps = per_epoch * config.total_epochs
     if every > steps:
