@@ -52,7 +52,7 @@ class SAMModel(Trainer):
                 `UnnormalizedSAM` or `RandomPerturbation`. None (default): at the
                 weights, as the optimizer alone does. Training then logs `grad_norm`,
                 `sam_grad_norm` and `grad_cosine`: the epoch's means, the last two of
-                every tenth step.
+                every eleventh step.
             l2: coupled weight decay, a number >= 0 or a schedule of the step: l2 * w
                 at the unperturbed weights is added to the gradient of every trainable
                 weight before clipping and the optimizer. Default 0, no such term.

@@ -180,14 +180,17 @@ class Objective:
         see `evaluate`. What is assigned is forgotten."""
 
         def scaled(weights: list[Tensor]) -> Tensor:
-            loss = self.evaluate(weights, state, batch)[0]
+            with ascending(True):  # as the gradient that epsilon is made of
+                loss = self.evaluate(weights, state, batch)[0]
             return loss * ops.cast(self.scale, loss.dtype)
 
+        vector = self.mask(vector)
         with backend.explain_derivatives():
-            found = backend.hessian_product(scaled, weights, self.mask(vector))
-        return self._spoil(
-            self.mask([h / ops.cast(self.scale, h.dtype) for h in found])
-        )
+            found = backend.hessian_product(scaled, weights, vector)
+        product = [h / ops.cast(self.scale, h.dtype) for h in found]
+        if self._decay is not None:
+            product = decayed(product, vector, self._decay)
+        return self._spoil(self.mask(product))
 
     def _spoil(self, gradients: list[Tensor]) -> list[Tensor]:
         """NaN in place of all gradients where one of them is not finite: whatever a

@@ -10,7 +10,8 @@ from samkeras.tensors import dot, global_norm, scale, widest
 Tensor = Any
 
 GRADIENT_METRICS = ("grad_norm", "sam_grad_norm", "grad_cosine")
-COMPARE_EVERY = 10
+# A prime, so that of steps of which some are perturbed all kinds are compared.
+COMPARE_EVERY = 11
 NORM_FLOOR = 1e-30  # for gradients of zero; small ones near a minimum stay above it
 
 
@@ -27,7 +28,7 @@ class GradientMetrics:
     def is_due(self, step: Tensor) -> Tensor:
         """Whether to compare the gradients at a step: bool scalar.
 
-        Every tenth step and the first of each epoch: the mean is as good, and the
+        Every eleventh step and the first of each epoch: the mean is as good, and the
         comparison costs time.
         """
         is_first = ops.equal(self.metrics[-1].count, 0)

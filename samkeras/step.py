@@ -267,7 +267,8 @@ class _Passes:
             by_example=self._uses_losses and is_here,
             ascends=step.method is not None and is_here,
         )
-        if self._is_part or backend.count_parts() > 1:
+        is_elsewhere = not is_here and not held
+        if self._is_part or backend.count_parts() > 1 or is_elsewhere:
             _check_read(found.raw)
         self.made.append(found)
         losses = []
@@ -332,9 +333,9 @@ def _fits(tensor: Any, shape: tuple[int, ...]) -> bool:
 def _check_read(raw: keras.Variable | None) -> None:
     if raw is not None and raw.trainable:
         raise ValueError(
-            "m_sharpness, several devices, losses of examples and Hessian products "
-            f"need weights that are read through keras. Received: {raw.path}, which is "
-            "read past it, as by a TFSMLayer"
+            "m_sharpness, several devices, losses of examples, Hessian products and a "
+            "first pass at w + epsilon need weights that are read through keras. "
+            f"Received: {raw.path}, which is read past it, as by a TFSMLayer"
         )
 
 

@@ -50,7 +50,7 @@ CASES = {
 }
 
 # Whose groups would be compiled one by one with convolutions, which "groups" has.
-DENSE = ("skipping_groups", "chosen_groups", "uneven_groups")
+DENSE = ("skipping_groups", "uneven_groups")
 
 
 def build_image_model(dropout: float, is_dense: bool) -> samkeras.SAMModel:

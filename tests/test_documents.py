@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import samkeras
+from samkeras.experiment.options.groups import GROUPS
 from samkeras.experiment.options.methods import CLASSES
 
 ROOT = Path(__file__).parents[1]
@@ -104,3 +105,11 @@ def test_every_method_has_a_row_of_its_page():
     page = (ROOT / "docs/methods.md").read_text()
     for method, name in CLASSES.items():
         assert f"\n| `{method}` | `{name}` |" in page
+
+
+@pytest.mark.one_backend
+def test_every_group_of_options_is_named():
+    """Where the page says which there are."""
+    page = (ROOT / "docs/own_workload.md").read_text()
+    listed = page.split("`options:` names the groups")[1].split("classes of its own")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(GROUPS)

@@ -1,6 +1,6 @@
 """The policies that AutoAugment has found (Cubuk et al. 2019), as its authors and Foret
-et al. (2021) have them in their code: all 95 of CIFAR-10, of which the paper prints 25,
-and those 25 of SVHN.
+et al. (2021) have them in their code: all 95 of CIFAR-10, which have 20 of the 25 that
+the paper prints, and those 25 of SVHN.
 
 A policy is a list of pairs of operations, one of which an image is given; an operation
 has a name, a probability and a level from 0 to 10.

@@ -83,7 +83,7 @@ class MongeSAM(Perturbation):
         epsilon = rho * g / ((||g||_2 + 1e-12) * sqrt(1 + ||g||_2^2))
 
     which is SAM near a stationary point, and shorter where the loss is steep. The
-    formula is derived from the metric: the authors' code was not at hand.
+    formula is derived from the metric, and not compared with the authors' code.
 
     Args:
         rho: radius in the metric, a number >= 0 or a schedule. Default 0.05.

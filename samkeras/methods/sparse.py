@@ -123,13 +123,13 @@ def _find_largest(tensors: list[Tensor], count: Tensor) -> Tensor:
     # takes ten times as long.
     def halve(_: Tensor, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         low, high = ends
-        middle = low + (high - low) // 2
+        middle = low + (high - low) // 2 + (high - low) % 2
         number = ops.view(middle, "float32")
-        above = sum(
-            ops.sum(ops.cast(t > ops.cast(number, t.dtype), "int32")) for t in tensors
+        reached = sum(
+            ops.sum(ops.cast(t >= ops.cast(number, t.dtype), "int32")) for t in tensors
         )
-        is_low = above >= count
-        return ops.where(is_low, middle + 1, low), ops.where(is_low, high, middle)
+        is_enough = reached >= count
+        return ops.where(is_enough, middle, low), ops.where(is_enough, high, middle - 1)
 
     ends = (ops.convert_to_tensor(n, "int32") for n in (0, 2**31 - 1))
     low, _ = ops.fori_loop(0, 31, halve, tuple(ends))

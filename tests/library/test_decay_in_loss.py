@@ -66,8 +66,13 @@ def test_a_step_is_that_by_hand(m):
 
 @pytest.mark.parametrize(
     "build_method",
-    [lambda: None, lambda: samkeras.SAM(RHO), lambda: samkeras.TraceSAM(RHO)],
-    ids=["none", "sam", "trace"],  # which needs the loss itself
+    [
+        lambda: None,
+        lambda: samkeras.SAM(RHO),
+        lambda: samkeras.TraceSAM(RHO),  # which needs the loss itself
+        lambda: samkeras.SecondOrderSAM(RHO),  # and this its second derivatives
+    ],
+    ids=["none", "sam", "trace", "second_order"],
 )
 def test_it_is_keras_regularizer_of_all_weights(build_method):
     x, y = random_examples(32)

@@ -217,7 +217,7 @@ def test_weights_of_a_saved_model_train(tmp_path):
     actual, expected = train_with(load()), train_with(inner)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
     assert norm([inner.get_weights()[0] - before[0]]) > 1e-3
-    with pytest.raises(ValueError, match="m_sharpness, several devices and losses of"):
+    with pytest.raises(ValueError, match="m_sharpness, several devices, losses of"):
         train_with(load(), m_sharpness=2)
 
 

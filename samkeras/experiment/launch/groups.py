@@ -65,11 +65,7 @@ def group(
     reasons: dict[str, None] = {}
     for i, (run, loaded) in enumerate(zip(runs, splits, strict=True)):
         reason = _find_hindrance(run, loaded, session)
-        key = (
-            i
-            if reason
-            else find_shape(dataclasses.replace(run.config, learning_rate=1))
-        )
+        key = i if reason else _shape(run.config)
         alike.setdefault(key, []).append(i)
         if reason is not None:
             reasons[reason] = None

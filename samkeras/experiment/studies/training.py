@@ -116,10 +116,10 @@ def check_described(session: Session, left: Sequence[tuple[Run, Splits]]) -> Non
 
 
 def _check_every(run: Run, loaded: Splits) -> None:
-    """Checks that a run perturbs more than its first step.
+    """Checks that the steps between two perturbations are no more than the training's.
 
     Raises:
-        InputError: it does not.
+        InputError: they are.
     """
     config, per_epoch = run.config, run.task.steps_per_epoch(run.config, loaded)
     every = config.result_fields["sam_every"]
