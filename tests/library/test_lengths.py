@@ -7,6 +7,7 @@ from keras import layers, ops
 from keras.optimizers.schedules import PolynomialDecay
 
 import samkeras
+from samkeras.methods.sparse import _find_largest
 from tests.helpers import (
     batches_of,
     build_classifier,
@@ -148,3 +149,14 @@ def test_a_chosen_mask_goes_on_after_saving(tmp_path):
 def test_arguments_out_of_range_are_refused(build, argument):
     with pytest.raises(ValueError, match=rf"^{argument} must .*Received: {argument}="):
         build()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_weight_of_a_mask_is_lost_between_two_numbers_of_float32(count):
+    """In float64, which TensorFlow has at once: the least of the largest is rounded
+    down."""
+    values = ops.convert_to_tensor(np.array([0.5, 1 + 1e-12, 1 + 2e-12]))
+    least = _find_largest([values], ops.convert_to_tensor(count, "int32"))
+    kept = ops.convert_to_numpy(values) >= float(least)
+    assert kept.sum() >= count
+    assert kept[0] == (count == 3)

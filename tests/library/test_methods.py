@@ -10,7 +10,7 @@ from keras import ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
 
 import samkeras
-from samkeras.statistics import compare_gradients
+from samkeras.statistics import COMPARE_EVERY, compare_gradients
 from samkeras.tensors import global_norm
 from tests.helpers import find_epsilon, flat, relative_error
 
@@ -260,3 +260,11 @@ def test_nothing_is_computed_of_a_step_that_may_skip_a_pass():
     assert found["grad_cosine"] == pytest.approx(7 / 50**0.5, rel=1e-6)
     statistics = compare(first, second, is_due=False, is_norm_due=False)
     assert all(map(math.isnan, statistics.values()))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 10])
+def test_steps_of_all_kinds_are_compared(every):
+    """Those that `every` perturbs are as large a part of these as of all."""
+    compared = range(0, 100 * every * COMPARE_EVERY, COMPARE_EVERY)
+    perturbed = [step for step in compared if step % every == 0]
+    assert len(perturbed) * every == len(compared)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import samkeras
+from samkeras.scope import is_ascent
 from tests.helpers import build_classifier, flat, perceptron, random_examples, train
 
 RHO, STEP = 0.3, 1e-5
@@ -64,3 +65,23 @@ def test_it_is_the_gradient_of_the_loss_at_the_perturbed_weights(only, scope):
 
     assert error(found) < 1e-4
     assert error(first_order) > 1e-3
+
+
+def test_the_product_is_of_the_gradient_that_epsilon_is_made_of():
+    """Layers that shake give another gradient where a perturbation is found."""
+    found = []
+
+    class Probe(keras.layers.Layer):
+        def call(self, x):
+            found.append(is_ascent())
+            return x
+
+    inputs = keras.Input((3,))
+    model = samkeras.SAMModel(inputs, keras.layers.Dense(2)(Probe()(inputs)))
+    method = samkeras.SecondOrderSAM(RHO)
+    model.compile("sgd", "mse", method=method, run_eagerly=True)
+    model.build_for((np.ones((4, 3), "float32"), np.ones((4, 2), "float32")))
+    found.clear()
+    model.train_on_batch(np.ones((4, 3)), np.ones((4, 2)))
+    at_w, at_epsilon, product = found[-3:]
+    assert (at_w, at_epsilon, product) == (True, False, True)

@@ -188,7 +188,8 @@ def test_a_weight_that_the_loss_does_not_reach_is_left_as_plain_keras_leaves_it(
 @pytest.mark.skipif(not IS_TENSORFLOW, reason="SavedModels are TensorFlow's")
 def test_weights_of_a_saved_model_train(tmp_path):
     """TensorFlow reads them past keras: they take the steps of a model's own layers,
-    BatchNorm's statistics included, or m_sharpness refuses them."""
+    BatchNorm's statistics included, or m_sharpness and a first pass at w + epsilon,
+    where they would stay at w, refuse them."""
     shapes = [keras.Input((FEATURES,)), layers.Dense(3, "tanh")]
     inner = keras.Sequential([*shapes, layers.BatchNormalization()])
     archive = keras.export.ExportArchive()
@@ -203,7 +204,8 @@ def test_weights_of_a_saved_model_train(tmp_path):
         inputs = keras.Input((FEATURES,))
         outputs = layers.Dense(2, kernel_initializer="ones")(layer(inputs))
         model = samkeras.SAMModel(inputs, outputs)
-        model.compile("sgd", "mse", method=samkeras.SAM(0.5), l2=0.1, **kwargs)
+        kwargs.setdefault("method", samkeras.SAM(0.5))
+        model.compile("sgd", "mse", l2=0.1, **kwargs)
         x, y = random_sequences()
         model.fit(x[:, 0], y, batch_size=BATCH, shuffle=False, verbose=0)
         # The layer's weights come in the order in which its functions have them.
@@ -219,6 +221,13 @@ def test_weights_of_a_saved_model_train(tmp_path):
     assert norm([inner.get_weights()[0] - before[0]]) > 1e-3
     with pytest.raises(ValueError, match="m_sharpness, several devices, losses of"):
         train_with(load(), m_sharpness=2)
+
+    class Elsewhere(samkeras.Method):
+        def gradients(self, context):
+            return context.gradients_at([ops.ones_like(w) for w in context.weights])
+
+    with pytest.raises(ValueError, match=r"first pass at w \+ epsilon"):
+        train_with(load(), method=Elsewhere())
 
 
 @pytest.mark.skipif(not IS_TENSORFLOW, reason="SavedModels are TensorFlow's")
