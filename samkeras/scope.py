@@ -14,10 +14,10 @@ _is_ascent = ContextVar("is_ascent", default=False)
 
 
 def is_ascent() -> bool:
-    """Whether a layer is called in a pass at the weights from which a method finds its
-    perturbation: the first of a step. Layers whose gradient is not that of what they
-    compute, such as Shake-Shake's, may give the true one there, as Foret et al. (2021)
-    do in their code."""
+    """Whether a layer is called in a pass from which a method finds its perturbation:
+    that at the weights, and those of further steps of ascent. Layers whose gradient is
+    not that of what they compute, such as Shake-Shake's, may give the true one there,
+    as Foret et al. (2021) do in their code."""
     return _is_ascent.get()
 
 

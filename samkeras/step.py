@@ -202,15 +202,20 @@ class _Passes:
         self._share, self._is_part = share, is_part
         self._uses_losses = step.method is not None and step.method.uses_losses
 
-    def make(self, epsilon: list[Tensor] | None, examples: Tensor | None) -> Point:
+    def make(
+        self,
+        epsilon: list[Tensor] | None,
+        examples: Tensor | None,
+        ascends: bool,
+    ) -> Point:
         """What a pass at w, or at w + epsilon, gives; see `Context`."""
         if epsilon is None:
-            found = self._differentiate(None, None)
+            found = self._differentiate(None, None, self._step.method is not None)
             losses = self.made[-1].losses
             self.here = self._point_of(found)._replace(losses=losses)
             return self.here
         self._step.check_shapes("epsilon", epsilon)
-        return self._point_of(self._differentiate(epsilon, examples))
+        return self._point_of(self._differentiate(epsilon, examples, ascends))
 
     def branch(
         self,
@@ -248,7 +253,7 @@ class _Passes:
         return backend.sum_over_copies(product, self._share)
 
     def _differentiate(
-        self, epsilon: list[Tensor] | None, examples: Tensor | None
+        self, epsilon: list[Tensor] | None, examples: Tensor | None, ascends: bool
     ) -> list[Tensor]:
         """A gradient, and the loss where it is used."""
         step, point, held = self._step, self._step.weights, []
@@ -265,7 +270,7 @@ class _Passes:
             batch,
             held,
             by_example=self._uses_losses and is_here,
-            ascends=step.method is not None and is_here,
+            ascends=ascends,
         )
         is_elsewhere = not is_here and not held
         if self._is_part or backend.count_parts() > 1 or is_elsewhere:

@@ -73,7 +73,7 @@ class Context:
         roles: Sequence[Role],
         step: Tensor,
         mask: Callable[[list[Tensor]], list[Tensor]],
-        make_pass: Callable[[list[Tensor] | None, Tensor | None], Point],
+        make_pass: Callable[[list[Tensor] | None, Tensor | None, bool], Point],
         find_losses: Callable[[list[Tensor]], Tensor],
         multiply: Callable[[list[Tensor]], list[Tensor]],
         find_momentum: Callable[[], list[Tensor]],
@@ -90,7 +90,7 @@ class Context:
         """What the pass at w gives. The first use makes it."""
         # No cached_property, whose lock would keep TensorFlow's replicas from meeting.
         if self._here is None:
-            self._here = self._make_pass(None, None)
+            self._here = self._make_pass(None, None, True)
         return self._here
 
     @property
@@ -107,7 +107,13 @@ class Context:
         """
         return self._find_momentum()
 
-    def at(self, epsilon: list[Tensor], examples: Tensor | None = None) -> Point:
+    def at(
+        self,
+        epsilon: list[Tensor],
+        examples: Tensor | None = None,
+        *,
+        ascends: bool = False,
+    ) -> Point:
         """What a pass at w + epsilon gives, on the same batch with the same random
         draws.
 
@@ -115,6 +121,8 @@ class Context:
             epsilon: one tensor per weight.
             examples: int[example], the places of those of the batch that it is of,
                 which then draw random numbers of their own. None (default): all.
+            ascends: whether it is a pass on the way to a perturbation, as that at w is,
+                see `samkeras.scope.is_ascent`. Default: not.
 
         The first pass of a step, whether here or at w, gives the loss, the predictions
         and the new state of layers. No pass may be in a branch of `keras.ops.cond`; see
@@ -123,7 +131,7 @@ class Context:
         Raises:
             ValueError: epsilon has not one tensor per weight, of its shape.
         """
-        return self._make_pass(epsilon, examples)
+        return self._make_pass(epsilon, examples, ascends)
 
     def gradients_at(self, epsilon: list[Tensor]) -> list[Tensor]:
         """The gradient at w + epsilon; each call makes a pass, see `at`."""
@@ -170,8 +178,12 @@ class Context:
                 for tensor, is_chosen in zip(self.mask(tensors), chosen, strict=True)
             ]
 
-        def make_pass(epsilon: list[Tensor] | None, examples: Tensor | None) -> Point:
-            found = self.here if epsilon is None else self.at(epsilon, examples)
+        def make_pass(
+            epsilon: list[Tensor] | None, examples: Tensor | None, ascends: bool
+        ) -> Point:
+            found = self.here
+            if epsilon is not None:
+                found = self.at(epsilon, examples, ascends=ascends)
             return found._replace(gradient=mask(found.gradient))
 
         return Context(

@@ -72,7 +72,7 @@ class SAM(Perturbation):
     def epsilon(self, context: Context) -> list[Tensor]:
         epsilon = self.in_scope(context, self._ascend, context.gradient)
         for _ in range(self.steps - 1):
-            reached = context.gradients_at(epsilon)
+            reached = context.at(epsilon, ascends=True).gradient
             epsilon = add(epsilon, self.in_scope(context, self._ascend, reached))
         return epsilon
 
