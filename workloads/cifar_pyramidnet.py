@@ -2,6 +2,7 @@
 
 from samkeras.data.images import load_images
 from samkeras.experiment.tasks import Supervised
+from samkeras.experiment.tasks.classification import accuracy, crossentropy
 from samkeras.workload import Workload
 
 
@@ -22,25 +23,11 @@ def build(config, info):
     )
 
 
-def loss(config):
-    from samkeras.losses import SmoothedCrossentropy
-
-    return SmoothedCrossentropy(config.label_smoothing)
-
-
-def accuracy():
-    import keras
-
-    from samkeras.scores import class_accuracy
-
-    return keras.metrics.MeanMetricWrapper(class_accuracy, "accuracy")
-
-
 workload = Workload(
     task=Supervised(),
     load=lambda config: load_images(config.dataset, config.data_dir, config.image_size),
     build=build,
-    loss=loss,
+    loss=crossentropy,
     metrics=[accuracy],
     monitor="val_accuracy",
     mode="max",

@@ -6,6 +6,7 @@ without biases, shortcuts without weights.
 """
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -39,6 +40,27 @@ def count_blocks(depth: int, per_block: int, rest: int, usual: str) -> int:
             f"{usual}. Received: {depth}"
         )
     return count
+
+
+def stack(
+    x: Tensor,
+    block: Callable[[Tensor, int, int, str], Tensor],
+    widths: Iterable[int],
+    num_blocks: int,
+) -> Tensor:
+    """Stages of blocks, each but the first half as large as the one before.
+
+    Args:
+        x: what the first block takes.
+        block: (x, filters, strides, name) -> what a block makes of x.
+        widths: the filters of each stage.
+        num_blocks: of each stage.
+    """
+    for stage, filters in enumerate(widths):
+        for number in range(num_blocks):
+            strides = 2 if stage > 0 and number == 0 else 1
+            x = block(x, filters, strides, f"stage{stage + 1}_block{number + 1}")
+    return x
 
 
 def convolve(x: Tensor, filters: int, size: int, name: str, strides: int = 1) -> Tensor:

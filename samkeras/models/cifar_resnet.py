@@ -16,6 +16,7 @@ from samkeras.models.blocks import (
     normalize,
     pad_channels,
     project,
+    stack,
     subsample,
 )
 from samkeras.models.common import scale_width
@@ -63,18 +64,17 @@ def build_cifar_resnet(
     inputs = keras.Input(input_shape)
     x = standardize(inputs, statistics or find_statistics("", input_shape[-1]))
     x = activate(convolve(x, widths[0], 3, "stem"), "stem_norm", batch_norm)
-    for stage, filters in enumerate(widths):
-        for number in range(num_blocks):
-            strides = 2 if stage > 0 and number == 0 else 1
-            name = f"stage{stage + 1}_block{number + 1}"
-            y = convolve(x, filters, 3, f"{name}_conv1", strides)
-            y = activate(y, f"{name}_norm1", batch_norm)
-            y = convolve(y, filters, 3, f"{name}_conv2")
-            y = normalize(y, f"{name}_norm2", batch_norm)
-            if strides > 1 and shortcut == "projection":
-                x = project(x, filters, strides, f"{name}_projection")
-                x = normalize(x, f"{name}_projection_norm", batch_norm)
-            else:
-                x = pad_channels(subsample(x, strides), filters)
-            x = layers.ReLU()(layers.add([x, y]))
-    return SAMModel(inputs, classify(x, num_outputs))
+
+    def block(x: Tensor, filters: int, strides: int, name: str) -> Tensor:
+        y = convolve(x, filters, 3, f"{name}_conv1", strides)
+        y = activate(y, f"{name}_norm1", batch_norm)
+        y = convolve(y, filters, 3, f"{name}_conv2")
+        y = normalize(y, f"{name}_norm2", batch_norm)
+        if strides > 1 and shortcut == "projection":
+            x = project(x, filters, strides, f"{name}_projection")
+            x = normalize(x, f"{name}_projection_norm", batch_norm)
+        else:
+            x = pad_channels(subsample(x, strides), filters)
+        return layers.ReLU()(layers.add([x, y]))
+
+    return SAMModel(inputs, classify(stack(x, block, widths, num_blocks), num_outputs))

@@ -1,5 +1,6 @@
 """Shake-Shake networks (Gastaldi 2017)."""
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from samkeras.models.blocks import (
     convolve,
     count_blocks,
     normalize,
+    stack,
     subsample,
 )
 from samkeras.models.common import scale_width
@@ -59,11 +61,7 @@ def build_shake_shake(
     x = standardize(inputs, statistics or find_statistics("", input_shape[-1]))
     x = convolve(x, min(STEM, widths[0]), 3, "stem")
     x = normalize(x, "stem_norm", batch_norm)
-    for stage, filters in enumerate(widths):
-        for number in range(num_blocks):
-            strides = 2 if stage > 0 and number == 0 else 1
-            name = f"stage{stage + 1}_block{number + 1}"
-            x = _block(x, filters, strides, name, batch_norm)
+    x = stack(x, partial(_block, batch_norm=batch_norm), widths, num_blocks)
     return SAMModel(inputs, classify(layers.ReLU()(x), num_outputs))
 
 

@@ -1,5 +1,6 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016)."""
 
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -16,6 +17,7 @@ from samkeras.models.blocks import (
     pad_channels,
     pool,
     project,
+    stack,
 )
 from samkeras.models.common import scale_width
 from samkeras.models.images import standardize
@@ -68,11 +70,8 @@ def build_wide_resnet(
     inputs = keras.Input(input_shape)
     x = standardize(inputs, statistics or find_statistics("", input_shape[-1]))
     x = convolve(x, min(STEM, widths[0]), 3, "stem")
-    for stage, filters in enumerate(widths):
-        for number in range(num_blocks):
-            strides = 2 if stage > 0 and number == 0 else 1
-            name = f"stage{stage + 1}_block{number + 1}"
-            x = _block(x, filters, strides, name, shortcut, batch_norm)
+    block = partial(_block, shortcut=shortcut, batch_norm=batch_norm)
+    x = stack(x, block, widths, num_blocks)
     return SAMModel(inputs, classify(activate(x, "norm", batch_norm), num_outputs))
 
 
