@@ -95,6 +95,7 @@ ROOMS = (
     ("models", "losses", "scores", "ppo", "data", "files", "imports", "quiet"),
     ("task",),
     ("workload",),
+    ("experiment.place",),
     ("experiment.machine", "experiment.options"),
     ("experiment.tracking",),
     ("experiment.runs",),

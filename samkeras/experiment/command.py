@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from samkeras.errors import InputError
+from samkeras.experiment.place import CODE, COMMAND, complain, is_checkout
 from samkeras.experiment.runs.interrupt import INTERRUPTED, end_at_once
 
 # Nothing here imports packages that Python does not bring before `main` does: it says
@@ -14,7 +15,6 @@ from samkeras.experiment.runs.interrupt import INTERRUPTED, end_at_once
 
 BACKENDS = ("jax", "tensorflow")
 PIPE_CLOSED = 128 + signal.SIGPIPE  # the exit code
-HOME = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: list[str]) -> int:
@@ -33,9 +33,9 @@ def main(arguments: list[str]) -> int:
             raise
         said = _say_how_to_install(error.name)
     except KeyboardInterrupt:  # while nothing trains, or a second time
-        print("run.py: interrupted", file=sys.stderr)
+        complain("interrupted")
         return INTERRUPTED
-    print(f"run.py: {_one_line(said)}", file=sys.stderr)
+    complain(_one_line(said))
     return 2
 
 
@@ -96,13 +96,13 @@ def _say_how_to_install(package: str) -> str:
     """A line for those whose Python lacks a package: most have forgotten their virtual
     environment."""
     line = f"{package} is not installed for {sys.executable}; first run "
-    environment = HOME / ".venv"
-    if not (HOME / "requirements.txt").is_file():
+    environment = CODE / ".venv"
+    if not is_checkout(CODE):
         return f"{line}pip install 'samkeras[experiment,jax]'"
     if not environment.is_dir():
-        return f"{line}`make demo` in {HOME}, and `source .venv/bin/activate`"
+        return f"{line}`make demo` in {CODE}, and `source .venv/bin/activate`"
     if Path(sys.prefix).resolve() == environment.resolve():
-        return f"{line}pip install -r {HOME / 'requirements.txt'}"
+        return f"{line}pip install -r {CODE / 'requirements.txt'}"
     return f"{line}`source {environment / 'bin' / 'activate'}`"
 
 
@@ -115,15 +115,15 @@ def _one_line(text: str) -> str:
 def print_targets() -> None:
     from samkeras.experiment.options.targets import describe_targets
 
-    print("python run.py TARGET [--option value[,value...]] ...\n\nTargets:")
+    print(f"{COMMAND} TARGET [--option value[,value...]] ...\n\nTargets:")
     targets = describe_targets()
     width = max(map(len, targets))
     for target, description in targets.items():
         print(f"  {target:{width}}  {description}")
     print(
-        "\nThe name alone will do, as in python run.py mnist_mlp or figure1_mnist.\n"
+        f"\nThe name alone will do, as in {COMMAND} mnist_mlp or figure1_mnist.\n"
         "A workload of your own is the path of its .py file, or package.module.\n"
-        "python run.py TARGET --help shows a target's options and defaults."
+        f"{COMMAND} TARGET --help shows a target's options and defaults."
     )
 
 

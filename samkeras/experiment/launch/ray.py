@@ -18,7 +18,8 @@ from samkeras.experiment.launch.workers import (
     train_apart,
 )
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.options.targets import CODE, Target, is_checkout
+from samkeras.experiment.options.targets import Target
+from samkeras.experiment.place import CODE, is_checkout
 from samkeras.experiment.runs.data import Memory
 from samkeras.experiment.runs.failure import Failure
 from samkeras.experiment.runs.progress import ProgressDisplay

@@ -12,6 +12,7 @@ from samkeras.experiment.options.fields import allowed_values
 from samkeras.experiment.options.groups import Config
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.values import as_text
+from samkeras.experiment.place import COMMAND
 
 # What users set first, of what the workload has.
 _FIRST = ("width_mult", "sam", "rho", "method", "dataset", "game", "epochs", "steps")
@@ -41,8 +42,8 @@ def format_help(
     """
     preset = "[--preset small] " if has_presets else ""
     parser = argparse.ArgumentParser(
-        prog=f"run.py {name}",
-        usage=f"python run.py {name} {preset}[--option value[,value...]] ...",
+        prog=f"{COMMAND} {name}",
+        usage=f"{COMMAND} {name} {preset}[--option value[,value...]] ...",
         description=title,
         epilog="Any option takes a comma-separated list: the runs are the product.",
         add_help=False,

@@ -14,18 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.experiment.place import CODE, COMMAND, home, is_checkout
 from samkeras.imports import explain, import_file
 
 if TYPE_CHECKING:  # it imports keras, which takes seconds and --help needs not
     from samkeras.workload import Workload
-
-CODE = Path(__file__).resolve().parents[3]  # the folder of the package samkeras
-
-
-def is_checkout(folder: Path) -> bool:
-    """Whether a folder is the project's, with its command and its configs."""
-    return (folder / "run.py").is_file() and (folder / "configs").is_dir()
-
 
 # Where workloads/ and configs/ are: an installed samkeras has them within itself.
 ROOT = CODE if is_checkout(CODE) else CODE / "samkeras"
@@ -36,16 +29,6 @@ RUN_DIR: Final = "runs"  # in `home`
 # In a figure's file. Parsing them all would take longer than all else that --help does.
 _TITLE = re.compile(r"^title: *(.*)$", re.MULTILINE)
 _NAME = re.compile(r"""^[^#\n]*\bname: *['"]?([\w.-]+)""", re.MULTILINE)
-
-
-def home(code: Path = CODE) -> Path:
-    """The folder that holds what one has and makes: the project's, where samkeras is
-    run from it, otherwise, as where it is installed, the one the user stands in.
-
-    Args:
-        code: the folder that the package samkeras is in.
-    """
-    return code if is_checkout(code) else Path.cwd()
 
 
 def default_run_dir() -> str:
@@ -260,8 +243,8 @@ def resolve_target(target: str) -> Target | Path | Literal["report", "analyze"]:
         return _resolve_module(target)
     if target.startswith("--"):
         raise InputError(
-            f"a target comes first: python run.py TARGET {target} ..., and python "
-            "run.py lists them"
+            f"a target comes first: {COMMAND} TARGET {target} ..., and {COMMAND} lists "
+            "them"
         )
     if path.suffix == ".py" and stem not in list_workloads():
         beside = [f.name for f in path.parent.glob("[!_]*.py") if f.name != "run.py"]
@@ -310,7 +293,7 @@ def _resolve_figure(target: str, folder: Path, stem: str) -> Path:
     if in_place and stem in _list_figures():
         return FIGURES / f"{stem}.yaml"
     raise InputError(
-        f"unknown figure {target}: `python run.py` lists them{_hint_at(target)}"
+        f"unknown figure {target}: `{COMMAND}` lists them{_hint_at(target)}"
     )
 
 

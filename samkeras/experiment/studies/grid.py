@@ -6,7 +6,6 @@ import hashlib
 import io
 import math
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,8 @@ from samkeras.experiment.launch.start import (
 from samkeras.experiment.options.fingerprint import Marks
 from samkeras.experiment.options.groups import Measuring
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.options.targets import Target, home, is_checkout
+from samkeras.experiment.options.targets import Target
+from samkeras.experiment.place import complain, home, is_checkout
 from samkeras.experiment.runs.data import Memory, describe_data
 from samkeras.experiment.runs.failure import Failure, explained
 from samkeras.experiment.runs.interrupt import INTERRUPTED, raise_interrupt
@@ -129,13 +129,13 @@ def _run_grid(
             parent.end(_name_end(interrupted or stopped, failed))
     except (OSError, FolderGoneError) as error:  # such as a full disk
         failed = True
-        print(f"run.py: cannot record the runs together: {error}", file=sys.stderr)
+        complain(f"cannot record the runs together: {error}")
     tables.print_table(found, len(runs), session.verbose)
     tables.print_measured(found)
     tracker.close()
     _say_where(drawn, tracker, parent or ended)
     if interrupted or stopped:
-        print("run.py: interrupted; the same command goes on", file=sys.stderr)
+        complain("interrupted; the same command goes on")
         return INTERRUPTED
     return 1 if failed else 0
 
@@ -208,10 +208,9 @@ def _find_unmeasured(
     if num_processes > 1:
         left = [run for run in runs if measured.asks_at_end(Measuring.of(run.config))]
         if left and number == 0:
-            print(
-                "run.py: several processes do not measure runs that are over: the same "
-                "command in one process does, and --measure_every along the training",
-                file=sys.stderr,
+            complain(
+                "several processes do not measure runs that are over: the same command "
+                "in one process does, and --measure_every along the training"
             )
         return {}
     return {
@@ -267,7 +266,7 @@ def _draw(
         try:
             paths = pictures.draw_picture(figure, picture, results, run_dir)
         except InputError as error:
-            print(f"run.py: {error}", file=sys.stderr)
+            complain(str(error))
             continue
         for path in paths:
             parent.log_file(path)

@@ -15,6 +15,7 @@ from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.fields import Measures, PositiveInt, parse_option
 from samkeras.experiment.options.groups import Measuring
 from samkeras.experiment.options.measures import ALONG, MEASURES, NUMBERS, TOGETHER
+from samkeras.experiment.place import COMMAND, complain
 from samkeras.experiment.runs.result import SIZES, Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.saved import SavedRun, Which, load_run
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # it imports keras, which a command that has nothing to do ne
 
 MAX_PANELS = 8
 MAX_EXAMPLES = 1000  # of a landscape, which takes thousands of evaluations
-USAGE = "python run.py analyze RUN_FOLDER ... --measure NAME,NAME [--option value] ..."
+USAGE = f"{COMMAND} analyze RUN_FOLDER ... --measure NAME,NAME [--option value] ..."
 
 
 def find_names(options: Measuring) -> list[str]:
@@ -155,8 +156,8 @@ def draw_together(
         return True
     if len(found) > MAX_PANELS:
         print(
-            f"{len(found)} runs are too many for one picture of {join(asked)}; `python "
-            f"run.py analyze` draws those of up to {MAX_PANELS} runs."
+            f"{len(found)} runs are too many for one picture of {join(asked)}; "
+            f"`{COMMAND} analyze` draws those of up to {MAX_PANELS} runs."
         )
         return True
     is_whole = True
@@ -165,7 +166,7 @@ def draw_together(
             paths = PICTURES[name](found, which, options.measure_examples)
         except InputError as error:
             is_whole = False
-            print(f"run.py: {name} cannot be drawn: {error}", file=sys.stderr)
+            complain(f"{name} cannot be drawn: {error}")
             continue
         for each in found:
             with tracker.amend(each.saved.folder) as logger:
@@ -265,7 +266,7 @@ class _Progress:
         self._task = self.bar.add_task("", total=count)
 
     def say(self, line: str) -> None:
-        print(f"run.py: {line}", file=sys.stderr)
+        complain(line)
         self.bar.advance(self._task)
 
     def end(self, found: Found) -> None:
@@ -282,7 +283,7 @@ class _Progress:
             text = f"{found.label}: {', '.join(what)} ({seconds:.1f} s)"
             self._console.print(text)
         for note in (note for entry in found.entries for note in entry.notes):
-            print(f"run.py: {found.label}: {note}", file=sys.stderr)
+            complain(f"{found.label}: {note}")
 
 
 @contextmanager
@@ -366,7 +367,7 @@ def _describe(entries: "Sequence[Entry]", which: str) -> str:
 
 def _parse(arguments: list[str]) -> tuple[list[Path], Which, Measuring]:
     parser = argparse.ArgumentParser(
-        prog="run.py analyze",
+        prog=f"{COMMAND} analyze",
         usage=USAGE,
         description="Measures finished runs, from their folders.",
         allow_abbrev=False,

@@ -15,9 +15,10 @@ from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.parsing import SESSION_FIELDS
 from samkeras.experiment.options.targets import default_run_dir, numbers_as_such
 from samkeras.experiment.options.values import as_text, count_decimals
+from samkeras.experiment.place import COMMAND
 from samkeras.files import replace_file
 
-EXAMPLE = "python run.py configs/figures/figure1_synthetic.yaml --preset small"
+EXAMPLE = f"{COMMAND} configs/figures/figure1_synthetic.yaml --preset small"
 MAX_POINTS = 2000  # in the page
 Value = int | float | str
 Columns = dict[str, list[Value]]
@@ -77,7 +78,7 @@ def write_report(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> Path:
     parser = argparse.ArgumentParser(
-        prog="python run.py report",
+        prog=f"{COMMAND} report",
         description="Gathers the figures that are drawn in one HTML page.",
         allow_abbrev=False,
         exit_on_error=False,

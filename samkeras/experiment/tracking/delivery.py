@@ -1,11 +1,11 @@
 """When journals are delivered: from a thread of their own, as long as it takes."""
 
 import random
-import sys
 import threading
 import time
 from pathlib import Path
 
+from samkeras.experiment.place import complain
 from samkeras.experiment.tracking.journal import Delivered, Journal, locked
 from samkeras.experiment.tracking.mlflow_store import (
     MLflowStore,
@@ -176,4 +176,4 @@ class Delivery:
     def _warn(self, line: str) -> None:
         if line not in self._warned:
             self._warned.add(line)
-            print(f"run.py: {line}", file=sys.stderr)
+            complain(line)

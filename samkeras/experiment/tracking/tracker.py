@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from samkeras.errors import InputError
-from samkeras.experiment.options.targets import home
 from samkeras.experiment.options.values import plain_text
+from samkeras.experiment.place import home
 from samkeras.experiment.tracking.delivery import Delivery
 from samkeras.experiment.tracking.journal import (
     Journal,

@@ -10,7 +10,8 @@ from mlflow.tracking import MlflowClient
 
 import run as command
 from samkeras.experiment.launch.ray import PACKED
-from samkeras.experiment.options.targets import ROOT, is_checkout
+from samkeras.experiment.options.targets import ROOT
+from samkeras.experiment.place import is_checkout
 from tests.experiment.launch.test_kills import rows
 
 GRID = ["workloads/synthetic_mlp", "--width_mult", "0.1,0.2,0.3", "--sam", "true,false"]

@@ -659,6 +659,19 @@ def test_a_forgotten_environment_is_said_in_one_line(missing):
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
 
 
+def test_a_module_that_is_started_is_not_called_run_py(tmp_path):
+    """Where samkeras is installed there is no run.py to type."""
+    line = [sys.executable, "-m", "samkeras"]
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    options |= {"capture_output": True, "text": True}
+    listed = subprocess.run(line, **options).stdout
+    assert listed.startswith("python -m samkeras TARGET [--option")
+    assert "run.py" not in listed
+    refused = subprocess.run([*line, "mnist_mpl"], **options)
+    assert refused.stderr.startswith("samkeras: unknown workload mnist_mpl")
+    assert refused.returncode == 2
+
+
 def test_runs_are_in_one_place_wherever_one_stands(tmp_path, monkeypatch, capsys):
     """In the project's folder, which is said where one is not there; a folder that is
     given is one's own."""

@@ -13,8 +13,9 @@ from mlflow.tracking import MlflowClient
 from requests.exceptions import ConnectionError
 
 from samkeras.errors import InputError
-from samkeras.experiment.options import targets
-from samkeras.experiment.options.targets import ROOT, home
+from samkeras.experiment import place
+from samkeras.experiment.options.targets import ROOT
+from samkeras.experiment.place import home
 from samkeras.experiment.tracking.mlflow_store import MLflowStore, identify
 from samkeras.experiment.tracking.tracker import MLflowTracker, resolve_uri
 from tests.experiment.tracking.making import NOBODY, VIEW
@@ -182,7 +183,8 @@ def test_the_default_store_is_never_inside_a_package(tmp_path, monkeypatch):
     assert home() == ROOT
     assert resolve_uri(None) == f"sqlite:///{ROOT}/mlflow/mlflow.db"
     packages = tmp_path / "site-packages"
-    (packages / "configs").mkdir(parents=True)  # of another distribution
+    (packages / "configs").mkdir(parents=True)
+    (packages / "run.py").touch()  # both of other distributions
     assert home(packages) == tmp_path
-    monkeypatch.setattr(targets, "is_checkout", lambda folder: False)
+    monkeypatch.setattr(place, "is_checkout", lambda folder: False)
     assert resolve_uri(None) == f"sqlite:///{tmp_path}/mlflow/mlflow.db"
