@@ -33,6 +33,15 @@ class SAMModel(Trainer):
     Built, fitted, evaluated, saved and loaded as any keras.Model, functional or
     subclassed. With `method=None`, `l2=0` and no masks it trains as keras.Model
     does, to the bit.
+
+    Examples:
+        >>> inputs = keras.Input((4,))
+        >>> model = samkeras.SAMModel(inputs, keras.layers.Dense(1)(inputs))
+        >>> model.compile("sgd", "mse", method=samkeras.SAM(rho=0.05))
+        >>> history = model.fit(x, y, verbose=0)
+        >>> sorted(history.history)
+        ['grad_cosine', 'grad_norm', 'loss', 'sam_grad_norm']
+        >>> prediction = model.predict(x, verbose=0)  # float32[example, 1]
     """
 
     def compile(

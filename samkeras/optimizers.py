@@ -20,6 +20,13 @@ class SGD(keras.optimizers.SGD):
     keras' own keeps the learning rate inside the velocity, so that after a drop of the
     learning rate the old one lingers for some tens of steps. With a constant learning
     rate both are the same. The paper's authors train with this one (optax).
+
+    Args:
+        learning_rate, momentum, nesterov, others: those of keras.optimizers.SGD.
+            Defaults 0.01, 0 and False.
+
+    Examples:
+        >>> model.compile(samkeras.SGD(0.1, momentum=0.9), "mse")
     """
 
     def update_step(

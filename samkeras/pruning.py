@@ -58,6 +58,11 @@ def prune_at_init(
         TypeError: `model` is not a SAMModel.
         ValueError: an argument is out of its range, the model is not ready, a score
             is not finite, or a kernel would lose all its weights.
+
+    Examples:
+        >>> samkeras.prune_at_init(model, "snip", sparsity=0.5, data=(x, y))
+        >>> int(np.count_nonzero(model.get_weights()[0]))  # of 4
+        2
     """
     if not isinstance(model, SAMModel):
         raise TypeError(f"model must be a samkeras.SAMModel. Received: {model!r}")

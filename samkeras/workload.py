@@ -48,6 +48,24 @@ class Workload:
 
     Raises:
         InputError: `mode` is another.
+
+    Examples:
+        >>> from samkeras.data.images import load_images
+        >>> from samkeras.experiment.tasks import Supervised
+        >>> from samkeras.models.mlp import build_mlp
+        >>> workload = samkeras.Workload(
+        ...     task=Supervised(),
+        ...     load=lambda config: load_images(config.dataset, config.data_dir),
+        ...     build=lambda config, info: build_mlp(
+        ...         info.input_shape, info.num_outputs, [512], config.width_mult
+        ...     ),
+        ...     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        ...     metrics=["accuracy"],
+        ...     monitor="val_accuracy",
+        ...     mode="max",
+        ... )
+        >>> workload.metric_names
+        ['accuracy']
     """
 
     task: Task

@@ -117,11 +117,11 @@ def top_eigenvalues(
     may be among `bottom_eigenvalues`. Repeated eigenvalues count as often as they are
     there.
 
-    Example:
-
-        top = samkeras.analysis.top_eigenvalues(model, (x, y), k=5)
-        top.values[0], top.values[0] / top.values[4]  # Foret et al. 2021, figure 3
-        assert top.converged, top.residuals
+    Examples:
+        >>> top = samkeras.analysis.top_eigenvalues(model, (x, y), k=5)
+        >>> top.values.shape, top.converged
+        ((5,), True)
+        >>> ratio = top.values[0] / top.values[4]  # as in Foret et al. 2021, figure 3
 
     Args:
         model: a compiled keras.Model.
@@ -132,6 +132,9 @@ def top_eigenvalues(
         max_products: when to end without, each of which keeps a vector in memory.
         seed: of the first vector.
         batch_size: the most examples at once.
+
+    Returns:
+        The eigenvalues, with their vectors and how exact they are.
 
     Raises:
         ValueError: an argument is out of its range, the vectors take too much memory,
@@ -155,6 +158,21 @@ def bottom_eigenvalues(
 
     Those of a network are often a dense bulk around zero: its small ones may not
     converge.
+
+    Examples:
+        >>> bottom = samkeras.analysis.bottom_eigenvalues(model, (x, y))
+        >>> bottom.values.shape
+        (1,)
+
+    Args:
+        model, data, k, tolerance, max_products, seed, batch_size: see
+            `top_eigenvalues`.
+
+    Returns:
+        The eigenvalues, with their vectors and how exact they are.
+
+    Raises:
+        ValueError: as `top_eigenvalues`.
     """
     loss = prepare(model, data, batch_size)
     return _find_extreme(loss, -1, k, tolerance, max_products, seed)
@@ -173,15 +191,20 @@ def trace(
     A draw's variance is 2 (|H|_F^2 - sum_i H_ii^2): none where H is diagonal.
     (Hutchinson 1989.)
 
-    Example:
-
-        found = samkeras.analysis.trace(model, (x, y))
-        print(f"{found.value:.3g} +- {found.standard_error:.1g}")
+    Examples:
+        >>> found = samkeras.analysis.trace(model, (x, y))
+        >>> text = f"{found.value:.3g} ± {found.standard_error:.1g}"
 
     Args:
         model, data, batch_size: see `top_eigenvalues`.
         draws: of v, each one product, >= 2.
         seed: of the draws.
+
+    Returns:
+        The trace, and its standard error.
+
+    Raises:
+        ValueError: `draws` is out of its range, or the loss has no second derivatives.
     """
     check_count(draws, "draws", 2)
     loss = prepare(model, data, batch_size)
@@ -215,17 +238,23 @@ def spectral_density(
     weights S_0i^2: a sum over them of any polynomial of degree < 2 steps is that of v
     exactly. (Ghorbani et al. 2019; Golub & Meurant 1994.)
 
-    Example:
-
-        found = samkeras.analysis.spectral_density(model, (x, y))
-        at = np.linspace(found.values[0], found.values[-1], 500)
-        plt.semilogy(at, found.density(at)); plt.plot(at, found.cumulative(at))
+    Examples:
+        >>> found = samkeras.analysis.spectral_density(model, (x, y))
+        >>> at = np.linspace(found.values[0], found.values[-1], 500)
+        >>> found.density(at).shape, found.cumulative(at).shape  # to plot
+        ((500,), (500,))
 
     Args:
         model, data, batch_size: see `top_eigenvalues`.
         draws: of v.
         steps: products for each.
         seed: of the draws.
+
+    Returns:
+        The density, as weighted points.
+
+    Raises:
+        ValueError: a count is out of its range, or the loss has no second derivatives.
     """
     check_count(draws, "draws")
     check_count(steps, "steps")

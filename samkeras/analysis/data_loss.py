@@ -97,11 +97,13 @@ class DataLoss:
     Vectors are flat: the trainable weights one after the other, each in C order. Pruned
     entries are zero in all of them, frozen weights have none.
 
-    Example:
-
-        data = DataLoss(model, (x, y))
-        data.loss(), data.gradient()[1], data.product(vector)  # H v
-        top_eigenvalues(model, data), trace(model, data)  # compiled once
+    Examples:
+        >>> data = samkeras.analysis.DataLoss(model, (x, y))
+        >>> loss, gradient = data.gradient()
+        >>> gradient.shape, data.product(gradient).shape  # g and H g: 5 weights
+        ((5,), (5,))
+        >>> top = samkeras.analysis.top_eigenvalues(model, data)  # compiles once
+        >>> trace = samkeras.analysis.trace(model, data)
 
     Args:
         model: a compiled keras.Model.

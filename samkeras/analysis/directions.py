@@ -104,14 +104,17 @@ def random_directions(model: keras.Model, *, seed: int = 0) -> Directions:
     entries and filters of zeros. The second direction is independent of the first; they
     are nearly orthogonal: see `Directions.cosine`.
 
-    Example:
-
-        directions = samkeras.analysis.random_directions(model, seed=0)
-        plane = samkeras.analysis.plane(model, (x, y), directions)
+    Examples:
+        >>> directions = samkeras.analysis.random_directions(model, seed=0)
+        >>> directions.vectors.shape  # of 5 weights
+        (2, 5)
 
     Args:
         model: a built keras.Model.
         seed: of the draws.
+
+    Returns:
+        Two directions, flat vectors.
     """
     weights: list[keras.Variable] = model.trainable_variables
     owners = find_owners(model)
@@ -138,16 +141,23 @@ def pca_directions(points: Sequence[np.ndarray]) -> Directions:
     Three points lie in one plane, which then explains all. (Li et al. 2018, section 7;
     the differences are not centred, so that the plane goes through the last point.)
 
-    Example:
-
-        path = [np.load(file) for file in sorted(Path(run, "trajectory").glob("*.npy"))]
-        directions = samkeras.analysis.pca_directions(path)
-        found = directions.project([point - path[-1] for point in path])
-        directions.explained.sum(), found.outside.max()
+    Examples:
+        >>> data = samkeras.analysis.DataLoss(model, (x, y))
+        >>> path = [data.flatten(model.get_weights())]
+        >>> for epoch in range(3):
+        ...     history = model.fit(x, y, verbose=0)
+        ...     path.append(data.flatten(model.get_weights()))
+        >>> directions = samkeras.analysis.pca_directions(path)
+        >>> found = directions.project([point - path[-1] for point in path])
+        >>> found.coordinates.shape
+        (4, 2)
 
     Args:
         points: flat vectors of weights, [point, weight], as `DataLoss.flatten` makes
             them.
+
+    Returns:
+        Two directions, with what each explains.
 
     Raises:
         ValueError: they lie on one line.

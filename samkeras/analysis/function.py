@@ -38,6 +38,21 @@ def fitted_function(
 
     Of a model of float32 the slopes have its rounding, divided by the points' distance.
 
+    Examples:
+        >>> inputs = keras.Input((1,))
+        >>> line = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+        >>> found = samkeras.analysis.fitted_function(line, -1, 1)
+        >>> found.y.shape, found.slope_variation < 0.1
+        ((1001,), True)
+
+    Args:
+        model: a built keras.Model, float[batch, 1] to float[batch, 1].
+        low, high: the first and the last point, low < high.
+        num_points: how many there are, >= 3. Default 1001.
+
+    Returns:
+        The points and the model's outputs there.
+
     Raises:
         ValueError: the model is another, or there is no range.
     """

@@ -93,11 +93,11 @@ def plane(
 
     (Li et al. 2018, "Visualizing the loss landscape of neural nets".)
 
-    Example:
-
-        directions = samkeras.analysis.random_directions(model)
-        found = samkeras.analysis.plane(model, (x, y), directions, path="plane.npz")
-        plt.contour(found.x, found.y, found.train["loss"])
+    Examples:
+        >>> directions = samkeras.analysis.random_directions(model)
+        >>> found = samkeras.analysis.plane(model, (x, y), directions)
+        >>> found.train["loss"].shape  # plt.contour(found.x, found.y, ...)
+        (51, 51)
 
     Args:
         model: a compiled keras.Model.
@@ -114,6 +114,9 @@ def plane(
         path: an .npz file of all numbers, written row by row. If it is there, it is
             gone on with. None (default): none.
         batch_size: the most examples at once.
+
+    Returns:
+        The loss and the metrics at all points.
 
     Raises:
         ValueError: an argument is out of its range or does not fit the weights, or the
@@ -148,16 +151,22 @@ def line(
 ) -> Line:
     """The loss f and the metrics at origin + t d; see `plane`.
 
-    Example:
-
-        d = samkeras.analysis.random_directions(model).vectors[0]
-        found = samkeras.analysis.line(model, (x, y), d, test=(x_test, y_test))
-        plt.plot(found.at * found.length, found.test["loss"])
+    Examples:
+        >>> d = samkeras.analysis.random_directions(model).vectors[0]
+        >>> found = samkeras.analysis.line(model, (x, y), d, test=(x[:8], y[:8]))
+        >>> found.at.shape, found.test["loss"].shape
+        ((51,), (51,))
 
     Args:
         direction: a flat vector.
         at: the numbers t.
         model, data, origin, test, batch_norm, path, batch_size: see `plane`.
+
+    Returns:
+        The loss and the metrics at all points.
+
+    Raises:
+        ValueError: as `plane`.
     """
     loss, points = prepare(model, data, batch_size), _check(at)
     vectors = np.asarray(direction)[None]
@@ -186,16 +195,24 @@ def interpolation(
     A model with BatchNorm wants `batch_norm="refit"`: the statistics that it has are
     those of one place.
 
-    Example:
-
-        weights = [np.array(w) for w in other.trainable_variables]
-        own = model.trainable_variables
-        found = samkeras.analysis.interpolation(model, (x, y), own, weights)
+    Examples:
+        >>> start = [np.array(w) for w in model.trainable_variables]
+        >>> history = model.fit(x, y, verbose=0)
+        >>> end = model.trainable_variables
+        >>> found = samkeras.analysis.interpolation(model, (x, y), start, end)
+        >>> found.at.shape
+        (41,)
 
     Args:
         start, end: an array for each trainable weight, or all in one flat vector.
         at: the numbers t.
         model, data, test, batch_norm, path, batch_size: see `plane`.
+
+    Returns:
+        The loss and the metrics at all points.
+
+    Raises:
+        ValueError: as `plane`.
     """
     loss = prepare(model, data, batch_size)
     if batch_norm == "eval" and find_normalizations(model):

@@ -83,10 +83,10 @@ def non_uniformity(
     which is the same where the residuals are zero, or the model linear; `gap` says how
     near that is. All scales with the loss: "mse" is a mean over the outputs, too.
 
-    Example:
-
-        found = samkeras.analysis.non_uniformity(model, (x, y), k=2)
-        print(found.value, found.gap)
+    Examples:
+        >>> found = samkeras.analysis.non_uniformity(model, (x, y), k=2)
+        >>> found.value > 0, found.gap < 1e-3
+        (True, True)
 
     Args:
         model, data, batch_size, seed: see `top_eigenvalues`.
@@ -94,6 +94,9 @@ def non_uniformity(
         method: "gauss_newton" or "hessian".
         tolerance: of residuals, relative to eigenvalues.
         max_products: when to end without.
+
+    Returns:
+        s_k, with how exact it is.
 
     Raises:
         ValueError: an argument is out of its range, or an example's loss depends on the
@@ -126,13 +129,18 @@ def non_uniformities(
     """s_k of several k, with one computation of what they share: the Hessian's largest
     eigenvalue and each example's K_i.
 
-    Example:
-
-        s_2, s_3, s_4 = samkeras.analysis.non_uniformities(model, (x, y))
+    Examples:
+        >>> s_2, s_3, s_4 = samkeras.analysis.non_uniformities(model, (x, y))
+        >>> s_4.k
+        4
 
     Args:
         ks: each 2, 3 or 4. Default (2, 3, 4).
-        others: see `non_uniformity`.
+        model, data, method, tolerance, max_products, seed, batch_size: see
+            `non_uniformity`.
+
+    Returns:
+        One s_k for each of `ks`.
 
     Raises:
         ValueError: as `non_uniformity`.

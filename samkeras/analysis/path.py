@@ -80,17 +80,21 @@ def smoothness(
     (Zhang et al. 2020, "Why gradient clipping accelerates training"; figure 20 of the
     paper.)
 
-    Example:
-
-        before = [np.array(w) for w in model.trainable_variables]
-        model.train_on_batch(*batch)
-        samkeras.analysis.smoothness(model, (x, y), before).smoothness
+    Examples:
+        >>> before = [np.array(w) for w in model.trainable_variables]
+        >>> logs = model.train_on_batch(x, y)
+        >>> found = samkeras.analysis.smoothness(model, (x, y), before)
+        >>> found.smoothness > 0, found.pl > 0
+        (True, True)
 
     Args:
         model, data, batch_size: see `top_eigenvalues`.
         start: an array for each trainable weight, as it was before the step.
         fractions: t, of the step, 0 < t <= 1.
         minimum: f*, the least value of the loss.
+
+    Returns:
+        Both constants, with the losses and gradients that they are of.
 
     Raises:
         ValueError: `start` does not fit the weights, or a fraction is out of its range.
@@ -155,15 +159,18 @@ def linearity(
     In the linearized regime (Chizat et al. 2019; section 5.4 of the paper) it is near
     0, and the scale alpha of a centred model changes it in no other way.
 
-    Example:
-
-        start = [np.array(w) for w in model.trainable_variables]
-        model.fit(x, y)
-        samkeras.analysis.linearity(model, (x, y), start).value
+    Examples:
+        >>> start = [np.array(w) for w in model.trainable_variables]
+        >>> history = model.fit(x, y, verbose=0)
+        >>> samkeras.analysis.linearity(model, (x, y), start).value < 1e-3
+        True
 
     Args:
         model, data, batch_size: see `top_eigenvalues`.
         start: an array for each trainable weight.
+
+    Returns:
+        What of the outputs' change is not linear, as a share, and the change.
 
     Raises:
         ValueError: `start` does not fit the weights.

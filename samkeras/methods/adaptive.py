@@ -44,9 +44,8 @@ class ASAM(Perturbation):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.ASAM(rho=0.5))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.ASAM(rho=0.5))
     """
 
     def __init__(

@@ -46,9 +46,8 @@ class AESAM(SAM):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.AESAM(rho=0.1, threshold=0.5))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.AESAM(rho=0.1, threshold=0.5))
     """
 
     def __init__(

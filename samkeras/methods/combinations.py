@@ -36,9 +36,8 @@ class GSAM(SAM):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("adamw", "mse", method=samkeras.GSAM(rho=0.1, alpha=0.6))
+    Examples:
+        >>> model.compile("adamw", "mse", method=samkeras.GSAM(rho=0.1, alpha=0.6))
     """
 
     def __init__(
@@ -80,9 +79,8 @@ class GNP(SAM):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.GNP(rho=0.1, alpha=0.8))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.GNP(rho=0.1, alpha=0.8))
     """
 
     def __init__(
@@ -128,9 +126,8 @@ class WSAM(SAM):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("adam", "mse", method=samkeras.WSAM(rho=0.05, gamma=0.8))
+    Examples:
+        >>> model.compile("adam", "mse", method=samkeras.WSAM(rho=0.05, gamma=0.8))
     """
 
     def __init__(
@@ -179,9 +176,8 @@ class StableSAM(SAM):
         ValueError: `rho` is negative or not finite.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.StableSAM(rho=0.1))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.StableSAM(rho=0.1))
     """
 
     def __init__(

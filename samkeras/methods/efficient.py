@@ -49,9 +49,8 @@ class ESAM(Perturbation):
             examples.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.ESAM(rho=0.05, gamma=0.5))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.ESAM(rho=0.05, gamma=0.5))
     """
 
     uses_losses = True

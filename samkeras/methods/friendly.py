@@ -90,9 +90,8 @@ class FSAM(_AveragingPerturbation):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.FSAM(rho=0.1, ema_decay=0.95))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.FSAM(rho=0.1, ema_decay=0.95))
     """
 
     def __init__(
@@ -162,9 +161,8 @@ class VaSSO(_AveragingPerturbation):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.VaSSO(rho=0.1, theta=0.4))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.VaSSO(rho=0.1, theta=0.4))
     """
 
     def __init__(

@@ -38,9 +38,8 @@ class UnifiedSAM(Perturbation):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.UnifiedSAM(rho=0.1, lam=0.9))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.UnifiedSAM(rho=0.1, lam=0.9))
     """
 
     def __init__(
@@ -89,9 +88,8 @@ class MongeSAM(Perturbation):
         rho: radius in the metric, a number >= 0 or a schedule. Default 0.05.
         options: those of `Perturbation`.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.MongeSAM(rho=0.1))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.MongeSAM(rho=0.1))
     """
 
     def epsilon(self, context: Context) -> list[Tensor]:
@@ -118,9 +116,8 @@ class LightSAM(Perturbation):
         rho: a number >= 0 or a schedule. Default 0.05.
         only, every, start: see `Perturbation`.
 
-    Example:
-
-        model.compile("adagrad", "mse", method=samkeras.LightSAM(rho=0.5))
+    Examples:
+        >>> model.compile("adagrad", "mse", method=samkeras.LightSAM(rho=0.5))
     """
 
     def __init__(

@@ -40,9 +40,8 @@ class LookSAM(SAM):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.LookSAM(rho=0.1, every=10))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.LookSAM(rho=0.1, every=10))
     """
 
     def __init__(

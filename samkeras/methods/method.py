@@ -205,26 +205,31 @@ class Method:
     A subclass defines `gradients`, and `build` and `update` if it has state. The names
     `state`, `state_of_weights`, `variables`, `passes` and `uses_losses` are taken.
 
-        class Lookback(samkeras.Method):
-            \"\"\"Adds what the gradient was at the step before.\"\"\"
-
-            passes = 1.0
-
-            def build(self, weights, roles):
-                self.last = [self.add_state_like(w, "last") for w in weights]
-
-            def gradients(self, context):
-                return [g + last for g, last in zip(context.gradient, self.last)]
-
-            def update(self, context, result):
-                for last, g in zip(self.last, context.gradient):
-                    last.assign(g)
-
     It stays the same method under mixed precision, in groups of m examples, on several
     devices and in fused steps: `gradients` reads the state that the step before left,
     and assigns nothing; `update` sees the mean gradient of all groups and devices,
     once a step, and is undone in a step that a LossScaleOptimizer skips. Random draws
     are functions of `context.step`, as those of `RandomPerturbation`.
+
+    Examples:
+        >>> class Lookback(samkeras.Method):
+        ...     '''Adds what the gradient was at the step before.'''
+        ...
+        ...     passes = 1.0
+        ...
+        ...     def build(self, weights, roles):
+        ...         self.last = [self.add_state_like(w, "last") for w in weights]
+        ...
+        ...     def gradients(self, context):
+        ...         return [g + last for g, last in zip(context.gradient, self.last)]
+        ...
+        ...     def update(self, context, result):
+        ...         for last, g in zip(self.last, context.gradient):
+        ...             last.assign(g)
+        >>> model.compile("sgd", "mse", method=Lookback())
+        >>> history = model.fit(x, y, verbose=0)
+        >>> [variable.name for variable in model.method.state]
+        ['last', 'last']
     """
 
     passes: float = 2.0
@@ -406,6 +411,16 @@ class Perturbation(Method):
     Raises:
         ValueError: an argument is out of its range, or a model has no such weights.
         TypeError: `rho` is neither a number nor a schedule.
+
+    Examples:
+        >>> class Descend(samkeras.Perturbation):
+        ...     '''The gradient at w - rho * g.'''
+        ...
+        ...     def epsilon(self, context):
+        ...         return [-self.radius(context) * g for g in context.gradient]
+        >>> model.compile("sgd", "mse", method=Descend(rho=0.1, every=2))
+        >>> model.method.passes
+        1.5
     """
 
     def __init__(

@@ -34,10 +34,9 @@ class MomentumSAM(Perturbation):
         ValueError: `rho` is negative or not finite; the optimizer has no momentum.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        optimizer = samkeras.SGD(0.1, momentum=0.9)
-        model.compile(optimizer, "mse", method=samkeras.MomentumSAM(rho=1.0))
+    Examples:
+        >>> optimizer = samkeras.SGD(0.1, momentum=0.9)
+        >>> model.compile(optimizer, "mse", method=samkeras.MomentumSAM(rho=1.0))
     """
 
     passes = 1.0

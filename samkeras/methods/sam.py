@@ -49,6 +49,13 @@ class SAM(Perturbation):
 
     Raises:
         ValueError: an argument is out of its range.
+        TypeError: `rho` is neither a number nor a schedule.
+
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.SAM(rho=0.05))
+        >>> model.method.rho = 0.1  # takes effect without recompiling
+        >>> samkeras.SAM(rho=0.05, steps=3).passes
+        4.0
     """
 
     def __init__(
@@ -125,9 +132,8 @@ class SecondOrderSAM(Perturbation):
     Raises:
         ValueError: a model has no second derivatives.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.SecondOrderSAM(rho=0.05))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.SecondOrderSAM(rho=0.05))
     """
 
     passes = 4.0
@@ -163,6 +169,13 @@ class UnnormalizedSAM(Perturbation):
     Args:
         rho: factor of the gradient, a number >= 0 or a schedule. Default 0.05.
         options: those of `Perturbation`.
+
+    Raises:
+        ValueError: `rho` is negative or not finite.
+        TypeError: `rho` is neither a number nor a schedule.
+
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.UnnormalizedSAM(rho=0.01))
     """
 
     def epsilon(self, context: Context) -> list[Tensor]:
@@ -186,6 +199,9 @@ class RandomPerturbation(Perturbation):
 
     Raises:
         ValueError: `seed` is not such an integer.
+
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.RandomPerturbation(rho=0.05))
     """
 
     def __init__(

@@ -46,9 +46,8 @@ class SSAM(Perturbation):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.SSAM(rho=0.1, sparsity=0.8))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.SSAM(rho=0.1, sparsity=0.8))
     """
 
     def __init__(

@@ -111,9 +111,8 @@ class TraceSAM(_UniversalSAM):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.TraceSAM(rho=0.1, samples=2))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.TraceSAM(rho=0.1, samples=2))
     """
 
     def __init__(
@@ -155,9 +154,8 @@ class DetSAM(_UniversalSAM):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.DetSAM(rho=0.01))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.DetSAM(rho=0.01))
     """
 
     def __init__(
@@ -202,9 +200,8 @@ class FrobeniusSAM(_UniversalSAM):
         ValueError: an argument is out of its range.
         TypeError: `rho` is neither a number nor a schedule.
 
-    Example:
-
-        model.compile("sgd", "mse", method=samkeras.FrobeniusSAM(rho=0.01))
+    Examples:
+        >>> model.compile("sgd", "mse", method=samkeras.FrobeniusSAM(rho=0.01))
     """
 
     least_samples = 2

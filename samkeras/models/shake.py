@@ -58,7 +58,7 @@ class ShakeShake(_Shake):
     Args:
         seed: seed of the draws. None (default): one of Python's generator.
 
-    Example:
+    Examples:
         >>> ShakeShake()([np.zeros((1, 2, 2, 3)), np.ones((1, 2, 2, 3))])[0, 0, 0, 0]
         0.5
     """
@@ -84,7 +84,7 @@ class ShakeDrop(_Shake):
         keep: the probability, from 0 to 1.
         seed: seed of the draws. None (default): one of Python's generator.
 
-    Example:
+    Examples:
         >>> ShakeDrop(0.75)(np.ones((1, 2, 2, 3)))[0, 0, 0, 0]
         0.75
     """

@@ -61,7 +61,7 @@ def build_wide_resnet(
     Raises:
         InputError: there is no network of that depth.
 
-    Example:
+    Examples:
         >>> build_wide_resnet((32, 32, 3), 10, 0.4, depth=16).count_params()
         2752474
     """

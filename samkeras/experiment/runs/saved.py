@@ -198,11 +198,15 @@ def load_run(
         InputError: there is no such run, it is not finished, or it cannot be loaded
             here.
 
-    Example:
-        >>> run = samkeras.load_run("runs/mnist_mlp_w1_sam0.05_s0_1a2b3c4d")
-        >>> run.config.rho, run.numbers["best_val_accuracy"]
+    Examples:
+        >>> run = samkeras.load_run(folder)  # such as runs/mnist_mlp_w1_sam0.05_s0_1a2b
+        >>> run.config.sam, run.config.rho
+        (True, 0.05)
         >>> model = run.model()  # of the best epoch; run.model("last")
-        >>> model.evaluate(run.data.validation.batches(run.config.batch_size))
+        >>> batches = run.data.validation.batches(run.config.batch_size)
+        >>> scores = model.evaluate(batches, verbose=0, return_dict=True)
+        >>> bool(abs(scores["accuracy"] - run.numbers["best_val_accuracy"]) < 1e-6)
+        True
     """
     path = Path(folder).expanduser()
     journal = _find_journal(path)

@@ -1,5 +1,6 @@
 """A finished run in one's own code."""
 
+import doctest
 import os
 import random
 import re
@@ -136,6 +137,17 @@ def test_paths_of_data_are_meant_from_where_the_run_was_started(
     assert load_run(record.folder).config.dataset == "own.npz"
     shutil.move(tmp_path / "began" / "own.npz", tmp_path / "elsewhere")
     np.testing.assert_array_equal(load_run(record.folder).data.train.y, labels)
+
+
+def test_its_example_runs(trained):
+    """That of the docstring, of which test_docstrings.py runs all others."""
+    names = {"samkeras": samkeras, "folder": trained.folder}
+    parse = doctest.DocTestParser().get_doctest
+    test = parse(load_run.__doc__, names, "load_run", None, None)
+    said = []
+    doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert test.examples
+    assert not said, "".join(said)
 
 
 @pytest.mark.parametrize("kind", [str, Path, lambda path: f"{path}/"])
