@@ -43,6 +43,11 @@ from samkeras.data.tfds_sets import (
 )
 from samkeras.errors import InputError, nearest
 
+# Bytes of pixels. Below, images are decoded as their files are read for the first time,
+# to know their content: the files of small images take as long to read as to decode.
+AHEAD = 2**29
+# Those images, until they are asked for.
+_decoded: dict[tuple[Any, ...], np.ndarray] = {}
 KERAS = "keras:"
 KERAS_NAMES = ("cifar10", "cifar100", "mnist", "fashion_mnist")
 
@@ -189,10 +194,28 @@ def _load_folder(
             )
         return stream_folder(dataset, image_size)
 
+    # Both parts at once, so that images of different sizes make all be resized.
+    paths = (*folder.train.paths, *folder.validation.paths)
+
+    def read_all(digests: np.ndarray | None = None) -> np.ndarray:
+        return read_images(paths, shape, image_size, resize_square, digests)
+
+    def digest_all() -> np.ndarray:
+        digests = np.empty((len(paths), 32), "uint8")
+        ahead.append(read_all(digests))
+        return digests
+
+    ahead: list[np.ndarray] = []
+    are_small = len(paths) * math.prod(shape) < AHEAD
+    content = describe_files(path, paths, digest_all if are_small else None)
+    key = (content.digest, shape, image_size)
+    if ahead:
+        _decoded.clear()
+        _decoded[key] = ahead.pop()
+
     def read() -> tuple[Arrays, Arrays]:
-        # Both parts at once, so that images of different sizes make all be resized.
-        paths = (*folder.train.paths, *folder.validation.paths)
-        images = read_images(paths, shape, image_size, resize_square)
+        images = _decoded.pop(key, None)
+        images = read_all() if images is None else images
         count = sizes[0]
         return (images[:count], files[0].labels), (images[count:], files[1].labels)
 
@@ -202,7 +225,7 @@ def _load_folder(
         transform=CropFlip(),
         files={"classes.txt": "\n".join(folder.classes)},
         notes=folder.notes,
-        content=describe_files(path, itertools.chain(*(part.paths for part in files))),
+        content=content,
     )
 
 

@@ -1,16 +1,21 @@
 """Images in folders of classes: what is taken of them, and how the rest is refused."""
 
+import hashlib
+import json
 import os
+from glob import glob
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import run as command
-from samkeras.data import images
+from samkeras.data import content, image_folders, images
 from samkeras.data.imagenet import load_imagenet
 from samkeras.data.images import load_images, resize_square
 from samkeras.errors import InputError
+from samkeras.files import read_file
 from tests.helpers import arrays_of
 
 RNG = np.random.default_rng(0)
@@ -148,6 +153,62 @@ def test_content_is_that_of_the_images_and_their_classes(tmp_path):
     assert load_images(path, None).content == known
     os.rename(tmp_path / "d" / "cat" / "000.png", tmp_path / "d" / "dog" / "000.png")
     assert load_images(path, None).content != known
+
+
+@pytest.fixture
+def reads(tmp_path, monkeypatch):
+    """The files that are read, of a folder that is taken for large."""
+    paths = []
+
+    def read(path) -> bytes:
+        paths.append(path)
+        return read_file(path)
+
+    for module in (content, image_folders):
+        monkeypatch.setattr(module, "read_file", read)
+    monkeypatch.setattr(content, "KEPT_FILES", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return paths
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("size", [6, 5], ids=["of one size", "of two sizes"])
+def test_a_large_folder_is_read_once(tmp_path, monkeypatch, reads, size):
+    """For its content and its images at once, which wait until they are asked for by
+    whoever describes it again; then once more for the images alone."""
+    pictures = [*COLOURS[1:], COLOURS[0, :size]]
+    path = write(tmp_path / "d", pictures)
+    known = load_images(path, None, 6).content
+    # Two more for the size, and what was decoded before another size was met.
+    assert len(reads) <= (32 if size == 6 else 62)
+    reads.clear()
+    splits = load_images(path, None, 6)
+    found = arrays_of(splits)
+    assert (len(reads), images._decoded) == (1, {})
+    again = arrays_of(load_images(path, None, 6))
+    assert len(reads) > 30
+    monkeypatch.setattr(images, "AHEAD", 0)
+    (tmp_path / "d" / "owl" / "002.png").touch()
+    apart = load_images(path, None, 6)
+    assert known == splits.content == apart.content
+    for parts in (again, arrays_of(apart)):
+        for (x, y), (x_known, y_known) in zip(parts, found, strict=True):
+            np.testing.assert_array_equal(x, x_known)
+            np.testing.assert_array_equal(y, y_known)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("kept_files", [1, 1000], ids=["large", "small"])
+def test_content_is_the_digest_of_names_and_digests(tmp_path, monkeypatch, kept_files):
+    """By hand; that of a version before is that of the same runs."""
+    monkeypatch.setattr(content, "KEPT_FILES", kept_files)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write(tmp_path / "d", classes=("cat", 'd"g', "öwl"))
+    files = {f[len(path) + 1 :]: Path(f).read_bytes() for f in glob(f"{path}/*/*")}
+    digests = [[n, hashlib.sha256(files[n]).hexdigest()] for n in sorted(files)]
+    by_hand = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    found = load_images(path, None).content
+    assert found == (sum(map(len, files.values())), by_hand)
 
 
 @pytest.mark.one_backend
