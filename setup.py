@@ -11,6 +11,7 @@ setup(
     ],
     package_dir={"samkeras.workloads": "workloads", "samkeras.configs": "configs"},
     package_data={
+        "samkeras": ["py.typed", "*.pyi"],
         "samkeras.configs": ["*.yaml", "figures/*.yaml"],
         "samkeras.experiment.studies": ["*.j2"],
     },

@@ -49,3 +49,7 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME, *_ABOVE]

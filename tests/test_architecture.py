@@ -244,6 +244,50 @@ def test_keras_privates_stay_in_the_backends_and_trainers(path, names_in_keras):
     assert (used & names_in_keras) - own == set()
 
 
+# What samkeras takes of keras that is not public, and what it overrides of it: what
+# pyproject.toml bounds keras' version for.
+PRIVATES = {
+    "keras.src.backend.common.dtypes",
+    "keras.src.backend.common.global_state",
+    "keras.src.models.functional",
+    "_call_has_training_arg",
+    "_compile_loss",
+    "_compile_metrics",
+    "_compute_loss",
+    "_flatten_layers",
+    "_get_jax_state",
+    "_get_state_sharding_spec",
+    "_get_variable_index",
+    "_jax_state",
+    "_jax_state_synced",
+    "_layout",
+    "_loss_tracker",
+    "_momentums",
+    "_run_through_graph",
+    "_symbolic_build",
+    "_trainable_variables",
+    "_unpickle_model",
+}
+
+
+@pytest.mark.one_backend
+def test_what_is_taken_of_keras_privately_is_listed_and_there(names_in_keras):
+    """One that the installed keras lacks is missing from what is found; so is one that
+    nobody takes any more."""
+    taken = {
+        module
+        for path in FILES
+        for module in find_imports(path)
+        if module.startswith("keras.src")
+    }
+    for path in FILES:
+        if path.parent.name in INSIDES:
+            used, own = find_private_names(path)
+            # Of what it gives to its own, what it takes for keras to find is listed.
+            taken |= ((used - own) | (own & PRIVATES)) & names_in_keras
+    assert taken == PRIVATES
+
+
 def find_signatures(path: Path) -> dict[str, tuple]:
     """The functions of a module, or of its Interface, by name: their parameters and
     defaults."""
