@@ -17,10 +17,12 @@ from tests.experiment.launch.test_kills import (
 pytestmark = pytest.mark.faults
 
 
-# The others are stopped and gone on with in tests/data/test_sources_in_runs.py.
-@pytest.mark.parametrize(
-    "kind", ["images in folders", "a table of texts", "tables of texts"]
-)
+# Long enough to be killed twice.
+LONG = {"--epochs": "40", "--steps": "160"}
+FEW_EPOCHS = {"images on disk": "8"}  # of a large network
+
+
+@pytest.mark.parametrize("kind", SOURCES)
 def test_kills_change_nothing(kind, tmp_path):
     """SIGKILL in mid-training, twice; then the weights of an undisturbed run."""
     source = SOURCES[kind]
@@ -28,7 +30,9 @@ def test_kills_change_nothing(kind, tmp_path):
     for folder in (data, whole, parts):
         folder.mkdir()
     given = dict(zip(source.options[::2], source.options[1::2], strict=True))
-    given["--epochs"] = "40"
+    given |= {name: LONG[name] for name in LONG if name in given}
+    if kind in FEW_EPOCHS:
+        given["--epochs"] = FEW_EPOCHS[kind]
     options = [f"workloads/{source.workload}", "--dataset", source.make(data)]
     options += [*itertools.chain(*given.items()), *NARROW, "--sam", "--rho", "0.05"]
     finish(start(whole, options))
