@@ -53,8 +53,9 @@ def _find_options(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The values of each option in the runs that it means something to."""
     found: dict[str, dict[Any, None]] = {}
     for run in runs:
+        neutral = run.config.neutral
         for name, value in run.config.result_fields.items():
-            if name not in run.config.neutral:
+            if name not in neutral:
                 found.setdefault(name, {})[value] = None
     return {n: [*found[n]] for n in sorted(found, key=lambda name: name == "seed")}
 
