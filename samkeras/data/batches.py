@@ -177,8 +177,7 @@ class EpochBatches(PassBatches):
     ):
         self._x, self._y = x, y
         self._is_resident = is_resident
-        # Rows on the device, and the epoch and its first batch that they begin with.
-        self._placed: tuple[tuple[int, int], list[Rows]] | None = None
+        self._placed: tuple[int, list[Rows]] | None = None  # an epoch's, on the device
         self._transform = transform
         self._mixup = None if seed is None else mixup
         self._augmentation_seed = seed if augment else None
@@ -219,16 +218,19 @@ class EpochBatches(PassBatches):
         if not self._is_resident:
             yield from super().take(count)
             return
-        here = (self._epoch, self.first_batch)
-        if self._placed is None or self._placed[0] != here:
-            self._placed = (here, self._place_rows(*here))
-        yield from self._placed[1]
+        if self._placed is None or self._placed[0] != self._epoch:
+            self._placed = (self._epoch, self._place_rows(self._epoch))
+        done = self.first_batch
+        for rows in self._placed[1]:
+            # Of whole epochs, so that the rest of one is the same program.
+            if done < len(rows):
+                yield rows[done:]
+            done = max(0, done - len(rows))
         if self._order.seed is not None:  # while the device is at these
-            after = (self._epoch + 1, 0)
-            self._placed = (after, self._place_rows(*after))
+            self._placed = (self._epoch + 1, self._place_rows(self._epoch + 1))
 
-    def _place_rows(self, epoch: int, first_batch: int) -> list[Rows]:
-        """The rows of an epoch's batches from one on, those of one shape together."""
+    def _place_rows(self, epoch: int) -> list[Rows]:
+        """The rows of an epoch's batches, those of one shape together."""
 
         def rows_of(index: int) -> dict[str, Any]:
             number, place = divmod(epoch * self.total + index, self._per_pass)
@@ -242,7 +244,7 @@ class EpochBatches(PassBatches):
                 rows["weights"] = self._weights[part].astype("float32")
             return rows
 
-        batches = map(rows_of, range(first_batch, self.total))
+        batches = map(rows_of, range(self.total))
         groups = [
             keras.tree.map_structure(lambda *a: np.stack(a), *group)
             for _, group in itertools.groupby(batches, lambda rows: len(rows["index"]))

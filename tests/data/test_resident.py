@@ -128,6 +128,26 @@ def test_a_part_of_any_size_is_the_same_program():
     np.testing.assert_array_equal(weights[0], weights[2])
 
 
+@pytest.mark.parametrize("done", [1, 3, 4])
+def test_the_rest_of_an_epoch_is_the_same_programs(done):
+    """A run that goes on within an epoch compiles what it did before: other programs
+    might round otherwise, and a large network's takes minutes."""
+    examples, weights = make_examples(is_resident=True), []
+    for stops in ([0], [0, done]):
+        batches, model = examples.batches(16, 3), build_model(convolves=False)
+        model.build_for(batches.example)
+        for start, end in zip(stops, [*stops[1:], 5], strict=True):
+            batches.start_epoch(0, start)
+            left = end - start
+            for rows in batches.take(3):
+                model.train_on_batches(rows[:left])
+                left -= len(rows)
+        expected = 2 if keras.backend.backend() == "jax" else 1
+        assert model.count_programs() == expected
+        weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+    np.testing.assert_array_equal(*weights)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="programs of JAX")
 @pytest.mark.parametrize("convolves", [False, True])
 def test_a_smaller_last_batch_is_compiled_for_beside_the_others(convolves, caplog):

@@ -89,6 +89,7 @@ EXTRAS = {
 
 
 @needs_jax
+@pytest.mark.exact
 @pytest.mark.parametrize("method", METHODS)
 def test_a_group_gives_the_weights_and_numbers_of_single_runs(
     train, method, monkeypatch
