@@ -6,7 +6,7 @@ PORT ?= $(or $(MLFLOW_PORT),5000)
 # A file's tests in one process: they share what takes long.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-faults test-newest lint format docs dist ui clean
+.PHONY: demo test test-slow test-faults test-newest lint format docs check-docs dist ui clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run.py workloads/synthetic_mlp --width_mult 1,10 --sam true,false
@@ -46,7 +46,11 @@ format: $(VENV)/.installed-dev
 
 # Into site/; see it by .venv/bin/python -m http.server -d site, whose search needs a server
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide its warnings
+
+# Every command of the pages, as it is written: an hour on two cores
+check-docs: $(VENV)/.installed-dev
+	$(BIN)/python tests/check_docs.py
 
 # The package into dist/, and that it installs and trains in a fresh environment
 dist: $(VENV)/.installed-dist
