@@ -1,5 +1,6 @@
 """The documents' code runs as it is written, and their links lead somewhere."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import samkeras
 from samkeras.experiment.options.groups import GROUPS
 from samkeras.experiment.options.methods import CLASSES
+from tests import check_docs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
@@ -77,6 +79,54 @@ def test_sam_in_your_own_code(tmp_path):
     for ours, theirs in zip(model.method.state, loaded.method.state, strict=True):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ours, theirs)))
     assert float(keras.ops.max(keras.ops.abs(loaded.method.state[0]))) > 0
+
+
+def test_questions():
+    """A model of one's own is a SAMModel of the same weights, which accumulates."""
+    names = run_code("docs/faq.md", {})
+    model, plain = names["model"], names["plain"]
+    assert model.trainable_variables[0] is plain.trainable_variables[0]
+    start = model.get_weights()[0]
+    model.fit(X[:48], Y[:48], batch_size=16, verbose=0)  # three batches, of four
+    np.testing.assert_array_equal(model.get_weights()[0], start)
+    model.fit(X[:16], Y[:16], batch_size=16, verbose=0)
+    assert not np.array_equal(model.get_weights()[0], start)
+
+
+@pytest.mark.one_backend
+def test_commands_are_run_but_for_a_reason():
+    """`make check-docs` finds the pages' commands, and no reason outlives its own."""
+    commands = [c for page in PAGES for c in check_docs.find_commands(page)]
+    assert len(commands) > 60
+    for what in (*check_docs.NOT_RUN, *check_docs.DRY_RUN):
+        assert any(re.search(what, command) for command in commands), what
+    planned = check_docs.plan(ROOT / "docs/own_workload.md")
+    command, _ = planned[0]
+    assert command.startswith("python run.py my_task.py")
+    files = check_docs.find_files(ROOT / "docs/own_workload.md")
+    assert set(files) == {"my_task.py", "my_task.yaml"}
+
+
+@pytest.mark.one_backend
+def test_every_page_is_in_the_site():
+    """The menu has each, and no other."""
+    settings = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+    pages = re.findall(r": (\S+\.md)$", settings, re.MULTILINE)
+    assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.one_backend
+def test_the_reference_wants_docstrings(monkeypatch):
+    """The site is not built where a name of it has none."""
+    exceptions = pytest.importorskip("mkdocs.exceptions")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    hooks = importlib.import_module("hooks")
+    hooks.check_docstrings((ROOT / "docs/api.md").read_text())
+    monkeypatch.setattr(samkeras.SAM, "skip", lambda self: None)
+    monkeypatch.setattr(samkeras.SAM, "new", lambda self: None, raising=False)
+    samkeras.SAM.new.__qualname__ = "SAM.new"
+    with pytest.raises(exceptions.PluginError, match=r"no docstring: SAM\.new$"):
+        hooks.check_docstrings("::: samkeras.methods.sam\n    members: [SAM]\n")
 
 
 def test_measure_sharpness(tmp_path, monkeypatch):

@@ -1,0 +1,182 @@
+"""What the site has beside the pages as they are written: a page of each workload, made
+of what the command line says of it, the changelog, and the check that the reference
+lacks no docstring."""
+
+import contextlib
+import inspect
+import io
+import os
+import pydoc
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = Path(__file__).parents[1]
+WORKLOADS = sorted(path.stem for path in (ROOT / "workloads").glob("*.py"))
+STUDIES = sorted((ROOT / "configs/figures").glob("*.yaml"))
+# Those whose data say how large the model is, and are not on every machine: the sample.
+SAMPLES = {"sst2_lstm": "crowdflower", "ud_pos_transformer": "morphgnt"}
+WIDTHS = "0.25,0.5,1,2"
+
+
+def on_config(config):
+    """Names the pages of workloads and the changelog."""
+    sys.path.insert(0, str(ROOT))  # MkDocs undoes what hooks do of it before
+    pages = [{name: f"workloads/{name}.md"} for name in WORKLOADS]
+    for section in config.nav:
+        if "Workloads" in section:
+            section["Workloads"] += pages
+    config.nav.append({"Changelog": "changelog.md"})
+    return config
+
+
+def on_files(files, config):
+    """Makes the pages that are not written."""
+    check_docstrings((ROOT / "docs/api.md").read_text())
+    changelog = (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
+    files.append(File.generated(config, "changelog.md", content=changelog))
+    for name in WORKLOADS:
+        path = f"workloads/{name}.md"
+        files.append(File.generated(config, path, content=describe(name)))
+    return files
+
+
+def on_page_markdown(markdown, page, **_):
+    """Leads from the table of all workloads to their pages."""
+    if page.file.src_uri != "run.md":
+        return markdown
+    names = "|".join(WORKLOADS)
+    return re.sub(rf"(?m)^\| `({names})` \|", r"| [`\1`](workloads/\1.md) |", markdown)
+
+
+def describe(name: str) -> str:
+    """A workload's page."""
+    config = (ROOT / f"configs/{name}.yaml").read_text()
+    sample = ["--dataset", SAMPLES[name]] if name in SAMPLES else []
+    numbers = dict(
+        line.split(": ", 1)
+        for line in command(name, *sample, "--dry_run").splitlines()
+        if line.startswith(("data: ", "parameters: ", "steps: "))
+    )
+    widths = re.findall(
+        r"(?m)^width_mult=(\S+): parameters: ([\d,]+)",
+        command(name, *sample, "--width_mult", WIDTHS, "--dry_run"),
+    )
+    commands = re.findall(r"(?m)^#   (.*python run\.py.*)$", config)
+    return "\n".join(
+        [
+            f"# {name}\n",
+            f"{title(ROOT / f'workloads/{name}.py')}\n",
+            *(f"    {line}" for line in commands),
+            f"    python run.py workloads/{name} --help",
+            "\n## Data and model\n",
+            *(f"Of the sample {SAMPLES[name]}:\n" for _ in sample[:1]),
+            "| | |\n|---|---|",
+            *(f"| {what} | {text} |" for what, text in numbers.items()),
+            "\n| `--width_mult` | parameters |\n|---|---|",
+            *(f"| {width} | {count} |" for width, count in widths),
+            *list_studies(name),
+            "\n## Its numbers\n",
+            f"From `configs/{name}.yaml`, each with its source.\n",
+            f'``` {{ .yaml title="configs/{name}.yaml" }}\n{config}```\n',
+            "## Its options\n",
+            f"```text\n{command(name, '--help')}```\n",
+        ]
+    )
+
+
+def list_studies(name: str) -> list[str]:
+    """The studies of a workload, with a heading, or nothing."""
+    of_it = [path for path in STUDIES if study(path)["workload"] == name]
+    if not of_it:
+        return []
+    lines = [f"| `{path.name}` | {study(path)['title']} |" for path in of_it]
+    where = "In `configs/figures/`; [figures](../figures.md) says how.\n"
+    return ["\n## Its studies\n", where, "| file | draws |\n|---|---|", *lines]
+
+
+def study(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+def title(path: Path) -> str:
+    """The first line of a module's docstring."""
+    return path.read_text().split('"""')[1].strip().splitlines()[0]
+
+
+def command(name: str, *options: str) -> str:
+    """What `python run.py` prints of a workload.
+
+    Raises:
+        PluginError: it fails.
+    """
+    from samkeras.experiment.command import main
+
+    said, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(errors),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        place = [] if "--help" in options else ["--run_dir", folder]
+        try:
+            code = main([f"workloads/{name}", *options, *place])
+        except SystemExit as ended:  # after --help
+            code = ended.code
+    if code:
+        raise PluginError(f"{name} {' '.join(options)}: {errors.getvalue()}")
+    return said.getvalue()
+
+
+def check_docstrings(page: str) -> None:
+    """Refuses a reference that lists a name without a docstring, or a class with a
+    public method of its own without one.
+
+    Raises:
+        PluginError: there is such a name.
+    """
+    listed = re.findall(r"(?m)^::: (samkeras\.\S+)\n((?:    .*\n)*)", page)
+    missing = []
+    for path, options in listed:
+        thing = pydoc.locate(path)
+        chosen = re.search(r"members: \[(.*)\]", options)
+        names = chosen[1].split(", ") if chosen else public_names(thing)
+        things = [getattr(thing, name) for name in names] or [thing]
+        for each in things:
+            own = methods(each) if inspect.isclass(each) else []
+            lacking = [part for part in (each, *own) if not inspect.getdoc(part)]
+            missing += [part.__qualname__ for part in lacking]
+    if missing:
+        raise PluginError(f"no docstring: {', '.join(missing)}")
+
+
+def public_names(thing) -> list[str]:
+    """The classes and functions of a module; of anything else none."""
+    if not inspect.ismodule(thing):
+        return []
+    return [
+        name
+        for name, member in vars(thing).items()
+        if not name.startswith("_")
+        and (inspect.isclass(member) or inspect.isfunction(member))
+        and member.__module__ == thing.__name__
+    ]
+
+
+def methods(kind: type) -> list:
+    """The public methods that a class has first; one that it overrides is known."""
+    return [
+        method
+        for name, method in vars(kind).items()
+        if inspect.isfunction(method)
+        and not name.startswith("_")
+        and not any(hasattr(base, name) for base in kind.__mro__[1:])
+    ]
