@@ -28,6 +28,7 @@ from samkeras.experiment.options.targets import (
     resolve_target,
 )
 from samkeras.experiment.studies.comparison import COMPARED_FIELDS
+from samkeras.experiment.studies.crosstab import Crosstab, read_crosstabs
 from samkeras.experiment.studies.picture import (
     CURVES,
     ONLY_FIELDS,
@@ -50,6 +51,7 @@ class Figure:
         target: the workload.
         grid: options of the runs, as YAML has them; a list is a dimension of the grid.
         pictures: what is drawn of them.
+        tables: what is told of them in rows and columns.
         variants: options that win over the grid's; the runs are those of each of them.
         small: options that `--preset small` puts in the place of all those.
         changes: options, with their values, that were given in the place of the file's.
@@ -65,6 +67,7 @@ class Figure:
     small: Options = field(default_factory=dict)
     changes: dict[str, str] = field(default_factory=dict)
     replicas: int = 1
+    tables: Sequence[Crosstab] = ()
 
     @property
     def name(self) -> str:
@@ -91,6 +94,7 @@ FIGURE_FIELDS = (
     "small",
     "pictures",
     "replicas",
+    "tables",
 )
 
 
@@ -118,8 +122,8 @@ def parse_figure(path: Path, arguments: list[str]) -> tuple[Figure, Command]:
 
 
 def read_figure(path: Path) -> Figure:
-    """Reads a study's file; where it is not there, but a picture of its name is in
-    another one of configs/figures/, that one with this picture alone.
+    """Reads a study's file; where it is not there, but a picture or table of its name
+    is in another one of configs/figures/, that one with this alone.
 
     Raises:
         InputError: it is not one of a figure.
@@ -128,7 +132,8 @@ def read_figure(path: Path) -> Figure:
         return _read(path)
     figure = _read(owners[path.stem])
     pictures = [picture for picture in figure.pictures if picture.name == path.stem]
-    return dataclasses.replace(figure, pictures=pictures)
+    tables = tuple(table for table in figure.tables if table.name == path.stem)
+    return dataclasses.replace(figure, pictures=pictures, tables=tables)
 
 
 def _read(path: Path) -> Figure:
@@ -146,11 +151,22 @@ def _read(path: Path) -> Figure:
     values["target"] = _find_target(path, values.pop("workload"))
     default = Picture(path.stem, values["title"], y="", x="")
     xs = (*X, *_find_own_numbers(values["target"]))
+    if "tables" in values:
+        hints = option_types(values["target"])
+        values["tables"] = read_crosstabs(
+            path, values["tables"], values["title"], hints
+        )
     if "pictures" in values:
         values["pictures"] = read_pictures(path, values["pictures"], default, xs)
+    elif "tables" in values and not only:
+        values["pictures"] = []
     else:
         values["pictures"] = [read_picture(str(path), only, default, xs)]
     figure = Figure(path, **values)
+    named = [each.name for each in (*figure.pictures, *figure.tables)]
+    for name in named:
+        if named.count(name) > 1:
+            raise InputError(f"{path}: a picture and a table have the name {name}")
     _check_figure(figure)
     return figure
 

@@ -7,7 +7,7 @@ import io
 import math
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies import answer, measured, pictures, tables
+from samkeras.experiment.studies.crosstab import Crosstab
+from samkeras.experiment.studies.crosstabs import draw_crosstab
 from samkeras.experiment.studies.curves import with_curves
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.tracking.record import (
@@ -111,7 +113,7 @@ def _run_grid(
     stopped, failed = _measure(session, folders, results, tracker)
     failed |= any(result.failure for result in results.values())
     found = [results[i] for i in sorted(results)]
-    drawn: list[Path] = []
+    drawn: list[_Drawn] = []
     try:
         if parent is not None:
             whole = _complete(runs, splits, results)
@@ -125,7 +127,7 @@ def _run_grid(
                     session,
                     parent,
                 )
-                failed |= len(drawn) < len(figure.pictures)
+                failed |= len(drawn) < len(figure.pictures) + len(figure.tables)
             parent.end(_name_end(interrupted or stopped, failed))
     except (OSError, FolderGoneError) as error:  # such as a full disk
         failed = True
@@ -140,15 +142,26 @@ def _run_grid(
     return 1 if failed else 0
 
 
+class _Drawn(NamedTuple):
+    """A picture or table of a study."""
+
+    path: Path
+    lines: Sequence[str]
+    """what is printed of a table"""
+
+
 def _name_end(interrupted: bool, failed: bool) -> str:
     return "KILLED" if interrupted else "FAILED" if failed else "FINISHED"
 
 
 def _say_where(
-    drawn: list[Path], tracker: Tracker, parent: Record | RecordedRun | None
+    drawn: Sequence[_Drawn], tracker: Tracker, parent: Record | RecordedRun | None
 ) -> None:
-    for path in drawn:
-        print(f"The figure and its numbers: {path}")
+    for path, lines in drawn:
+        for line in lines:
+            print(line)
+        what = "table" if lines else "figure"
+        print(f"The {what} and its numbers: {path}")
     print_address(tracker, parent)
 
 
@@ -256,21 +269,25 @@ def _complete(
 
 def _draw(
     figure: Figure, results: list[Result], session: Session, parent: Record
-) -> list[Path]:
-    """Draws a figure's pictures, of what there is, and records them. Returns the paths
-    of those that can be drawn."""
+) -> list[_Drawn]:
+    """Draws a study's pictures and tells its tables, of what there is, and records
+    them. Returns those that could be."""
     start_backend(session)  # whose machine the pictures name
-    drawn: list[Path] = []
-    for picture in figure.pictures:
-        run_dir = Path(session.run_dir)
+    drawn: list[_Drawn] = []
+    run_dir = Path(session.run_dir)
+    for each in (*figure.pictures, *figure.tables):
+        lines: Sequence[str] = ()
         try:
-            paths = pictures.draw_picture(figure, picture, results, run_dir)
+            if isinstance(each, Crosstab):
+                lines, paths = draw_crosstab(figure, each, results, run_dir)
+            else:
+                paths = pictures.draw_picture(figure, each, results, run_dir)
         except InputError as error:
             complain(str(error))
             continue
         for path in paths:
             parent.log_file(path)
-        drawn.append(paths[0])
+        drawn.append(_Drawn(paths[0], lines))
     return drawn
 
 

@@ -28,6 +28,7 @@ from samkeras.experiment.studies.comparison import (
     correlate_gains,
 )
 from samkeras.experiment.studies.conclusion import caution, conclude, join
+from samkeras.experiment.studies.crosstab import Crosstab, check_crosstab
 from samkeras.experiment.studies.drawing import draw
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.studies.functions import (
@@ -63,14 +64,17 @@ MAX_CHANGES = 80  # characters of a folder's name
 
 
 def check_numbers(figure: Figure, workload: Workload) -> None:
-    """Checks that runs will have the numbers that a figure's pictures show, as far as
-    that is known before they are trained, and that there is what theory says of them.
+    """Checks that runs will have the numbers that a study's pictures and tables show,
+    as far as that is known before they are trained, and that there is what theory says
+    of them.
 
     Raises:
         InputError: there is no number, or no rule, of a name.
     """
     check_bounds(figure.pictures, workload)
     names, are_all = list_numbers(workload)
+    for table in figure.tables:
+        check_crosstab(table, workload, names if are_all else ())
     for picture in figure.pictures:
         known = (*Y, *names)
         if picture.x in (*MEASURED, PLANE):
@@ -159,12 +163,14 @@ def _find_points(
     return find_points(picture, results, comparisons)
 
 
-def name_folder(figure: Figure, picture: Picture, results: Sequence[Result]) -> str:
-    """The name of a picture's folder: the picture's and what was changed, so that each
-    study has its own. A digest of its runs stands for what the changes' text does not
-    tell, or is too long for."""
+def name_folder(
+    figure: Figure, drawn: Picture | Crosstab, results: Sequence[Result]
+) -> str:
+    """The name of a picture's or table's folder: its own and what was changed, so that
+    each study has its own. A digest of its runs stands for what the changes' text does
+    not tell, or is too long for."""
     if not figure.changes:
-        return picture.name
+        return drawn.name
     changes = [f"{name}={value}" for name, value in figure.changes.items()]
     parts = [re.sub(r"[^\w.,=+-]+", "-", text, flags=re.ASCII) for text in changes]
     ends = itertools.accumulate(len(part) + 2 for part in parts)
@@ -174,19 +180,19 @@ def name_folder(figure: Figure, picture: Picture, results: Sequence[Result]) -> 
         digest = hashlib.sha256("\n".join(runs).encode()).hexdigest()[:8]
         kept = [*(kept or [parts[0][:MAX_CHANGES]]), digest]
     name = "__".join(kept)
-    return f"{picture.name}__{name}"
+    return f"{drawn.name}__{name}"
 
 
-def describe_title(picture: Picture, results: Sequence[Result]) -> str:
-    """A picture's title, with the data sets, or games, that it is of."""
+def describe_title(drawn: Picture | Crosstab, results: Sequence[Result]) -> str:
+    """A picture's or table's title, with the data sets, or games, that it is of."""
     configs = [result.config for result in results]
     names = [getattr(c, "dataset", "") or getattr(c, "game", "") for c in configs]
     # Of a file, without its folder.
     shown = {Path(name).name if Path(name).exists() else name for name in names if name}
-    if not shown or all(_letters(name) in _letters(picture.title) for name in shown):
-        return picture.title
+    if not shown or all(_letters(name) in _letters(drawn.title) for name in shown):
+        return drawn.title
     text = join(sorted(shown)) if len(shown) <= 3 else f"{len(shown)} data sets"
-    return f"{picture.title} on {text}"
+    return f"{drawn.title} on {text}"
 
 
 def _letters(text: str) -> str:
@@ -275,36 +281,45 @@ def summarize(
 ) -> dict[str, Any]:
     """What a report says of a picture beside its numbers."""
     monitor = results[0].config.target.load().monitor
-    varied = varied_fields(result.config for result in results)
-    common = {
-        name: value
-        for name, value in results[0].config.plain_values.items()
-        if name not in varied
-    }
     points = _find_points(picture, results, comparisons)
     correlation, conclusion = None, []
     if picture.y == "gain":
         conclusion = conclude(comparisons, monitor, picture.value)
     if picture.y == "gain" and picture.x == "num_params":
         correlation = correlate_gains(comparisons, picture.value)
-    done = [result for result in results if result.failure is None]
     return {
-        "name": picture.name,
-        "title": describe_title(picture, results),
-        "changes": describe_changes(figure),
-        "workload": results[0].config.workload,
-        "monitor": monitor,
+        **describe_results(figure, picture, results),
         "unit": _name_unit(results[0].config),
-        "drawn_at": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "runs": len(results),
-        "finished": len(done),
-        "failures": sorted({r.failure for r in results if r.failure}),
-        "training_seconds": sum(result.seconds for result in done),
         "correlation": correlation and correlation._asdict(),
         "notes": explain(picture, points, comparisons, bounds),
         "bounds": [bound._asdict() for bound in bounds],
         "fits": [fit._asdict() for fit in fit_curves(picture, points)],
         "conclusion": conclusion,
+    }
+
+
+def describe_results(
+    figure: Figure, drawn: Picture | Crosstab, results: Sequence[Result]
+) -> dict[str, Any]:
+    """What a report says of the runs of a picture or table."""
+    varied = varied_fields(result.config for result in results)
+    common = {
+        name: value
+        for name, value in results[0].config.plain_values.items()
+        if name not in varied
+    }
+    done = [result for result in results if result.failure is None]
+    return {
+        "name": drawn.name,
+        "title": describe_title(drawn, results),
+        "changes": describe_changes(figure),
+        "workload": results[0].config.workload,
+        "monitor": results[0].config.target.load().monitor,
+        "drawn_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "runs": len(results),
+        "finished": len(done),
+        "failures": sorted({r.failure for r in results if r.failure}),
+        "training_seconds": sum(result.seconds for result in done),
         "varied": varied,
         "config": common,
         "backend": name_backend(),
@@ -328,16 +343,22 @@ def _write_points(picture: Picture, points: Iterable[Point], path: Path) -> None
         for p in points
     ]
     header = ("line", picture.x, picture.y, *columns)
-    _write_csv(path, header, (row[: len(header)] for row in rows))
+    write_csv(path, header, (row[: len(header)] for row in rows))
 
 
 def _write_runs(picture: Picture, results: Sequence[Result], path: Path) -> None:
+    own = NUMBERS if picture.x in MEASURED else (picture.y,)
+    write_results(results, [name for name in own if name not in Y], path)
+
+
+def write_results(results: Sequence[Result], shown: Iterable[str], path: Path) -> None:
+    """Writes a row a run: what varies, the reported metric and what else is shown."""
     varied = varied_fields(result.config for result in results)
     monitor = results[0].config.target.load().monitor
     numbers = {kind: f"{kind}_{monitor}" for kind in VALUES}
     numbers["seconds"] = "seconds"
-    own = NUMBERS if picture.x in MEASURED else (picture.y,)
-    numbers.update({name: name for name in own if name not in (*Y, *SIZES)})
+    known = (*numbers.values(), *SIZES)
+    numbers.update({name: name for name in shown if name not in known})
     rows = [
         (
             *(result.config.result_fields[name] for name in varied),
@@ -347,12 +368,11 @@ def _write_runs(picture: Picture, results: Sequence[Result], path: Path) -> None
         )
         for result in results
     ]
-    _write_csv(path, (*varied, *SIZES, *numbers, "failure"), rows)
+    write_csv(path, (*varied, *SIZES, *numbers, "failure"), rows)
 
 
-def _write_csv(
-    path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
-) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)

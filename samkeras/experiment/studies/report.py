@@ -108,9 +108,7 @@ def _read_figure(folder: Path) -> dict[str, Any]:
         for name, value in summary["config"].items()
         if name not in (*SESSION_FIELDS, "data_dir") and value is not None
     }
-    picture = folder / f"{summary['name']}.svg"
-    with _naming(picture):
-        data = base64.b64encode(picture.read_bytes()).decode()
+    data = "" if summary.get("table") else _read_picture(folder, summary["name"])
     points = _read_csv(folder / f"{summary['name']}.csv")
     # An error has as many decimals as its mean, which is two columns before it.
     names = [*points]
@@ -129,13 +127,26 @@ def _read_figure(folder: Path) -> dict[str, Any]:
         "notes": [],
         "conclusion": [],
         **summary,
+        # As text, of which no number is made.
+        "table": {
+            " ".join(name.split()): [(text, text) for text in texts]
+            for name, texts in summary.get("table", {}).items()
+        },
         "name": folder.name,
         "config": config,
-        "picture": f"data:image/svg+xml;base64,{data}",
+        "picture": data,
         "num_points": num_points,
         "points": _shown(points, exact, alike) if num_points <= MAX_POINTS else {},
         "all_runs": _shown(runs, exact, (["best", "final"],)),
     }
+
+
+def _read_picture(folder: Path, name: str) -> str:
+    """A picture as an address that holds it."""
+    path = folder / f"{name}.svg"
+    with _naming(path):
+        data = base64.b64encode(path.read_bytes()).decode()
+    return f"data:image/svg+xml;base64,{data}"
 
 
 def _shown(
@@ -174,6 +185,8 @@ def _read_summary(path: Path) -> dict[str, Any]:
         for name, kind in SUMMARY.items():
             if not isinstance(summary.get(name, ...), kind):
                 raise ValueError(f"its {name} is missing or wrong")
+        if not isinstance(summary.get("table", {}), dict):  # pictures have none
+            raise ValueError("its table is wrong")
     return summary
 
 

@@ -251,7 +251,7 @@ def _print_columns(
             shown = (f"{name} {cells[i]}" for name, cells in pairs if cells[i])
             titles[i] = ", ".join(shown)
         kept = _drop(columns, spare, console.width)
-    above, below, rule, *rows = _format(kept)
+    above, below, rule, *rows = format_columns(kept)
     for line in (*([above] if above else []), below, rule):
         console.print(line, soft_wrap=True)
     last = ""
@@ -279,10 +279,10 @@ def _drop(columns: Columns, spare: Iterable[str], width: int) -> Columns:
 
 
 def _measure(columns: Columns) -> int:
-    return len(_format(columns)[2])
+    return len(format_columns(columns)[2])
 
 
-def _format(columns: Columns) -> list[str]:
+def format_columns(columns: Columns) -> list[str]:
     """The lines of a table: two of its head, one beneath, and its rows."""
     aligned: list[list[str]] = []
     for name, cells in columns.items():

@@ -13,6 +13,8 @@ from samkeras.errors import InputError
 from samkeras.experiment.options import targets
 from samkeras.experiment.options.targets import FIGURES
 from samkeras.experiment.studies.comparison import compare
+from samkeras.experiment.studies.crosstab import Crosstab
+from samkeras.experiment.studies.crosstabs import find_cells
 from samkeras.experiment.studies.figure import parse_figure as parse_file
 from samkeras.experiment.studies.figure import read_figure
 from samkeras.experiment.studies.picture import MEASURED, PLANE, Picture
@@ -26,6 +28,7 @@ COUNTS = re.compile(r"^# (\d+) runs; (\d+) with --preset small", re.MULTILINE)
 # Those that are not named as the file that they are in.
 OTHER_PICTURES = {
     "figure18_linearity": "figure18_cifar10",
+    "table2_top_5": "table2_imagenet",
     "foret_lambda_max": "foret_spectrum",
     "foret_lambda_ratio": "foret_spectrum",
     "figure20b_mnist": "figure20a_mnist",
@@ -62,15 +65,18 @@ def expand(name: str, preset: str | None):
     return parse_figure(name, [f"--preset={preset}"] if preset else [])
 
 
-def pictures_of(name: str) -> Sequence[Picture]:
-    return expand(name, None)[0].pictures
+def drawn_of(name: str) -> Sequence[Picture | Crosstab]:
+    """Its pictures and tables."""
+    study = expand(name, None)[0]
+    return [*study.pictures, *study.tables]
 
 
 @pytest.mark.parametrize("preset", [None, "small"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_has_the_runs_that_it_is_drawn_of(name, preset):
     """SAM and the base optimizer, and at least two places on the x axis; if all its
-    runs finish, every point of it is known and every gain is of all seeds."""
+    runs finish, every point of it is known and every gain is of all seeds. A table has
+    several cells, as many as the paper has of it, all of them filled."""
     study, configs = expand(name, preset)
     assert {config.workload for config in configs} == {study.target.name}
     results = []
@@ -79,9 +85,17 @@ def test_every_figure_has_the_runs_that_it_is_drawn_of(name, preset):
         num_params = round(1e6 * config.width_mult * depth)
         kept = (config.match_width or config.width_mult) / config.width_mult
         kept = round(kept * num_params) if config.is_pruned else num_params
-        results.append(make_trained(config, num_params, kept, study.pictures))
+        shown = [*study.pictures, *study.tables]
+        results.append(make_trained(config, num_params, kept, shown))
     num_seeds = len({config.seed for config in configs})
-    assert study.pictures
+    assert study.pictures or study.tables
+    for table in study.tables:
+        cells = find_cells(table, results)
+        filled = [cell for cell in cells if cell.found is not None]
+        assert len(filled) > 1
+        assert {(c.found.num_seeds, c.unfinished) for c in filled} == {(num_seeds, 0)}
+        if preset is None:
+            assert sum(c.paper is not None for c in filled) == len(table.paper)
     for drawn in study.pictures:
         if drawn.y != "best_rho":
             assert {config.sam for config in configs} == {True, False}
@@ -171,12 +185,12 @@ def test_variants_are_united(write):
 
 def test_every_picture_of_the_first_version_is_drawn():
     """By its name, of the runs of the file that has it, which has the first one's."""
-    found = {picture.name: name for name in NAMES for picture in pictures_of(name)}
-    assert len(found) == sum(len(pictures_of(name)) for name in NAMES)
+    found = {drawn.name: name for name in NAMES for drawn in drawn_of(name)}
+    assert len(found) == sum(len(drawn_of(name)) for name in NAMES)
     for name, owner in OTHER_PICTURES.items():
         assert found.pop(name) == owner
         drawn, runs = expand(name, "small")
-        assert [picture.name for picture in drawn.pictures] == [name]
+        assert [each.name for each in (*drawn.pictures, *drawn.tables)] == [name]
         assert runs == expand(owner, "small")[1]
     assert sorted(found) == sorted(found.values()) == NAMES
 
