@@ -636,6 +636,8 @@ class Recipe(Options):
     """train on means of two images each, by shares of Beta(X, X); 0: not"""
     label_smoothing: Fraction = 0.0
     """part of each label that is spread over all classes"""
+    bootstrap: bool = False
+    """train anew on the labels that a first run, the same without it, predicts"""
     drop_remainder: bool = False
     """leave out the examples of an epoch that fill no batch"""
 
@@ -656,6 +658,14 @@ class Recipe(Options):
         names = ("cutout_size", "cutout_per")
         needed = "--augment cutout or autoaugment"
         return super().unused | dict.fromkeys(names, needed)
+
+
+def find_first(config: Options) -> Any:
+    """The run whose predictions another one, of `bootstrap`, has as its labels; None:
+    it has its own."""
+    if not Recipe.of(config).bootstrap:
+        return None
+    return dataclasses.replace(config, **{"bootstrap": False})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from samkeras.experiment.options.config import (
     parse_fields,
 )
 from samkeras.experiment.options.fields import parse_option, split_list
-from samkeras.experiment.options.groups import Config
+from samkeras.experiment.options.groups import Config, find_first
 from samkeras.experiment.options.help import as_list, format_help
 from samkeras.experiment.options.methods import CLASSES, DEFAULTS
 from samkeras.experiment.options.session import Session
@@ -158,8 +158,10 @@ def _find_runs(
         shared = {**defaults, **base, **{n: v[0] for n, v in asked.items()}}
         sessions.append(Session(**_expanded(_only(shared, SESSION_FIELDS))))
         for config in _multiply(target, defaults, base, asked):
+            first = find_first(config)
             # Equal runs, such as the base optimizer at several rho, are one run.
-            configs.setdefault(json.dumps(config.result_fields), config)
+            for each in (config,) if first is None else (first, config):
+                configs.setdefault(json.dumps(each.result_fields), each)
     return Command(_only_session(sessions), [*configs.values()])
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.config import option_types, parse_fields
-from samkeras.experiment.options.groups import Config, Dataset, LabelNoise
+from samkeras.experiment.options.groups import Config, Dataset, LabelNoise, Recipe
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.options.targets import (
@@ -56,14 +56,15 @@ class SavedRun:
 
     @cached_property
     def data(self) -> "Splits[Any]":
-        """Its data, read when the examples are first asked for: `data.train`, with its
-        label noise, and `data.validation`.
+        """Its data, read when the examples are first asked for: `data.train`, with the
+        labels that it was trained on, and `data.validation`.
 
         A warning says where the workload has been edited since.
 
         Raises:
             InputError: the data are no longer there, or are others.
         """
+        from samkeras.experiment.runs.bootstrap import with_labels
         from samkeras.experiment.runs.data import add_noise
 
         config, run = self.config, self.run
@@ -80,11 +81,20 @@ class SavedRun:
                 "its model and data may be others now",
                 stacklevel=3,
             )
-        if not LabelNoise.of(config).label_noise:
+        is_noisy = LabelNoise.of(config).label_noise > 0
+        is_relabelled = Recipe.of(config).bootstrap
+        if not is_noisy and not is_relabelled:
             return splits
-        return replace(
-            splits, read=lambda: (add_noise(config, splits)[0], splits.validation)
-        )
+
+        def read() -> tuple[Any, Any]:
+            train: Any = splits.train
+            if is_noisy:
+                train, *_ = add_noise(config, splits)
+            if is_relabelled:
+                train = with_labels(train, self.folder)
+            return train, splits.validation
+
+        return replace(splits, read=read)
 
     def model(self, which: Which = "best") -> "SAMModel":
         """Its model, with its masks, compiled as it was trained; optimizer and method

@@ -6,10 +6,11 @@ import time
 from samkeras.calls import Training
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.errors import InputError
-from samkeras.experiment.options.groups import LabelNoise
+from samkeras.experiment.options.groups import LabelNoise, Recipe
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs import data
 from samkeras.experiment.runs.alike import Alike
+from samkeras.experiment.runs.bootstrap import relabel
 from samkeras.experiment.runs.build import (
     ModelSize,
     build_model,
@@ -114,6 +115,9 @@ def _train(
     if LabelNoise.of(config).label_noise:
         examples, record, share = data.add_noise(config, splits)
         describe_noise(logger, record, share)
+    if Recipe.of(config).bootstrap:
+        examples, share = relabel(run, splits, examples, session.run_dir, logger.folder)
+        logger.log_params({"labels_changed": share})
     examples, validated = data.find_resident(
         [examples, splits.validation], session.resident_data, progress.note
     )

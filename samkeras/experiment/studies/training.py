@@ -8,14 +8,29 @@ import keras
 from samkeras.backend import backend
 from samkeras.errors import InputError
 from samkeras.experiment.launch import ray as cluster
-from samkeras.experiment.launch.workers import Job, train_here, train_in_workers
+from samkeras.experiment.launch.workers import (
+    Job,
+    give_up,
+    train_here,
+    train_in_workers,
+)
 from samkeras.experiment.options.config import varied_fields
-from samkeras.experiment.options.groups import Dropout, Layers, Linearized
+from samkeras.experiment.options.groups import (
+    Dropout,
+    Layers,
+    Linearized,
+    find_first,
+)
 from samkeras.experiment.options.methods import DEFAULTS
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs.build import measure_size, perturbs_some
 from samkeras.experiment.runs.data import Memory, read_data
-from samkeras.experiment.runs.failure import TRACEBACK, explained, left_to_the_run
+from samkeras.experiment.runs.failure import (
+    TRACEBACK,
+    Failure,
+    explained,
+    left_to_the_run,
+)
 from samkeras.experiment.runs.progress import ProgressDisplay
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result, check_measured
@@ -101,6 +116,11 @@ def check_described(session: Session, left: Sequence[tuple[Run, Splits]]) -> Non
             "--workers and --ray train many runs at once, several processes train one "
             f"run together. Received: both, with {num_processes} processes"
         )
+    if num_processes > 1 and any(find_first(run.config) for run, _ in left):
+        raise InputError(
+            "--bootstrap reads what a first run has left, in one process. "
+            f"Received: {num_processes} processes"
+        )
     if session.replicas > 1 and keras.backend.backend() != "jax":
         raise InputError(
             "--replicas needs KERAS_BACKEND=jax. "
@@ -167,7 +187,7 @@ def train(
         for note in notes:
             progress.say(note)
         try:
-            for job, result in _train(jobs, session, tracker, progress):
+            for job, result in _train_in_order(jobs, results, tracker, progress):
                 results[job.number] = result
                 if result.failure:
                     _say_failure(job, result, progress)
@@ -190,6 +210,36 @@ def _say_failure(job: Job, result: Result, progress: ProgressDisplay) -> None:
     progress.fail_run(job.number, f"{result.failure}{place}")
     if result.traceback is not None and job.session.verbose == 2:
         progress.say(result.traceback)
+
+
+def _train_in_order(
+    jobs: list[Job],
+    results: Mapping[int, Result],
+    tracker: Tracker,
+    progress: ProgressDisplay,
+) -> Iterator[tuple[Job, Result]]:
+    """Trains runs, those that have the predictions of others as their labels after
+    these, and gives each result as it comes.
+
+    Args:
+        results: of all that are over, which the caller adds each result to.
+    """
+    firsts = {job.number: find_first(job.run.config) for job in jobs}
+    second = [job for job in jobs if firsts[job.number] is not None]
+    first = [job for job in jobs if firsts[job.number] is None]
+    if first:
+        yield from _train(first, jobs[0].session, tracker, progress)
+    failed = [r.config for r in results.values() if r.failure is not None]
+    left: list[Job] = []
+    for job in second:
+        if firsts[job.number] in failed:
+            reason = "the run without --bootstrap, whose predictions it needs, failed"
+            progress.start_run(job.number)
+            yield job, give_up(job, tracker, Failure(reason))
+        else:
+            left.append(job)
+    if left:
+        yield from _train(left, jobs[0].session, tracker, progress)
 
 
 def _train(
