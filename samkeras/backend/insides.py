@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -40,6 +41,15 @@ def find_momentums(
     return [momentums[find_place(optimizer, w)] for w in weights if momentums]
 
 
+_have_shapes_alone = ContextVar("have_shapes_alone", default=False)
+
+
+def have_shapes_alone() -> bool:
+    """Whether new variables have shapes and never values: what is built is not to have
+    weights that are read."""
+    return _have_shapes_alone.get()
+
+
 @contextlib.contextmanager
 def shapes_alone() -> Generator[None]:
     """A scope whose new variables have shapes and never values: no memory, no time."""
@@ -48,10 +58,12 @@ def shapes_alone() -> Generator[None]:
         return get_global_attribute("uninitialized_variables") or []
 
     count = len(waiting())
+    token = _have_shapes_alone.set(True)
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:
+        _have_shapes_alone.reset(token)
         del waiting()[count:]  # else keras would make their values in its next scope
 
 

@@ -33,7 +33,7 @@ def describe_content(dataset: str) -> Content | None:
     if path.is_file():
         return _describe_file(path)
     files = sorted(path.glob("*.conllu"))
-    return _combine([(each.name, _describe_file(each)) for each in files])
+    return combine((each.name, _describe_file(each)) for each in files)
 
 
 def describe_files(
@@ -87,11 +87,14 @@ def _read_digests(paths: list[str]) -> list[bytes]:
         return [*map(bytes.fromhex, itertools.chain(*found))]
 
 
-def _combine(files: list[tuple[str, Content]]) -> Content | None:
-    if not files:
+def combine(files: Iterable[tuple[str, Content | None]]) -> Content | None:
+    """What files hold together, each with what it is called; None: they hold
+    nothing."""
+    known = sorted((name, content) for name, content in files if content is not None)
+    if not known:
         return None
-    text = json.dumps(sorted(files))
-    size = sum(content.size for _, content in files)
+    text = json.dumps(known)
+    size = sum(content.size for _, content in known)
     return Content(size, hashlib.sha256(text.encode()).hexdigest())
 
 

@@ -13,6 +13,7 @@ from keras import initializers as initializers
 from keras import layers as layers
 from keras import losses as losses
 from keras import metrics as metrics
+from keras import models as models
 from keras import ops as ops
 from keras import optimizers as optimizers
 from keras import random as random
@@ -87,6 +88,7 @@ class Model(layers.Layer):
     layers: list[layers.Layer]
     losses: list[Any]
     output: Any
+    outputs: list[Any]
     _loss_tracker: metrics.Mean
     _compile_loss: Any
     _compile_metrics: Any
@@ -134,3 +136,5 @@ class Model(layers.Layer):
 def Input(
     shape: tuple[int | None, ...], dtype: str | None = None, name: str | None = None
 ) -> Any: ...
+
+class Sequential(Model): ...

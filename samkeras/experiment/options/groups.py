@@ -634,8 +634,6 @@ class Recipe(Options):
     """with augment cutout or autoaugment: what has a place of its own for it"""
     mixup: NonNegativeFloat = 0.0
     """train on means of two images each, by shares of Beta(X, X); 0: not"""
-    label_smoothing: Fraction = 0.0
-    """part of each label that is spread over all classes"""
     bootstrap: bool = False
     """train anew on the labels that a first run, the same without it, predicts"""
     drop_remainder: bool = False
@@ -658,6 +656,29 @@ class Recipe(Options):
         names = ("cutout_size", "cutout_per")
         needed = "--augment cutout or autoaugment"
         return super().unused | dict.fromkeys(names, needed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSmoothing(Options):
+    """Labels that leave something to other classes."""
+
+    heading: ClassVar[str] = "data"
+
+    label_smoothing: Fraction = 0.0
+    """part of each label that is spread over all classes"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(Options):
+    """Networks that know images already."""
+
+    heading: ClassVar[str] = "model"
+
+    backbone: str = "efficientnet_b7"
+    """network of keras.applications with its ImageNet weights, such as
+    efficientnet_b0 or resnet50, or a FILE.keras"""
+    pretrained: bool = True
+    """start from its weights, whose BatchNorm's statistics stay; or anew"""
 
 
 def find_first(config: Options) -> Any:
@@ -809,7 +830,9 @@ GROUPS: dict[str, tuple[type[Options], ...]] = {
     "max_length": (MaxLength,),
     "treebank": (Treebank,),
     "image_size": (ImageSize,),
-    "recipe": (Recipe,),
+    "recipe": (Recipe, LabelSmoothing),
+    "label_smoothing": (LabelSmoothing,),
+    "pretrained": (Pretrained,),
     "augmentation": (Augmentation,),
     "linearized": (Linearized,),
 }

@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from samkeras.experiment.options.groups import Recipe
+from samkeras.experiment.options.groups import LabelSmoothing
 
 if TYPE_CHECKING:  # to look up finished runs takes none of the seconds that it takes
     import keras
 
 
 def crossentropy(config: Any) -> "keras.losses.Loss":
-    """Softmax cross-entropy of classes, or of their shares, smoothed as a run's recipe
-    has it."""
+    """Softmax cross-entropy of classes, or of their shares, smoothed as a run's options
+    have it."""
     from samkeras.losses import SmoothedCrossentropy
 
-    return SmoothedCrossentropy(Recipe.of(config).label_smoothing)
+    return SmoothedCrossentropy(LabelSmoothing.of(config).label_smoothing)
 
 
 def accuracy() -> "keras.metrics.Metric":
