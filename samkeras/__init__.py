@@ -45,10 +45,15 @@ __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     # Lazy, because importing keras takes seconds and the command line answers at once.
-    home = _HOME.get(name) or _ABOVE.get(name)
-    if home is not None:
-        return getattr(import_module(home), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name not in _ABOVE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_ABOVE[name]), name)
+    except ModuleNotFoundError as error:
+        text = f"samkeras.{name} needs pip install 'samkeras[experiment]' ({error})"
+        raise ImportError(text) from error
 
 
 def __dir__() -> list[str]:

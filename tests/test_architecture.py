@@ -339,6 +339,12 @@ model.fit(x, y, verbose=0)
 model.evaluate(x, y, verbose=0)
 for name in samkeras.__all__:
     getattr(samkeras, name)
+try:
+    samkeras.load_run
+except ImportError as error:
+    assert "samkeras[experiment]" in str(error)
+else:
+    raise AssertionError("load_run is there")
 """
 
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.faults
 
 
 # Long enough to be killed twice.
-LONG = {"--epochs": "40", "--steps": "160"}
-FEW_EPOCHS = {"images on disk": "8"}  # of a large network
+LONG = {"--epochs": "40", "--steps": "40"}
+FEW_EPOCHS = {"images on disk": "4"}  # of a large network
 
 
 @pytest.mark.parametrize("kind", SOURCES)
