@@ -73,7 +73,7 @@ def unrounded(model: keras.Model) -> Generator[None]:
     its weights' regularizers out of its loss."""
     changes: list[tuple[Any, str, Any]] = [
         (layer, "dtype_policy", layer.variable_dtype)
-        for layer in model._flatten_layers()
+        for layer in list_layers(model)
         if layer.compute_dtype != layer.variable_dtype
     ]
     changes += [(weight, "regularizer", None) for weight in model.weights]
@@ -87,10 +87,15 @@ def unrounded(model: keras.Model) -> Generator[None]:
             setattr(each, name, value)
 
 
+def list_layers(model: keras.Model) -> list[Any]:
+    """A model's layers and those within them, outer ones first."""
+    return list(model._flatten_layers())
+
+
 def find_owners(model: keras.Model) -> list[Any]:
     """The innermost layer that has each of a model's trainable weights."""
     owners: dict[int, Any] = {}
-    for layer in model._flatten_layers():  # outer ones first
+    for layer in list_layers(model):  # outer ones first
         owners |= {id(weight): layer for weight in layer.trainable_variables}
     return [owners[id(weight)] for weight in model.trainable_variables]
 
@@ -103,7 +108,7 @@ def find_metrics(model: keras.Model) -> Any:
 def find_normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """The BatchNorm layers of a model that training gives new statistics."""
     kind = keras.layers.BatchNormalization
-    return [x for x in model._flatten_layers() if isinstance(x, kind) and x.trainable]
+    return [x for x in list_layers(model) if isinstance(x, kind) and x.trainable]
 
 
 @contextlib.contextmanager

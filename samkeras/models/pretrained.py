@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from samkeras.backend.insides import have_shapes_alone
+from samkeras.backend.insides import have_shapes_alone, list_layers
 from samkeras.data.backbones import BACKBONES, ENDING, check_backbone
 from samkeras.errors import InputError
 from samkeras.model import SAMModel
@@ -160,6 +160,6 @@ def _extend(
 def _give(copy: keras.Model, model: keras.Model) -> None:
     """Gives a copy of a model its weights."""
     copy.set_weights(model.get_weights())
-    for layer in copy._flatten_layers():
+    for layer in list_layers(copy):
         if isinstance(layer, layers.Normalization):
             layer.finalize_state()  # its mean and variance are of these
