@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python run.py workloads/synthetic_mlp --width_mult 1,10 --sam true,false
 
 test: $(VENV)/.installed-dev
-	KERAS_BACKEND=jax XLA_FLAGS= $(BIN)/python -m pytest -n auto -m "exact and not slow" tests/experiment
+	KERAS_BACKEND=jax KERNELS=users $(BIN)/python -m pytest -n auto -m "exact and not slow" tests/experiment
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not faults"
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PARALLEL) -m "not slow and not faults"
 

@@ -8,21 +8,22 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The tests spend their time compiling small programs, half of it on optimizing them.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# And compile the same ones again and again, in processes of their own: once for all.
+# The tests compile the same programs in processes of their own: once for all.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-if "XLA_FLAGS" not in os.environ:  # kernels another way, which compile twice as fast
+# The tests spend their time compiling small programs: in a third of the time, to
+# kernels that are not optimized and made in another way than users' are.
+if os.environ.get("KERNELS") != "users":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     flags = "--xla_cpu_use_fusion_emitters=false"
     if os.environ["KERAS_BACKEND"] == "tensorflow":  # JAX has an option of its own
         flags += " --xla_backend_optimization_level=0"
         flags += " --xla_cpu_parallel_codegen_split_count=1"
-    os.environ["XLA_FLAGS"] = flags
+    os.environ.setdefault("XLA_FLAGS", flags)
 
 import keras
 import pytest
@@ -32,13 +33,7 @@ gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what is the same on both backends on one of them, and what is the same as
-    users' kernels alone are."""
-    if os.environ["XLA_FLAGS"]:
-        skip = pytest.mark.skip(reason="of users' kernels: run with XLA_FLAGS= (empty)")
-        for item in items:
-            if item.get_closest_marker("exact"):
-                item.add_marker(skip)
+    """Skips what is the same on both backends on one of them."""
     if keras.backend.backend() == "jax":
         return
     skip = pytest.mark.skip(reason="knows nothing of backends: run on JAX")

@@ -1,6 +1,7 @@
 """Small models and data, and a multilayer perceptron in NumPy to check them by."""
 
 import dataclasses
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,15 @@ from samkeras.methods.method import Point
 
 FEATURES, HIDDEN, CLASSES = 5, 8, 3
 PAUSE, END_EPOCH = Loop._pause, Member.end_epoch
+
+
+def users_environment() -> dict[str, str]:
+    """The environment without what the tests compile their programs with."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("JAX_") and name != "XLA_FLAGS"
+    }
 
 
 def random_examples(count: int = 64) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@ installed."""
 
 import ast
 import itertools
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import samkeras
+from tests.helpers import users_environment
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -118,7 +118,7 @@ class Fresh:
     def run(self, *arguments: str, backend: str) -> str:
         kept = {
             k: v
-            for k, v in os.environ.items()
+            for k, v in users_environment().items()
             if not k.startswith(("PYTHON", "MLFLOW", "XDG"))
         }
         places = {"HOME": str(self.here), "KERAS_BACKEND": backend}

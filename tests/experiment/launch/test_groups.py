@@ -1,6 +1,7 @@
 """Runs that train together, in one program, are runs as any other."""
 
 import dataclasses
+import os
 
 import keras
 import numpy as np
@@ -90,6 +91,9 @@ EXTRAS = {
 
 @needs_jax
 @pytest.mark.exact
+@pytest.mark.skipif(
+    os.environ.get("KERNELS") != "users", reason="run by make test, with KERNELS=users"
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_group_gives_the_weights_and_numbers_of_single_runs(
     train, method, monkeypatch

@@ -15,6 +15,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from samkeras.experiment.options.targets import ROOT
+from tests.helpers import users_environment
 
 pytestmark = pytest.mark.faults
 
@@ -48,7 +49,7 @@ def start(
         [sys.executable, *program, *options, *places],
         cwd=ROOT,
         env={
-            **{k: v for k, v in os.environ.items() if not k.startswith("JAX_")},
+            **users_environment(),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "KERAS_BACKEND": keras.backend.backend(),
         },

@@ -90,6 +90,7 @@ FSAM_ADAMW = ["--sam", "--method", "fsam", "--optimizer", "adamw"]
 FSAM_ADAMW += ["--weight_decay", "0.01"]
 
 
+@pytest.mark.exact
 @pytest.mark.each_backend
 @pytest.mark.parametrize(
     ("options", "places"),
