@@ -57,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME, *_ABOVE]
+    return [*globals(), *_HOME]  # what can be had, whatever is installed

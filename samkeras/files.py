@@ -17,7 +17,7 @@ def read_file(path: str | Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         data = os.read(descriptor, SMALL)
-        if len(data) < SMALL:  # its end
+        if len(data) == os.fstat(descriptor).st_size:
             return data
         with open(descriptor, "rb", closefd=False) as file:
             return data + file.read()

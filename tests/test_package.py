@@ -2,6 +2,7 @@
 installed."""
 
 import ast
+import importlib.util
 import itertools
 import re
 import shutil
@@ -73,7 +74,34 @@ def test_the_names_have_types():
     assert stated == samkeras._HOME | samkeras._ABOVE
     (names,) = (node.value for node in tree.body if isinstance(node, ast.Assign))
     assert sorted(ast.literal_eval(names)) == sorted(stated)
-    assert stated.keys() < set(dir(samkeras))
+
+
+def test_what_cannot_be_had_is_not_listed():
+    """`help(samkeras)` asks for all of it, without the packages of experiments too."""
+    assert samkeras._HOME.keys() < set(dir(samkeras))
+    assert not samkeras._ABOVE.keys() & set(dir(samkeras))
+
+
+@pytest.mark.parametrize("program", ["run.py", "own.py", "samkeras/__main__.py"])
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_messages_name_the_command_that_there_is(
+    program, is_installed, tmp_path, monkeypatch
+):
+    """Of those who have installed it nobody has a run.py."""
+    path = ROOT / "samkeras" / "experiment" / "place.py"
+    if is_installed:
+        copy = tmp_path / "samkeras" / "experiment" / "place.py"
+        copy.parent.mkdir(parents=True)
+        path = shutil.copy(path, copy)
+    monkeypatch.setattr(sys, "argv", [program])
+    spec = importlib.util.spec_from_file_location("its_place", path)
+    place = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(place)
+    is_module = is_installed or program.endswith("__main__.py")
+    expected = "python -m samkeras" if is_module else "python run.py"
+    command, name = place.COMMAND, place.PROGRAM
+    assert command == expected
+    assert name == ("samkeras" if is_module else "run.py")
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ import numpy as np
 from samkeras.data.splits import Content
 from samkeras.files import read_file, replace_file
 
-_as_json = (
-    json.encoder.encode_basestring_ascii
-)  # json.dumps of a text, ten times faster
+# As json.dumps has a text, in a tenth of the time.
+_as_json = json.encoder.encode_basestring_ascii
 KEPT_FILES = 1_000
 PART, SMALL = 256, 2**20  # files that a thread reads; bytes that are read at once
 KEPT_FROM = 64 * 2**20  # bytes; smaller files are read again in less than a second
@@ -51,21 +50,22 @@ def describe_files(
             or uint8[file, 32]. None (default): they are read for that alone.
     """
     paths = list(paths)
-    start = len(f"{folder}{os.sep}")  # os.path.relpath would take ten times as long
+    before = f"{folder}{os.sep}"  # os.path.relpath would take ten times as long
+    names = [path.removeprefix(before) for path in paths]  # of ".", they are names
     order = sorted(range(len(paths)), key=paths.__getitem__)
     size, marks = 0, hashlib.sha256()
-    for path in (paths[i] for i in order):
-        mark = _mark(os.stat(path))
+    for i in order:
+        mark = _mark(os.stat(paths[i]))
         size += mark[0]
-        marks.update(f"{_as_json(path[start:])}{mark}".encode())
+        marks.update(f"{_as_json(names[i])}{mark}".encode())
 
     def digest(read: Callable[[], Digests]) -> str:
         """As of the JSON of all names and digests."""
-        text, before, digests = hashlib.sha256(), "[", read()
+        text, between, digests = hashlib.sha256(), "[", read()
         for i in order:
-            pair = f'[{_as_json(paths[i][start:])}, "{bytes(digests[i]).hex()}"]'
-            text.update(f"{before}{pair}".encode())
-            before = ", "
+            pair = f'[{_as_json(names[i])}, "{bytes(digests[i]).hex()}"]'
+            text.update(f"{between}{pair}".encode())
+            between = ", "
         text.update(b"]")
         return text.hexdigest()
 

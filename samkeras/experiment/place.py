@@ -5,10 +5,6 @@ from pathlib import Path
 
 CODE = Path(__file__).resolve().parents[2]  # the folder of the package samkeras
 
-IS_MODULE = Path(sys.argv[0]).parts[-2:] == ("samkeras", "__main__.py")
-COMMAND = "python -m samkeras" if IS_MODULE else "python run.py"
-PROGRAM = "samkeras" if IS_MODULE else "run.py"
-
 
 def is_checkout(folder: Path) -> bool:
     """Whether a folder is the project's, with its command, its workloads and their
@@ -16,6 +12,12 @@ def is_checkout(folder: Path) -> bool:
     folders = ("workloads", "configs/figures")
     are_there = all((folder / name).is_dir() for name in folders)
     return are_there and (folder / "run.py").is_file()
+
+
+IS_MODULE = Path(sys.argv[0]).parts[-2:] == ("samkeras", "__main__.py")
+HAS_COMMAND = is_checkout(CODE) and not IS_MODULE  # run.py
+COMMAND = "python run.py" if HAS_COMMAND else "python -m samkeras"
+PROGRAM = "run.py" if HAS_COMMAND else "samkeras"
 
 
 def home(code: Path = CODE) -> Path:

@@ -97,12 +97,17 @@ def _take(
         pixels = layers.Rescaling(1.0, RESNET_OFFSETS)(pixels[..., ::-1])
     try:
         return build(include_top=False, weights=weights, input_tensor=pixels)
+    except ValueError as error:  # of images that are too small
+        raise InputError(f"--backbone {backbone}: {_shorten(error)}") from None
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"--backbone {backbone}: its weights are not in keras' cache and cannot be "
-            f"downloaded; without a network, give a FILE{ENDING} ({reason})"
+            f"downloaded; without a network, give a FILE{ENDING} ({_shorten(error)})"
         ) from None
+
+
+def _shorten(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def _read(backbone: str, has_weights: bool) -> keras.Model:

@@ -1,9 +1,13 @@
 """What local files hold: the same in whatever file, read once where it is much."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from samkeras.data import content
-from samkeras.data.content import describe_content
+from samkeras.data.content import describe_content, describe_files
+from samkeras.files import read_file
 
 pytestmark = pytest.mark.one_backend
 
@@ -40,6 +44,25 @@ def test_a_folders_digest_is_of_its_treebanks(tmp_path):
     (tmp_path / "a-dev.conllu").rename(tmp_path / "b-dev.conllu")
     renamed = describe_content(str(tmp_path))
     assert len({known.digest, changed.digest, renamed.digest}) == 3
+
+
+def test_a_folder_is_the_same_from_within(tmp_path, monkeypatch, forget):
+    """Its files have their names in it, however it is called."""
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.png").write_bytes(b"1")
+    known = describe_files(tmp_path, [f"{tmp_path}/cat/1.png"])
+    monkeypatch.chdir(tmp_path)
+    assert describe_files(Path("."), ["cat/1.png"]).digest == known.digest
+    (tmp_path / "cat").rename(tmp_path / "rat")
+    assert describe_files(Path("."), ["rat/1.png"]).digest != known.digest
+
+
+def test_a_file_is_read_to_its_end(tmp_path, monkeypatch):
+    """Some file systems give less at once than is asked for."""
+    path, read = tmp_path / "file", os.read
+    path.write_bytes(b"0123456789")
+    monkeypatch.setattr(os, "read", lambda descriptor, _: read(descriptor, 3))
+    assert read_file(path) == b"0123456789"
 
 
 @pytest.mark.parametrize("name", ["mnist", "mnist:3.0.1", "", "no/such.npz"])

@@ -145,6 +145,18 @@ def test_weights_that_cannot_be_had_are_said_in_a_line(monkeypatch):
         build_pretrained(SHAPE, 5, "efficientnet_b0")
 
 
+@pytest.mark.one_backend
+def test_what_keras_refuses_is_said_in_its_words(monkeypatch):
+    """Not that weights are missing, which nobody asked for."""
+
+    def build(**_):
+        raise ValueError("Input size must be\nat least 32x32")
+
+    monkeypatch.setattr(keras.applications.resnet, "ResNet50", build)
+    with pytest.raises(InputError, match=r"^--backbone resnet50: Input size must"):
+        build_pretrained(SHAPE, 5, "resnet50", pretrained=False)
+
+
 TINY = ["--dataset", "mnist_5k", "--image_size", "8", "--train_examples", "32"]
 TINY += ["--validation_examples", "16", "--batch_size", "16", "--steps", "2"]
 TINY += ["--eval_every", "2"]
