@@ -5,6 +5,7 @@ lacks no docstring."""
 import contextlib
 import inspect
 import io
+import json
 import os
 import pydoc
 import re
@@ -20,6 +21,10 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOKS = {
+    "quickstart": "Quickstart, a notebook",
+    "paper_in_ten_minutes": "The paper in ten minutes, a notebook",
+}
 WORKLOADS = sorted(path.stem for path in (ROOT / "workloads").glob("*.py"))
 STUDIES = sorted((ROOT / "configs/figures").glob("*.yaml"))
 # Those whose data say how large the model is, and are not on every machine: the sample.
@@ -28,12 +33,14 @@ WIDTHS = "0.25,0.5,1,2"
 
 
 def on_config(config):
-    """Names the pages of workloads and the changelog."""
+    """Names the pages of notebooks, those of workloads and the changelog."""
     sys.path.insert(0, str(ROOT))  # MkDocs undoes what hooks do of it before
     pages = [{name: f"workloads/{name}.md"} for name in WORKLOADS]
     for section in config.nav:
         if "Workloads" in section:
             section["Workloads"] += pages
+    notebooks = [{text: f"notebooks/{name}.md"} for name, text in NOTEBOOKS.items()]
+    config.nav[2:2] = notebooks
     config.nav.append({"Changelog": "changelog.md"})
     return config
 
@@ -46,6 +53,9 @@ def on_files(files, config):
     for name in WORKLOADS:
         path = f"workloads/{name}.md"
         files.append(File.generated(config, path, content=describe(name)))
+    for name in NOTEBOOKS:
+        path = f"notebooks/{name}.md"
+        files.append(File.generated(config, path, content=show_notebook(name)))
     return files
 
 
@@ -66,10 +76,6 @@ def describe(name: str) -> str:
         for line in command(name, *sample, "--dry_run").splitlines()
         if line.startswith(("data: ", "parameters: ", "steps: "))
     )
-    widths = re.findall(
-        r"(?m)^width_mult=(\S+): parameters: ([\d,]+)",
-        command(name, *sample, "--width_mult", WIDTHS, "--dry_run"),
-    )
     commands = re.findall(r"(?m)^#   (.*python run\.py.*)$", config)
     return "\n".join(
         [
@@ -79,10 +85,8 @@ def describe(name: str) -> str:
             f"    python run.py workloads/{name} --help",
             "\n## Data and model\n",
             *(f"Of the sample {SAMPLES[name]}:\n" for _ in sample[:1]),
-            "| | |\n|---|---|",
-            *(f"| {what} | {text} |" for what, text in numbers.items()),
-            "\n| `--width_mult` | parameters |\n|---|---|",
-            *(f"| {width} | {count} |" for width, count in widths),
+            *(f"- {what}: {numbers[what]}" for what in ("data", "parameters", "steps")),
+            *list_widths(name, sample),
             *list_studies(name),
             "\n## Its numbers\n",
             f"From `configs/{name}.yaml`, each with its source.\n",
@@ -91,6 +95,30 @@ def describe(name: str) -> str:
             f"```text\n{command(name, '--help')}```\n",
         ]
     )
+
+
+def list_widths(name: str, sample: list[str]) -> list[str]:
+    """A table of widths and parameters; nothing where there is one width alone."""
+    try:
+        said = command(name, *sample, "--width_mult", WIDTHS, "--dry_run")
+    except PluginError as error:
+        if "--width_mult must be 1" in str(error):
+            return []
+        raise
+    rows = re.findall(r"(?m)^width_mult=(\S+): parameters: ([\d,]+)", said)
+    head = "\n| `--width_mult` | parameters |\n|---|---|"
+    return [head, *(f"| {width} | {count} |" for width, count in rows)]
+
+
+def show_notebook(name: str) -> str:
+    """A notebook as a page: its text, and its code in blocks."""
+    cells = json.loads((ROOT / f"examples/{name}.ipynb").read_text())["cells"]
+    blocks = []
+    for cell in cells:
+        text = "".join(cell["source"])
+        is_code = cell["cell_type"] == "code"
+        blocks.append(f"```python\n{text}\n```" if is_code else text)
+    return "\n\n".join([*blocks, f"The notebook is `examples/{name}.ipynb`.\n"])
 
 
 def list_studies(name: str) -> list[str]:

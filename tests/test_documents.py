@@ -1,6 +1,7 @@
 """The documents' code runs as it is written, and their links lead somewhere."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_links_lead_somewhere(page):
 def test_the_readme_is_short():
     """What more there is to say has a page."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.one_backend
+def test_the_readmes_times_are_those_that_are_kept():
+    """Of an epoch, beside hand-written JAX."""
+    path = ROOT / "benchmarks/results/step_time_jax_cpu.json"
+    rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    ratios = [rows[f"samkeras {name} x1"]["ratio"] for name in ("SGD", "SAM")]
+    said = "takes {:.2f} (SGD) and {:.2f} (SAM) times".format(*ratios)
+    for page in ("README.md", "docs/devices.md"):
+        assert said in (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
