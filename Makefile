@@ -57,7 +57,7 @@ dist: $(VENV)/.installed-dist
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow tests/test_package.py
+	DIST=dist KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow tests/test_package.py
 
 ui: $(VENV)/.installed
 	$(BIN)/mlflow ui --port $(PORT) --backend-store-uri sqlite:///mlflow/mlflow.db
@@ -65,7 +65,7 @@ ui: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) $(NEWEST) build dist *.egg-info .pytest_cache .ruff_cache site
 
-$(VENV)/.installed: requirements.txt
+$(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "samkeras needs Python 3.11 to 3.13; choose one with make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt

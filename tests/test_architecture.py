@@ -3,6 +3,7 @@ packages that the library does not need."""
 
 import ast
 import functools
+import importlib.util
 import os
 import re
 import subprocess
@@ -272,8 +273,8 @@ PRIVATES = {
 
 @pytest.mark.one_backend
 def test_what_is_taken_of_keras_privately_is_listed_and_there(names_in_keras):
-    """One that the installed keras lacks is missing from what is found; so is one that
-    nobody takes any more."""
+    """A name that the installed keras lacks is missing from what is found; so is one
+    that nobody takes any more."""
     taken = {
         module
         for path in FILES
@@ -286,6 +287,8 @@ def test_what_is_taken_of_keras_privately_is_listed_and_there(names_in_keras):
             # Of what it gives to its own, what it takes for keras to find is listed.
             taken |= ((used - own) | (own & PRIVATES)) & names_in_keras
     assert taken == PRIVATES
+    for module in (name for name in PRIVATES if "." in name):
+        assert importlib.util.find_spec(module), module
 
 
 def find_signatures(path: Path) -> dict[str, tuple]:

@@ -4,6 +4,7 @@ installed."""
 import ast
 import importlib.util
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -106,7 +107,10 @@ def test_messages_name_the_command_that_there_is(
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory) -> Path:
-    """A folder of the source distribution and of the wheel that is built of it."""
+    """A folder of the source distribution and of the wheel that is built of it: what
+    make dist made, where that asks."""
+    if "DIST" in os.environ:
+        return ROOT / os.environ["DIST"]
     source, out = (tmp_path_factory.mktemp(name) for name in ("source", "dist"))
     for name in SOURCES:
         shutil.copytree(ROOT / name, source / name)
@@ -140,8 +144,11 @@ class Fresh:
         found = call([self.python, "-m", "pip", "list", "--format", "freeze"])
         return {line.partition("==")[0] for line in found.split()}
 
-    def list_files(self) -> set[Path]:
-        return {p for p in self.packages.rglob("*") if "__pycache__" not in p.parts}
+    def list_files(self) -> dict[Path, tuple[int, int]]:
+        """The installed files, with their sizes and times."""
+        found = (p for p in self.packages.rglob("*") if "__pycache__" not in p.parts)
+        stats = {path: path.stat() for path in found if path.is_file()}
+        return {path: (s.st_size, s.st_mtime_ns) for path, s in stats.items()}
 
     def run(self, *arguments: str, backend: str) -> str:
         kept = {

@@ -206,8 +206,8 @@ def _load_folder(
         return digests
 
     ahead: list[np.ndarray] = []
-    are_small = len(paths) * math.prod(shape) < AHEAD
-    content = describe_files(path, paths, digest_all if are_small else None)
+    fit_ahead = len(paths) * math.prod(shape) < AHEAD
+    content = describe_files(path, paths, digest_all if fit_ahead else None)
     key = (content.digest, shape, image_size)
     if ahead:
         _decoded.clear()
