@@ -56,6 +56,11 @@ def with_labels(examples: ArrayExamples, folder: Path) -> ArrayExamples:
     return dataclasses.replace(examples, y=np.load(folder / FILE))
 
 
+def forget_labels(folder: Path) -> None:
+    """Has a run that is trained again predict its labels again."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
 def _predict(
     run: Run, splits: Splits[Any], examples: ArrayExamples, run_dir: str
 ) -> np.ndarray:

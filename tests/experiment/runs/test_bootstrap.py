@@ -40,7 +40,8 @@ def trained(records, tmp_path, monkeypatch):
 
 def test_labels_are_what_the_first_run_predicts(trained, tmp_path, monkeypatch):
     """The classes of the largest logits of its last weights, of images as they are; how
-    many labels differ is recorded. The same command again trains neither."""
+    many labels differ is recorded. With --rerun they are predicted again; the same
+    command again trains neither."""
     runs = trained("two", None)
     first, second = (runs[is_second] for is_second in ("false", "true"))
     config = next(c for c in parse_runs("cifar_resnet32", TINY))
@@ -56,6 +57,10 @@ def test_labels_are_what_the_first_run_predicts(trained, tmp_path, monkeypatch):
     assert share > 0
     assert "labels_changed" not in first.params
     assert first.curves["loss"] != second.curves["loss"]
+    np.save(second.folder / "bootstrap_labels.npy", 0 * labels)
+    trained("two", None, options=["--rerun"])
+    again = np.load(second.folder / "bootstrap_labels.npy")
+    np.testing.assert_array_equal(again, labels)
 
     def train(*_):
         raise AssertionError("trained again")
