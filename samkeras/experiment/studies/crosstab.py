@@ -35,6 +35,8 @@ class Crosstab:
         value: the "best" of a run's epochs or the "final", of metric and error.
         groups: of options, names of values that share a row or column.
         paper: what the paper has, by the places of the row and of the column.
+        paper_data: the data set, or game, that this is of, where none of rows and
+            columns says it.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Crosstab:
     value: Value = "best"
     groups: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     paper: Mapping[tuple[Place, Place], float] = field(default_factory=dict)
+    paper_data: str | None = None
 
     def find_place(self, options: Sequence[str], values: Mapping[str, Any]) -> Place:
         """The place of a run's values among rows or columns."""
@@ -55,7 +58,13 @@ class Crosstab:
         return next((label for label, of in groups.items() if value in of), value)
 
 
-FIELDS = tuple(f.name for f in dataclasses.fields(Crosstab))
+FIELDS = tuple(f.name for f in dataclasses.fields(Crosstab) if f.name != "paper_data")
+DATA = ("dataset", "game")
+
+
+def find_data(options: Iterable[str]) -> str | None:
+    """Which of a workload's options says what its runs are trained on."""
+    return next((name for name in DATA if name in options), None)
 
 
 def read_crosstabs(
@@ -118,8 +127,13 @@ def _read(
     paper = values.get("paper")
     if paper is None:
         return table
-    found = dict(_read_paper(f"{where}: paper", paper, table, hints))
-    return dataclasses.replace(table, paper=found)
+    found: dict[tuple[Place, Place], float] = {}
+    for places, value in _read_paper(f"{where}: paper", paper, table, hints):
+        if places in found:
+            raise InputError(f"{where}: paper has {places} twice")
+        found[places] = value
+    data = paper.get(find_data(hints) or "")
+    return dataclasses.replace(table, paper=found, paper_data=data)
 
 
 def _read_options(
@@ -171,7 +185,11 @@ def _read_paper(
     """What the paper has, each number with its row and its column."""
     if not isinstance(given, dict):
         raise InputError(f"{where} must hold columns and rows")
-    check_fields(where, given, ("columns", "rows"), ("rows",))
+    data = find_data(hints)
+    own = (data,) if data and data not in (*table.rows, *table.columns) else ()
+    check_fields(where, given, (*own, "columns", "rows"), (*own, "rows"))
+    for each in own:
+        parse_option(f"{where}: {each}", given[each], hints[each])
     columns, rows = given.get("columns", {}), given["rows"]
     if not isinstance(columns, dict) or [*columns] != [*table.columns]:
         raise InputError(
@@ -211,7 +229,7 @@ def _parse_place(
     """The place of values, or of groups of them, as a file has them."""
     return tuple(
         value
-        if value in table.groups.get(name, ())
+        if isinstance(value, str) and value in table.groups.get(name, ())
         else parse_option(f"{where}: {name}", value, hints[name])
         for name, value in given.items()
     )

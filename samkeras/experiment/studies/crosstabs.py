@@ -1,5 +1,6 @@
 """Tells a study's tables, of its runs."""
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,14 @@ from samkeras.experiment.options.values import (
 from samkeras.experiment.runs.result import SIZES, Result
 from samkeras.experiment.studies.comparison import Estimate, estimate, find_interval
 from samkeras.experiment.studies.conclusion import join
-from samkeras.experiment.studies.crosstab import ERROR, METRIC, Crosstab, Place
+from samkeras.experiment.studies.crosstab import (
+    DATA,
+    ERROR,
+    METRIC,
+    Crosstab,
+    Place,
+    find_data,
+)
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.studies.pictures import (
     describe_results,
@@ -61,11 +69,13 @@ class Cell:
 
 
 def name_columns(table: Crosstab, results: Sequence[Result]) -> tuple[str, ...]:
-    """The options of a table's columns: SAM and the base optimizer, which no mean is
-    of both of, are the last of them where they vary and the table does not say."""
-    both = {result.config.sam for result in results}
-    is_named = "sam" in (*table.rows, *table.columns) or len(both) < 2
-    return table.columns if is_named else (*table.columns, "sam")
+    """The options of a table's columns: what no mean is chosen among, data sets, SAM
+    and the base optimizer, are the last of them where they vary and the table does not
+    say."""
+    varied = varied_fields(result.config for result in results)
+    named = (*table.rows, *table.columns)
+    own = [n for n in (*DATA, "sam") if n in varied and n not in named]
+    return (*table.columns, *own)
 
 
 def find_cells(table: Crosstab, results: Sequence[Result]) -> list[Cell]:
@@ -73,9 +83,12 @@ def find_cells(table: Crosstab, results: Sequence[Result]) -> list[Cell]:
 
     Where more varies than rows, columns and seeds, as rho, or the epochs of a base
     optimizer, a cell is of the choice whose mean of the reported metric is best, of
-    those with the most finished seeds.
+    those with the most finished seeds. The paper's numbers are beside runs of its own
+    data alone.
     """
     columns = name_columns(table, results)
+    if "sam" in columns[len(table.columns) :]:  # whose the paper's are is not said
+        table = dataclasses.replace(table, paper={})
     placed = (*table.rows, *columns, "seed")
     free = [n for n in varied_fields(r.config for r in results) if n not in placed]
     groups: dict[tuple[Place, Place], list[Result]] = {}
@@ -136,9 +149,19 @@ def _fill(
         found = estimate(_list_values(table, choices[key]))
         values = dict(zip(free, key, strict=True))
         chosen = {name: values[name] for name in names}
-    paper = table.paper.get((row, column[: len(table.columns)]))
+    paper = None
+    if _is_of_papers_data(table, results):
+        paper = table.paper.get((row, column[: len(table.columns)]))
     failed = sum(result.failure is not None for result in results)
     return Cell(row, column, found, chosen, len(choices), failed, paper)
+
+
+def _is_of_papers_data(table: Crosstab, results: Iterable[Result]) -> bool:
+    """Whether runs are of the data set, or game, that the paper's numbers are of."""
+    if table.paper_data is None:
+        return True  # rows or columns say it
+    fields = [result.config.result_fields for result in results]
+    return {each[find_data(each) or ""] for each in fields} == {table.paper_data}
 
 
 def _list_values(table: Crosstab, results: Iterable[Result]) -> list[float]:
@@ -222,7 +245,8 @@ def explain(
             f"A cell is at its best {join(names)}, chosen in {table.value} {monitor} "
             "itself, which favours those with more choices; the CSV file says which."
         )
-    if table.paper and figure.changes:
+    has_paper = any(c.paper is not None for c in cells)
+    if has_paper and figure.changes:
         said.append("The paper's numbers are of its own setting, not of this one.")
     unfinished = sum(c.unfinished for c in cells)
     if unfinished:

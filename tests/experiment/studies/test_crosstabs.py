@@ -39,7 +39,13 @@ def make_runs():
     }
     return [
         make_result(
-            value, label_noise=noise, sam=sam, rho=rho, epochs_mult=mult, seed=seed
+            value,
+            dataset="mnist",
+            label_noise=noise,
+            sam=sam,
+            rho=rho,
+            epochs_mult=mult,
+            seed=seed,
         )
         for (noise, sam, rho, mult), values in best.items()
         for seed, value in enumerate(values)
@@ -50,6 +56,7 @@ def test_a_cell_is_the_best_choice_of_what_is_not_told(tmp_path):
     """Of those with the most seeds: means and Student's intervals by hand, beside the
     paper's; SAM and the base optimizer apart, though the table does not say so."""
     paper = {
+        "dataset": "mnist",
         "columns": {"sam": [True, False]},
         "rows": [{"label_noise": 0.5, "values": [39.5, None]}],
     }
@@ -98,6 +105,7 @@ def test_values_of_a_group_share_a_row(tmp_path):
         columns=["label_noise"],
         groups={"rho": {"any": [0.05, 0.1]}},
         paper={
+            "dataset": "mnist",
             "columns": {"label_noise": [0, 0.5]},
             "rows": [{"sam": True, "rho": "any", "values": [0.9, 0.5]}],
         },
@@ -128,11 +136,50 @@ def test_a_cell_without_runs_is_empty(tmp_path):
     }
 
 
+def test_papers_numbers_are_beside_runs_of_its_data_alone(tmp_path):
+    """Where neither rows nor columns are data sets, the table says which it is. Runs of
+    several data sets are in columns of their own, and no mean is chosen among them."""
+    paper = {
+        "dataset": "mnist",
+        "columns": {"sam": True},
+        "rows": [{"label_noise": 0.0, "values": [1.5]}],
+    }
+    table = read(tmp_path, columns=["sam"], paper=paper)
+    ours, others = (
+        [make_result(best, dataset=name, sam=sam) for sam in (True, False)]
+        for name, best in (("mnist", 0.5), ("mnist_5k", 0.75))
+    )
+    assert [c.paper for c in find_cells(table, ours)] == [1.5, None]
+    assert [c.paper for c in find_cells(table, others)] == [None, None]
+    assert "SAM\npaper" not in tell(table, find_cells(table, others), others)
+    cells = find_cells(table, [*ours, *others])
+    assert [(c.column, c.paper) for c in cells] == [
+        ((True, "mnist"), 1.5),
+        ((True, "mnist_5k"), None),
+        ((False, "mnist"), None),
+        ((False, "mnist_5k"), None),
+    ]
+    assert [c.found.mean for c in cells if c.found] == [50, 25, 50, 25]
+
+
+def test_papers_numbers_are_not_beside_sgd_where_it_does_not_say(tmp_path):
+    """Of which of both they are, as where SGD is trained too by `--sam true,false`."""
+    paper = {"dataset": "mnist", "rows": [{"label_noise": 0.0, "values": [1.5]}]}
+    table = read(tmp_path, paper=paper)
+    both = [
+        make_result(best, dataset="mnist", sam=sam)
+        for sam, best in ((True, 0.5), (False, 0.25))
+    ]
+    assert [c.paper for c in find_cells(table, both[:1])] == [1.5]
+    assert [c.paper for c in find_cells(table, both)] == [None, None]
+
+
 @pytest.mark.each_backend
 def test_a_command_tells_tables(write, records, tmp_path, capsys):
     """On the terminal, as text, as CSV and in the report, with what the paper has; a
     table alone, by its name, is of the same runs."""
     paper = {
+        "dataset": "teacher_student",
         "columns": {"sam": [True, False]},
         "rows": [{"width_mult": 0.1, "values": [1.5, 2]}],
     }
@@ -171,7 +218,17 @@ def test_a_command_tells_tables(write, records, tmp_path, capsys):
 
 
 TABLE = {"y": "metric", "rows": ["width_mult"], "columns": ["sam"]}
-PAPER = {"columns": {"sam": [True, False]}, "rows": []}
+PAPER = {
+    "dataset": "teacher_student",
+    "columns": {"sam": [True, False]},
+    "rows": [],
+}
+GROUPED = {**TABLE, "groups": {"width_mult": {"any": [1, 2]}}}
+
+
+def with_row(table=TABLE, **row):
+    """A table with a paper's numbers in one row."""
+    return [{**table, "paper": {**PAPER, "rows": [{"values": [1, 2], **row}]}}]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +252,33 @@ PAPER = {"columns": {"sam": [True, False]}, "rows": []}
         ([{**TABLE, "groups": {"rho": {}}}], ["rho is not in rows or columns"]),
         ([{**TABLE, "groups": {"sam": [1]}}], ["sam must hold names, and values"]),
         ([{**TABLE, "paper": 3}], ["paper must hold columns and rows"]),
-        ([{**TABLE, "paper": {"rows": []}}], ["columns must hold values of sam"]),
+        ([{**TABLE, "paper": {"rows": []}}], ["paper needs the field dataset"]),
+        ([{**TABLE, "paper": {**PAPER, "dataset": 3 * [1]}}], ["dataset must be text"]),
+        (
+            [{**TABLE, "rows": ["dataset"], "paper": PAPER}],
+            ["paper: unknown field dataset"],
+        ),
+        (
+            [{**TABLE, "paper": {"dataset": "a", "rows": []}}],
+            ["columns must hold values of sam"],
+        ),
+        (
+            with_row(GROUPED, width_mult=[1, 2]),
+            ["width_mult must be a number", "[1, 2]"],
+        ),
+        (with_row(GROUPED, width_mult={"a": 2}), ["width_mult must be a number"]),
+        (
+            [
+                {
+                    **TABLE,
+                    "paper": {
+                        **PAPER,
+                        "rows": [{"width_mult": 1, "values": [1, 2]} for _ in "12"],
+                    },
+                }
+            ],
+            ["paper has", "twice"],
+        ),
         (
             [{**TABLE, "paper": {**PAPER, "rows": [{"width_mult": 1, "values": [1]}]}}],
             ["rows[0] needs 2 values, one a column", "[1]"],
