@@ -6,11 +6,13 @@
 Images of CIFAR-10's size. A step of SAM takes the images of a batch in the time that
 `step` says; each recipe of `--augment` is made of as many
 
-    NAME            in the compiled step, as of data that are on the device.
-    NAME, host      on the host in NumPy, beside the step before.
+    NAME            on the device, compiled, of images that are there.
+    NAME, host      on the host in NumPy.
 
-`share` is its part of a step's time. What the host makes costs nothing as long as it is
-below 1 and there are cores for it.
+Both draw their random numbers on the host and end with the batch on the device.
+
+`share` is its part of a step's time. What the host makes beside the step before costs
+nothing as long as it is below 1 and there are cores for it.
 """
 
 import argparse
@@ -62,15 +64,17 @@ def make_turns(name: str, images: np.ndarray) -> dict[str, Callable[[int], objec
     recipe: Any = build_recipe(name, "cifar10", SHAPE[-1], 16, len(images))
     generator = np.random.default_rng(SEED)
     apply = jax.jit(recipe.apply_on_device)
-    placed, draws = jax.device_put((images, recipe.draw(generator, len(images))))
+    placed = jax.device_put(images)
 
-    def on_host(_: int) -> np.ndarray:
-        return recipe.apply(images, recipe.draw(generator, len(images)))
+    def on_device(_: int) -> None:
+        draws = jax.device_put(recipe.draw(generator, len(images)))
+        apply(placed, draws).block_until_ready()
 
-    return {
-        name: lambda _: apply(placed, draws).block_until_ready(),
-        f"{name}, host": on_host,
-    }
+    def on_host(_: int) -> None:
+        batch = recipe.apply(images, recipe.draw(generator, len(images)))
+        jax.device_put(batch).block_until_ready()
+
+    return {name: on_device, f"{name}, host": on_host}
 
 
 def main() -> None:
