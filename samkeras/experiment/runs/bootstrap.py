@@ -14,6 +14,7 @@ from samkeras.data.splits import Splits
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import find_first
 from samkeras.experiment.runs.build import build_model, undone
+from samkeras.experiment.runs.checkpoint import has_checkpoint
 from samkeras.experiment.runs.run import Run
 from samkeras.files import replace_file
 
@@ -24,7 +25,8 @@ def relabel(
     run: Run, splits: Splits[Any], examples: Any, run_dir: str, folder: Path
 ) -> tuple[ArrayExamples, float]:
     """Labels the examples to train on by the last weights of the run's first one. The
-    labels are kept in the run's folder, so that it goes on with the same ones.
+    labels are kept in the run's folder, so that it goes on from a checkpoint with the
+    same ones.
 
     Args:
         run: the second run.
@@ -37,13 +39,13 @@ def relabel(
         The examples, and the share of them whose label is another now.
 
     Raises:
-        InputError: the first one is not finished here, or the images are not in
+        InputError: the first one's weights are not here, or the images are not in
             memory.
     """
-    if not isinstance(examples, ArrayExamples):
-        raise InputError("--bootstrap needs images in memory, and these are on disk")
+    check_examples(examples)
     path = folder / FILE
-    if not path.is_file():
+    # Without a checkpoint they may be of a first run that was trained again since.
+    if not path.is_file() or not has_checkpoint(folder):
         file = io.BytesIO()
         np.save(file, _predict(run, splits, examples, run_dir))
         replace_file(path, file.getbuffer())
@@ -51,14 +53,32 @@ def relabel(
     return labelled, float(np.mean(labelled.y != examples.y))
 
 
+def check_examples(examples: Any) -> None:
+    """Checks that examples can have labels that are predicted.
+
+    Raises:
+        InputError: they are not in memory.
+    """
+    if not isinstance(examples, ArrayExamples):
+        raise InputError("--bootstrap needs images in memory, and these are on disk")
+
+
 def with_labels(examples: ArrayExamples, folder: Path) -> ArrayExamples:
-    """The examples with the labels that a run's folder has."""
-    return dataclasses.replace(examples, y=np.load(folder / FILE))
+    """The examples with the labels that a run's folder has.
 
-
-def forget_labels(folder: Path) -> None:
-    """Has a run that is trained again predict its labels again."""
-    (folder / FILE).unlink(missing_ok=True)
+    Raises:
+        InputError: it has none any more, or they are damaged.
+    """
+    path = folder / FILE
+    try:
+        labels = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        what = "is not there" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise InputError(
+            f"{path}, with the labels that the run learned, {what}: the run's command "
+            "with --rerun predicts them anew"
+        ) from None
+    return dataclasses.replace(examples, y=labels)
 
 
 def _predict(
@@ -69,7 +89,10 @@ def _predict(
     folder, _ = first.find_folder(run_dir, first.find_marks(splits))
     path = folder / "last.weights.h5"
     if not path.is_file():
-        raise InputError(f"--bootstrap needs the run without it, and {path} is missing")
+        raise InputError(
+            f"--bootstrap needs the run without it, and {path} is missing: --rerun "
+            "trains both"
+        )
     with undone():
         model = build_model(first, splits.info)
         model.load_weights(path)

@@ -10,7 +10,7 @@ from samkeras.experiment.options.groups import LabelNoise, Recipe
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.runs import data
 from samkeras.experiment.runs.alike import Alike
-from samkeras.experiment.runs.bootstrap import forget_labels, relabel
+from samkeras.experiment.runs.bootstrap import relabel
 from samkeras.experiment.runs.build import (
     ModelSize,
     build_model,
@@ -65,7 +65,6 @@ def train(
     try:
         if session.rerun:
             checkpoints.clear()
-            forget_labels(logger.folder)
         if parent is None:
             checkpoints.mention_others(run.name, config.plain_values)
         describe_run(logger, run, session, splits)

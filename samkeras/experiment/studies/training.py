@@ -23,6 +23,7 @@ from samkeras.experiment.options.groups import (
 )
 from samkeras.experiment.options.methods import DEFAULTS
 from samkeras.experiment.options.session import Session
+from samkeras.experiment.runs.bootstrap import check_examples
 from samkeras.experiment.runs.build import measure_size, perturbs_some
 from samkeras.experiment.runs.data import Memory, read_data
 from samkeras.experiment.runs.failure import (
@@ -78,6 +79,9 @@ def prepare(
     memory: Memory = Recall()
     with explained("load its data", session, runs[0].config):
         read = [read_data(run.config, memory) for run in runs]
+    for run, splits in zip(runs, read, strict=True):
+        if find_first(run.config) is not None:
+            check_examples(splits.train)
     return read
 
 
@@ -225,21 +229,21 @@ def _train_in_order(
         results: of all that are over, which the caller adds each result to.
     """
     firsts = {job.number: find_first(job.run.config) for job in jobs}
-    second = [job for job in jobs if firsts[job.number] is not None]
-    first = [job for job in jobs if firsts[job.number] is None]
-    if first:
-        yield from _train(first, jobs[0].session, tracker, progress)
-    failed = [r.config for r in results.values() if r.failure is not None]
-    left: list[Job] = []
-    for job in second:
-        if firsts[job.number] in failed:
+    for has_first in (False, True):
+        failed = [r.config for r in results.values() if r.failure is not None]
+        left: list[Job] = []
+        for job in jobs:
+            first = firsts[job.number]
+            if (first is not None) is not has_first:
+                continue
+            if first not in failed:
+                left.append(job)
+                continue
             reason = "the run without --bootstrap, whose predictions it needs, failed"
             progress.start_run(job.number)
             yield job, give_up(job, tracker, Failure(reason))
-        else:
-            left.append(job)
-    if left:
-        yield from _train(left, jobs[0].session, tracker, progress)
+        if left:
+            yield from _train(left, jobs[0].session, tracker, progress)
 
 
 def _train(

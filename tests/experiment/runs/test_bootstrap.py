@@ -1,23 +1,28 @@
 """Runs that have the predictions of a first one as their labels."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 import run as command
+from samkeras.data.examples import ArrayExamples
 from samkeras.errors import InputError
 from samkeras.experiment.launch import groups
 from samkeras.experiment.options.fingerprint import find_marks
 from samkeras.experiment.options.groups import find_first
 from samkeras.experiment.runs import train as training
+from samkeras.experiment.runs.bootstrap import with_labels
 from samkeras.experiment.runs.build import build_model
-from samkeras.experiment.runs.data import add_noise, describe_data
+from samkeras.experiment.runs.data import add_noise, describe_data, read_data
 from samkeras.experiment.runs.run import Run
+from samkeras.experiment.studies import training as studies
 from tests.helpers import parse_runs, request_stop
 
 TINY = ["--depth", "8", "--width_mult", "0.1", "--epochs", "2", "--batch_size", "8"]
 TINY += ["--image_size", "6", "--train_examples", "24", "--validation_examples", "8"]
-TINY += ["--dataset", "mnist_5k", "--label_noise", "0.5", "--augment", "none"]
+TINY += ["--dataset", "mnist_5k", "--label_noise", "0.5", "--augment", "basic"]
 TINY += ["--steps_per_execution", "1"]  # a stop is looked at after each
 
 
@@ -83,13 +88,15 @@ def test_a_second_run_goes_on_with_its_labels(trained, tmp_path):
 
 @pytest.mark.one_backend
 def test_a_run_without_its_first_one_fails(records, tmp_path, monkeypatch, capsys):
-    """It says why, and nothing is trained on other labels."""
+    """It says why and what helps, and nothing is trained on other labels, also not on
+    those that a run that never had a checkpoint has kept."""
     relabel = training.relabel
 
     def fail(*_):
         raise RuntimeError("no luck")
 
     def lose(run, splits, examples, run_dir, folder):
+        np.save(folder / "bootstrap_labels.npy", 0 * examples.y)
         return relabel(run, splits, examples, str(tmp_path / "elsewhere"), folder)
 
     places = ["--run_dir", str(tmp_path / "runs")]
@@ -103,6 +110,7 @@ def test_a_run_without_its_first_one_fails(records, tmp_path, monkeypatch, capsy
     assert command.main(arguments) == 1
     said = capsys.readouterr()
     assert "--bootstrap needs the run without it, and" in said.out + said.err
+    assert "--rerun trains both" in said.out + said.err
 
 
 @pytest.mark.one_backend
@@ -121,7 +129,30 @@ def test_a_first_run_is_the_run_without_it():
 
 
 @pytest.mark.one_backend
-def test_images_on_disk_are_not_relabelled(tmp_path):
-    _, second = parse_runs("cifar_resnet32", [*TINY, "--bootstrap"])
-    with pytest.raises(InputError, match="needs images in memory"):
-        training.relabel(Run(second), None, object(), "runs", tmp_path)
+def test_images_on_disk_are_refused_before_anything_trains(
+    records, tmp_path, monkeypatch, capsys
+):
+    def read(config, memory):
+        splits = read_data(config, memory)
+        return dataclasses.replace(splits, read=lambda: (object(), splits.validation))
+
+    monkeypatch.setattr(studies, "read_data", read)
+    places = ["--run_dir", str(tmp_path / "runs"), "--experiment", "disk"]
+    assert command.main(["cifar_resnet32", *TINY, "--bootstrap", *places]) == 2
+    error = capsys.readouterr().err
+    assert "--bootstrap needs images in memory" in error
+    assert error.count("\n") == 1
+    assert not records["disk"]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("content", "what"), [(None, "is not there"), (b"no array", "is damaged")]
+)
+def test_labels_that_are_gone_are_said(tmp_path, content, what):
+    """To who loads the run, with what helps."""
+    if content is not None:
+        (tmp_path / "bootstrap_labels.npy").write_bytes(content)
+    examples = ArrayExamples(np.zeros((2, 3)), np.arange(2))
+    with pytest.raises(InputError, match=f"{what}: the run's command with --rerun"):
+        with_labels(examples, tmp_path)
