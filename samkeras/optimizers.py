@@ -25,6 +25,10 @@ class SGD(keras.optimizers.SGD):
         learning_rate, momentum, nesterov, others: those of keras.optimizers.SGD.
             Defaults 0.01, 0 and False.
 
+    Raises:
+        ValueError: `momentum` is not a float in [0, 1], or keras.optimizers.SGD refuses
+            another.
+
     Examples:
         >>> model.compile(samkeras.SGD(0.1, momentum=0.9), "mse")
     """

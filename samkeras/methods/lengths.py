@@ -88,6 +88,10 @@ class MongeSAM(Perturbation):
         rho: radius in the metric, a number >= 0 or a schedule. Default 0.05.
         options: those of `Perturbation`.
 
+    Raises:
+        ValueError: an argument is out of its range.
+        TypeError: `rho` is neither a number nor a schedule.
+
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.MongeSAM(rho=0.1))
     """
@@ -115,6 +119,10 @@ class LightSAM(Perturbation):
     Args:
         rho: a number >= 0 or a schedule. Default 0.05.
         only, every, start: see `Perturbation`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+        TypeError: `rho` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("adagrad", "mse", method=samkeras.LightSAM(rho=0.5))
