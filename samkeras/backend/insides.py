@@ -108,7 +108,13 @@ def find_metrics(model: keras.Model) -> Any:
 def find_normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """The BatchNorm layers of a model that training gives new statistics."""
     kind = keras.layers.BatchNormalization
-    return [x for x in list_layers(model) if isinstance(x, kind) and x.trainable]
+    return [
+        x
+        for x in list_layers(model)
+        if isinstance(x, kind)
+        and x.trainable
+        and not getattr(x, "keeps_statistics", False)
+    ]
 
 
 @contextlib.contextmanager

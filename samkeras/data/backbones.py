@@ -18,13 +18,25 @@ BACKBONES = {
 }
 
 
+def is_file(backbone: str) -> bool:
+    """Whether a network is that of a file, not one that is known by its name."""
+    return backbone.endswith(ENDING)
+
+
+def is_backbone_alone(digest: str | None, backbone: str) -> bool:
+    """Whether a network's file is all that with_backbone read of files: the data set is
+    known by its name."""
+    content = combine([("backbone", describe_content(backbone))])
+    return content is not None and content.digest == digest
+
+
 def check_backbone(backbone: str) -> None:
     """Checks what a network is called, or the file that has it.
 
     Raises:
         InputError: there is no such network, or the file holds none.
     """
-    if not backbone.endswith(ENDING):
+    if not is_file(backbone):
         if backbone not in BACKBONES:
             raise InputError(
                 f"--backbone must be a FILE{ENDING}, efficientnet_b0 to b7, resnet50, "

@@ -10,7 +10,7 @@ import keras
 from keras import layers
 
 from samkeras.backend.insides import have_shapes_alone, list_layers
-from samkeras.data.backbones import BACKBONES, ENDING, check_backbone
+from samkeras.data.backbones import BACKBONES, ENDING, check_backbone, is_file
 from samkeras.errors import InputError
 from samkeras.model import SAMModel
 from samkeras.models.common import logits
@@ -24,6 +24,8 @@ RESNET_OFFSETS = (-103.939, -116.779, -123.68)  # as keras' weights have them
 class FrozenBatchNorm(layers.BatchNormalization):
     """BatchNorm whose statistics stay as they are, in training too; its scales and
     offsets are trained."""
+
+    keeps_statistics = True
 
     def call(self, inputs, training=None, mask=None):
         return super().call(inputs, training=False, mask=mask)
@@ -64,9 +66,8 @@ def build_pretrained(
             f"{input_shape[-1]}"
         )
     inputs = keras.Input(input_shape)
-    is_file = backbone.endswith(ENDING)
     has_weights = pretrained and not have_shapes_alone()
-    if is_file:
+    if is_file(backbone):
         model = _read(backbone, has_weights)
     else:
         model = _take(backbone, input_shape, has_weights)

@@ -7,6 +7,7 @@ from keras import layers
 
 from samkeras import analysis
 from samkeras.masks import set_masks
+from samkeras.models.pretrained import FrozenBatchNorm
 from tests.analysis.making import (
     build_linear,
     build_network,
@@ -284,6 +285,21 @@ def test_frozen_statistics_stay():
     direction = np.zeros(flat_of(model).size)
     found = analysis.line(model, (x, y), direction, at=[0.0], batch_norm="refit")
     np.testing.assert_allclose(found.train["loss"][0], log[0], rtol=1e-4)
+
+
+def test_statistics_of_another_training_stay():
+    """Of fine-tuned networks, whose scales and offsets move all the same."""
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(1)(FrozenBatchNorm()(inputs)))
+    model.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    data = rng.normal(3, 2, (8, 4)).astype("float32"), np.zeros((8, 1), "float32")
+    ends = [flat_of(model), flat_of(model) + 0.5]
+    found = [
+        analysis.interpolation(model, data, *ends, at=[0.0, 1.0], batch_norm=kind)
+        for kind in ("eval", "refit")
+    ]
+    np.testing.assert_array_equal(*(each.train["loss"] for each in found))
 
 
 def test_statistics_of_another_place_are_warned_of():

@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 import run as command
+import samkeras
 from samkeras.backend.insides import shapes_alone
 from samkeras.errors import InputError
 from samkeras.experiment.options.targets import find_target
@@ -53,8 +54,8 @@ def images() -> np.ndarray:
 
 
 def test_features_are_those_of_the_file(saved, images):
-    """Means over pixels, before a last layer of its own: to the bit; and what is known
-    of its size without its weights is right."""
+    """Means over pixels, before a last layer of its own; and what is known of its size
+    without its weights is right."""
     path, backbone = saved
     model = build_pretrained(SHAPE, 5, path)
     features = keras.Model(model.input, model.layers[-2].output)
@@ -65,14 +66,15 @@ def test_features_are_those_of_the_file(saved, images):
         assert build_pretrained(SHAPE, 5, path).count_params() == model.count_params()
 
 
-def test_statistics_stay_and_all_else_is_trained(saved, images):
+@pytest.mark.parametrize("rho", [None, 0.1])
+def test_statistics_stay_and_all_else_is_trained(saved, images, rho):
     """A step moves every other weight, scales and offsets too; in training BatchNorm
     is what it is in evaluation, and dropout is on."""
     path, _ = saved
     model = build_pretrained(SHAPE, 5, path)
     before = weights_by_path(model.variables)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss)
+    model.compile("sgd", loss, method=rho and samkeras.SAM(rho))
     model.train_on_batch(images, np.arange(4))
     moved = {
         name: not np.array_equal(value, before[name])

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.compose import compose
 from samkeras.experiment.options.config import option_types, parse_fields
-from samkeras.experiment.options.groups import Config, Dataset, LabelNoise, Recipe
+from samkeras.experiment.options.groups import (
+    Config,
+    Dataset,
+    LabelNoise,
+    Pretrained,
+    Recipe,
+)
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_yaml
 from samkeras.experiment.options.targets import (
@@ -71,9 +77,10 @@ class SavedRun:
         splits = run.task.load(self._with_places())
         known = self.params.get("data_digest")
         if known is not None and (not splits.content or splits.content.digest != known):
+            digest = splits.content and splits.content.digest
             raise InputError(
-                f"--dataset {self.params.get('dataset')} is not the file that "
-                f"{self.folder} was trained on"
+                f"{self._name_files(digest)} is not the file that {self.folder} was "
+                "trained on"
             )
         if self.fingerprint not in run.find_marks(splits):
             warnings.warn(
@@ -116,6 +123,7 @@ class SavedRun:
             count_params,
             undone,
         )
+        from samkeras.experiment.runs.run import Run
 
         if which not in get_args(Which):
             names = ", ".join(get_args(Which))
@@ -124,13 +132,14 @@ class SavedRun:
         if which != "start" and not path.is_file():
             raise InputError(f"{path} is not there: the run's weights were removed")
         run, splits = self.run, self.data
+        found = Run(self._with_backbone())
         check_memory(run.task.devices(), int(self.numbers["num_params"]))
         num_steps = run.task.steps_per_epoch(self.config, splits)
         if num_steps is None:  # until they are on disk
             _ = splits.train
             num_steps = run.task.steps_per_epoch(self.config, splits)
         with undone():
-            model = build_model(run, splits.info)
+            model = build_model(found, splits.info)
             num_params = count_params(model.trainable_variables)
             if num_params != self.numbers["num_params"]:
                 raise self._misfit(
@@ -155,21 +164,55 @@ class SavedRun:
         return model
 
     def _with_places(self) -> Config:
-        """Its options, with the paths of its data from where its command was started,
-        unless they have moved since."""
-        folder, data = self.params.get("started_in", ""), Dataset.of(self.config)
+        """Its options, with the paths of its data and of the network that it began with
+        from where its command was started, unless they have moved since."""
+        from samkeras.data.backbones import is_backbone_alone
+
+        data, config = Dataset.of(self.config), self._with_backbone()
         paths = {"data_dir": data.data_dir}
-        if "data_digest" in self.params:  # else it is the name of a set
+        known = self.params.get("data_digest")
+        backbone = Pretrained.of(config).backbone
+        # Else the data set is the name of one.
+        if known is not None and not is_backbone_alone(known, backbone):
             paths["dataset"] = data.dataset
+        return replace(config, **self._find(paths))
+
+    def _with_backbone(self) -> Config:
+        """Its options, with the path of the network that it began with."""
+        backbone = Pretrained.of(self.config).backbone
+        paths = {"backbone": backbone} if self._has_file else {}
+        return replace(self.config, **self._find(paths))
+
+    @property
+    def _has_file(self) -> bool:
+        """Whether it began with a network of a file."""
+        from samkeras.data.backbones import is_file
+
+        return is_file(Pretrained.of(self.config).backbone)
+
+    def _find(self, paths: Mapping[str, str | None]) -> dict[str, str]:
+        """Those of some paths that are there, from where its command was started."""
+        folder = self.params.get("started_in", "")
         there = {n: Path(folder, os.path.expanduser(p)) for n, p in paths.items() if p}
         # A function's name stands behind its file's.
         files = {n: str(p).partition(".py:") for n, p in there.items()}
-        found = {
+        return {
             name: str(there[name])
             for name, (start, mark, _) in files.items()
             if Path(f"{start}.py" if mark else start).exists()
         }
-        return replace(self.config, **found)
+
+    def _name_files(self, digest: str | None) -> str:
+        """The options that name its files, of which these are the digest now."""
+        from samkeras.data.backbones import is_backbone_alone
+
+        dataset = f"--dataset {self.params.get('dataset')}"
+        if not self._has_file:
+            return dataset
+        backbone = Pretrained.of(self._with_backbone()).backbone
+        named = f"--backbone {Pretrained.of(self.config).backbone}"
+        is_alone = is_backbone_alone(digest, backbone)
+        return named if is_alone else f"{named} or {dataset}"
 
     @cached_property
     def run(self) -> "Run":

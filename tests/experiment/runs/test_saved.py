@@ -139,6 +139,42 @@ def test_paths_of_data_are_meant_from_where_the_run_was_started(
     np.testing.assert_array_equal(load_run(record.folder).data.train.y, labels)
 
 
+def test_a_networks_file_is_meant_from_where_the_run_was_started(
+    records, tmp_path, monkeypatch
+):
+    """For its data and its model; a folder that is called as its data set is none of
+    them. Of another file than the run's it says that it is the network's."""
+    for name in ("began", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "began")
+    inputs = keras.Input((None, None, 3))
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save("own.keras")
+    line = [
+        "finetune",
+        "--backbone",
+        "own.keras",
+        "--dataset",
+        "mnist_5k",
+        "--image_size=4",
+    ]
+    line += ["--train_examples=8", "--validation_examples=8", "--batch_size=8"]
+    line += ["--steps=1", "--eval_every=1", "--sam=false"]
+    line += ["--run_dir", str(tmp_path / "runs"), "--verbose=0"]
+    assert command.main(line) == 0
+    ((record,),) = records.values()
+    write_journal(record)
+    Path("mnist_5k").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = load_run(record.folder)
+    batches = run.data.validation.batches(run.config.batch_size)
+    got = run.model("last").evaluate(batches, verbose=0, return_dict=True)
+    assert got["loss"] == pytest.approx(run.numbers["val_loss"])
+    (tmp_path / "began" / "mnist_5k").rmdir()
+    keras.Model(inputs, keras.layers.Dense(3)(inputs)).save("../began/own.keras")
+    with pytest.raises(InputError, match=r"^--backbone own\.keras is not the file"):
+        _ = load_run(record.folder).data
+
+
 def test_its_example_runs(trained):
     """That of the docstring, of which test_docstrings.py runs all others."""
     names = {"samkeras": samkeras, "folder": trained.folder}
