@@ -205,8 +205,8 @@ class _Passes:
     def make(
         self,
         epsilon: list[Tensor] | None,
-        examples: Tensor | None,
-        ascends: bool,
+        examples: Tensor | None = None,
+        ascends: bool = False,
     ) -> Point:
         """What a pass at w, or at w + epsilon, gives; see `Context`."""
         if epsilon is None:

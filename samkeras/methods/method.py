@@ -73,7 +73,7 @@ class Context:
         roles: Sequence[Role],
         step: Tensor,
         mask: Callable[[list[Tensor]], list[Tensor]],
-        make_pass: Callable[[list[Tensor] | None, Tensor | None, bool], Point],
+        make_pass: Callable[..., Point],
         find_losses: Callable[[list[Tensor]], Tensor],
         multiply: Callable[[list[Tensor]], list[Tensor]],
         find_momentum: Callable[[], list[Tensor]],
@@ -90,7 +90,7 @@ class Context:
         """What the pass at w gives. The first use makes it."""
         # No cached_property, whose lock would keep TensorFlow's replicas from meeting.
         if self._here is None:
-            self._here = self._make_pass(None, None, True)
+            self._here = self._make_pass(None)
         return self._here
 
     @property
@@ -179,7 +179,9 @@ class Context:
             ]
 
         def make_pass(
-            epsilon: list[Tensor] | None, examples: Tensor | None, ascends: bool
+            epsilon: list[Tensor] | None,
+            examples: Tensor | None = None,
+            ascends: bool = False,
         ) -> Point:
             found = self.here
             if epsilon is not None:
