@@ -1,6 +1,6 @@
 """Draw the loss around where SGD and SAM end, as a picture.
 
-A tenth of the labels are wrong. Both planes are through the trained weights, along two
+A tenth of the labels are random. Both planes are through the trained weights, along two
 random directions, filter by filter as long as the weights. Writes landscape.png into
 the folder that one stands in, and prints how far the loss rises on average at half the
 weights' length from them:

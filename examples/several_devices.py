@@ -1,6 +1,6 @@
 """Train on several devices: the same weights as on one.
 
-The processor stands for four devices here; of real ones there is nothing to set up.
+The processor stands for four devices here, on a machine with GPUs too.
 SAM's epsilon is of groups of 16 examples (m-sharpness), however many devices share a
 batch of 64. Prints the largest difference of the weights after 40 steps, which is of
 rounding:
@@ -8,12 +8,13 @@ rounding:
     KERAS_BACKEND=jax python examples/several_devices.py
 """
 
-# ruff: noqa: E402 - JAX reads the flag when it is imported
+# ruff: noqa: E402 - JAX reads what is set here when it is imported
 import contextlib
 import os
 
 flags = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 import keras
 import numpy as np
@@ -25,14 +26,12 @@ x, y = load_digits(return_X_y=True)
 x, y = (x[:640] / 16).astype("float32"), y[:640]
 
 
-def devices(count: int) -> contextlib.AbstractContextManager:
-    """Where models are made and trained that live on so many devices."""
+def on(names: list[str]) -> contextlib.AbstractContextManager:
+    """Where models are made and trained that live on these devices."""
     if keras.backend.backend() == "jax":
-        names = keras.distribution.list_devices()[:count]
         return keras.distribution.DataParallel(devices=names).scope()
     import tensorflow as tf
 
-    names = [device.name for device in tf.config.list_logical_devices()[:count]]
     return tf.distribute.MirroredStrategy(names).scope()
 
 
@@ -52,17 +51,19 @@ def train() -> np.ndarray:
     return np.concatenate([np.ravel(w) for w in model.get_weights()])
 
 
-if keras.backend.backend() == "tensorflow":  # which does not know JAX's flag
+if keras.backend.backend() == "tensorflow":  # which does not know what JAX reads
     import tensorflow as tf
 
+    tf.config.set_visible_devices([], "GPU")
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 4,
     )
+names = keras.distribution.list_devices("cpu")
 weights = {}
-for count in (1, 4):
-    with devices(count):
-        weights[count] = train()
+for used in (names[:1], names):
+    with on(used):
+        weights[len(used)] = train()
 difference = np.abs(weights[4] - weights[1]).max()
-print(f"{len(keras.distribution.list_devices())} devices")
+print("devices:", *names)
 print(f"weights of 4 devices and of 1 differ by at most {difference:.1e}")
