@@ -64,12 +64,15 @@ def read_runs(runs) -> dict[str, tuple]:
         ),
         (["--sam", "true,false", "--seed", "0,1", "--lr_milestones", "[0.5]"], 2),
         ([*FSAM, "--precision", "mixed_float16", "--seed", "0,1"], 1),
-        (
+        pytest.param(
             ["--sam", "--label_noise", "0,0.2", "--m_sharpness", "16", "--seed", "0,1"],
             1,
+            marks=pytest.mark.slow,
         ),
         (["--weight_decay", "0.1,0.2"], 1),
-        (["--weight_decay", "0,0.1", "--seed", "0,1"], 2),
+        pytest.param(
+            ["--weight_decay", "0,0.1", "--seed", "0,1"], 2, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_runs_that_share_a_model_are_as_alone(

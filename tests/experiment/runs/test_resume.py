@@ -91,13 +91,13 @@ FSAM_ADAMW += ["--weight_decay", "0.01"]
 
 
 @pytest.mark.exact
-@pytest.mark.each_backend
 @pytest.mark.parametrize(
     ("options", "places"),
     [
-        (
+        pytest.param(
             ["--sam", *RAGGED],
             [("train", 0, 3), ("validate", 1, 1), ("train", 2, 6)],
+            marks=pytest.mark.each_backend,
         ),
         (SAM_PRUNED, [("train", 2, 6)]),
         (FSAM_ADAMW, [("train", 1, 3), ("train", 2, 0)]),
