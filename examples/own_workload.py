@@ -2,7 +2,7 @@
 
 This file and own_workload.yaml beside it are all that it takes: copy both anywhere. As
 a program it trains one run without and one with SAM, and prints the table of both; more
-options may follow, as they may after `python -m samkeras`:
+options may follow, as they may after `python -m samkeras`, a `--sam` among them:
 
     KERAS_BACKEND=jax python examples/own_workload.py
     python -m samkeras examples/own_workload.py --sam true,false --hidden 32,128
@@ -61,4 +61,7 @@ workload = Workload(
 if __name__ == "__main__":
     from samkeras.experiment.command import main
 
-    sys.exit(main([__file__, "--sam", "true,false", *sys.argv[1:]]))
+    options = sys.argv[1:]
+    if "--sam" not in {option.partition("=")[0] for option in options}:
+        options += ["--sam", "true,false"]
+    sys.exit(main([__file__, *options]))

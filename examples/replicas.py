@@ -3,7 +3,7 @@
 Six runs of LeNet-300-100, an eighth as wide, on 5,000 digits: three seeds, without
 and with SAM. Those of one method differ in numbers alone and train together, each
 recorded as any other run is. It pays on a GPU, which one small run leaves idle. Prints
-the table of the six; options of your own may follow:
+the table of the six; options that follow replace its own:
 
     python examples/replicas.py
     python examples/replicas.py --epochs 20 --seed 0,1,2,3,4,5,6,7
@@ -16,7 +16,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 
 from samkeras.experiment.command import main
 
-OPTIONS = {
+DEFAULTS = {
     "--dataset": "mnist_5k",
     "--width_mult": "0.125",
     "--epochs": "2",
@@ -26,6 +26,9 @@ OPTIONS = {
 }
 
 if __name__ == "__main__":
-    options = OPTIONS | dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
-    line = [part for option in options.items() for part in option]
-    sys.exit(main(["workloads/mnist_mlp", *line]))
+    options = sys.argv[1:]
+    given = {option.partition("=")[0] for option in options}
+    for option, value in DEFAULTS.items():
+        if option not in given:
+            options += [option, value]
+    sys.exit(main(["workloads/mnist_mlp", *options]))

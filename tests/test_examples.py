@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import samkeras
+from samkeras.experiment.launch import groups
 
 FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -66,15 +67,30 @@ def test_a_method_of_ones_own_keeps_the_last_gradient(run):
     names, printed = run("own_method")
     assert min(names["accuracies"].values()) > 0.85
     assert printed.splitlines()[-1].endswith("passes of a step: 1")
-    last = names["model"].method.state
-    assert len(last) == 4
-    assert all(float(keras.ops.norm(variable)) > 0 for variable in last)
+    # Two steps by hand. The first has no gradient to go along.
+    x = np.diag([1, 2, 3]).astype("float32")
+    y = np.ones((3, 1), "float32")
+    inputs = keras.Input((3,))
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = samkeras.SAMModel(inputs, dense(inputs))
+    model.compile(keras.optimizers.SGD(0.1), "mse", method=names["StaleSAM"](rho=0.5))
+    w, g = np.ones((3, 1)), np.zeros((3, 1))
+    for _ in range(2):
+        model.train_on_batch(x, y)
+        at = w + 0.5 * g / (np.linalg.norm(g) + 1e-12)
+        g = 2 / 3 * x.T @ (x @ at - y)
+        w = w - 0.1 * g
+        (last,) = model.method.state
+        np.testing.assert_allclose(last, g, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.get_weights()[0], w, rtol=1e-5, atol=1e-6)
 
 
 def test_a_workload_outside_the_project(run, records, tmp_path):
     _, printed = run("own_workload", "--epochs", "2", "--run_dir", str(tmp_path / "r"))
     assert "SAM's gain in best val_accuracy" in printed
     assert [*records] == ["examples/own_workload"]
+    _, printed = run("own_workload", "--sam", "true", "--dry_run")
+    assert "sam: true" in printed
 
 
 def test_sam_ends_where_curvature_is_less(run):
@@ -107,9 +123,17 @@ def test_several_devices_train_the_same_weights():
 
 
 @pytest.mark.one_backend
-def test_replicas_are_runs_of_their_own(run, records, tmp_path):
-    options = ["--epochs", "1", "--sam", "true", "--run_dir", str(tmp_path / "runs")]
+def test_replicas_are_runs_of_their_own(run, records, tmp_path, monkeypatch):
+    sizes, train_together = [], groups.train_together
+
+    def note(trainings):
+        sizes.append(len(trainings))
+        return train_together(trainings)
+
+    monkeypatch.setattr(groups, "train_together", note)
+    options = ["--sam", "--epochs", "1", f"--run_dir={tmp_path / 'runs'}"]
     _, printed = run("replicas", *options)
+    assert sizes == [3]
     assert len(records["mnist_mlp"]) == 4  # the grid's own is the last
     assert len([*(tmp_path / "runs").glob("mnist_mlp*")]) == 3
     assert re.search(r"0\.05 +3 ", printed)  # rho and its seeds
