@@ -25,7 +25,7 @@ def build(name: str) -> Any:
     from samkeras.models.resnet import build_resnet18
 
     if name == "lenet":
-        model = build_mlp(SHAPES[name], 10, (300, 100))
+        model = build_mlp(SHAPES[name], 10, (300, 100), input_scale=1 / 255)
     else:
         model = build_resnet18(SHAPES[name], 10, 0.25)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
