@@ -121,8 +121,9 @@ def _read(backbone: str, has_weights: bool) -> keras.Model:
             return keras.saving.deserialize_keras_object(config)
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"--backbone {backbone} cannot be read: {reason}") from None
+        raise InputError(
+            f"--backbone {backbone} cannot be read: {_shorten(error)}"
+        ) from None
 
 
 def _extend(

@@ -12,7 +12,12 @@ from typing import Any
 
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.fields import parse_option
-from samkeras.experiment.studies.picture import VALUES, Value, check_fields
+from samkeras.experiment.studies.picture import (
+    VALUES,
+    Value,
+    check_fields,
+    read_named,
+)
 from samkeras.workload import Workload
 
 ERROR, METRIC = "error", "metric"
@@ -81,17 +86,11 @@ def read_crosstabs(
     Raises:
         InputError: something is wrong.
     """
-    if not isinstance(given, list) or not given:
-        raise InputError(f"{path}: tables must be a list of what is told")
-    tables = [
-        _read(f"{path}: tables[{i}]", fields, path.stem, title, hints)
-        for i, fields in enumerate(given)
-    ]
-    names = [table.name for table in tables]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{path}: two tables have the name {name}")
-    return tables
+
+    def read(where: str, fields: object) -> Crosstab:
+        return _read(where, fields, path.stem, title, hints)
+
+    return read_named(path, "tables", "told", given, read)
 
 
 def _read(

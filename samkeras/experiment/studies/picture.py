@@ -2,10 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from samkeras.errors import InputError, nearest
 
@@ -71,6 +71,15 @@ class Picture:
     fit: tuple[float, float] | None = None
 
 
+class HasName(Protocol):
+    """What a study makes files of."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=HasName)
+
 PICTURE_FIELDS = tuple(f.name for f in dataclasses.fields(Picture))
 # What a file without a list of pictures says of its only one.
 ONLY_FIELDS = tuple(name for name in PICTURE_FIELDS if name not in ("name", "title"))
@@ -90,17 +99,40 @@ def read_pictures(
     Raises:
         InputError: something is wrong.
     """
+
+    def read(where: str, fields: object) -> Picture:
+        return read_picture(where, fields, default, xs)
+
+    return read_named(path, "pictures", "drawn", given, read)
+
+
+def read_named(
+    path: Path,
+    kind: str,
+    done: str,
+    given: object,
+    read: Callable[[str, object], Named],
+) -> list[Named]:
+    """A file's pictures, or tables, each under a name of its own.
+
+    Args:
+        path: the file.
+        kind: what they are called in it.
+        done: what is done to them.
+        given: what it says of them.
+        read: reads one of them, by where it stands and its fields.
+
+    Raises:
+        InputError: something is wrong.
+    """
     if not isinstance(given, list) or not given:
-        raise InputError(f"{path}: pictures must be a list of what is drawn")
-    pictures = [
-        read_picture(f"{path}: pictures[{i}]", fields, default, xs)
-        for i, fields in enumerate(given)
-    ]
-    names = [picture.name for picture in pictures]
+        raise InputError(f"{path}: {kind} must be a list of what is {done}")
+    found = [read(f"{path}: {kind}[{i}]", fields) for i, fields in enumerate(given)]
+    names = [each.name for each in found]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"{path}: two pictures have the name {name}")
-    return pictures
+            raise InputError(f"{path}: two {kind} have the name {name}")
+    return found
 
 
 def read_picture(
