@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,6 +102,13 @@ def combine(files: Iterable[tuple[str, Content | None]]) -> Content | None:
 def _mark(stat: os.stat_result) -> tuple[int, ...]:
     """What tells a file from what is later of its name."""
     return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+def mark_files(path: Path) -> tuple[tuple[Any, ...], ...]:
+    """What tells a file, or the files right in a folder, from what is later of their
+    names; nothing of what is neither."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return tuple((each.name, *_mark(each.stat())) for each in files if each.is_file())
 
 
 def _describe_file(path: Path) -> Content:

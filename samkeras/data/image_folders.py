@@ -14,14 +14,18 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from samkeras.data.shares import choose_each, describe_share
+from samkeras.data.shares import (
+    VALIDATION,
+    choose_each,
+    describe_left_out,
+    describe_share,
+)
 from samkeras.errors import InputError, nearest
 from samkeras.files import read_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-# What the parts of a set are called, in capitals or not.
+# What the part to train on is called, in capitals or not.
 TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing", "val", "valid", "validation", "dev")
 HIDDEN = (".", "__MACOSX")  # the latter is what macOS puts into archives
 DEEP = ("I", "F")  # how Pillow calls pixels of more than 8 bits: I, I;16, F
 
@@ -52,7 +56,7 @@ class ImageFolder:
 
 def list_folder(folder: Path) -> ImageFolder:
     """The images of a folder: of class folders; or of a folder train, with or without
-    one called test, val, valid, validation or dev, of class folders each.
+    one called val, valid, validation, dev or else test, of class folders each.
 
     Where nothing is there to validate on, one in five of each class is.
 
@@ -60,10 +64,9 @@ def list_folder(folder: Path) -> ImageFolder:
         InputError: there are no class folders, one is empty, one of the test part
             is none of the train part, or the train part is missing.
     """
-    root, test_root = _find_parts(folder)
+    root, test_root, notes = _find_parts(folder)
     classes, left_out = _list_classes(root), []
     train = _list_files(root, classes, left_out)
-    notes = []
     if test_root is None:
         chosen = choose_each(train.labels)
         notes.append(describe_share(folder.name, chosen, "images"))
@@ -84,12 +87,13 @@ def list_folder(folder: Path) -> ImageFolder:
     return ImageFolder(train, validation, classes, tuple(notes))
 
 
-def _find_parts(folder: Path) -> tuple[Path, Path | None]:
-    """The folder whose class folders are to train on, and that to validate on."""
+def _find_parts(folder: Path) -> tuple[Path, Path | None, list[str]]:
+    """The folder whose class folders are to train on, that to validate on, and what to
+    say of others."""
     called = {name.lower(): folder / name for name in _list_folders(folder)}
     train = next((called[n] for n in TRAIN_NAMES if n in called), None)
-    test = next((called[n] for n in TEST_NAMES if n in called), None)
-    are_parts = bool(called) and called.keys() <= {*TRAIN_NAMES, *TEST_NAMES}
+    test = next((called[n] for n in VALIDATION if n in called), None)
+    are_parts = bool(called) and called.keys() <= {*TRAIN_NAMES, *VALIDATION}
     if train is None and are_parts:
         raise InputError(
             f"--dataset {folder} must hold a folder {TRAIN_NAMES[0]} beside "
@@ -97,8 +101,10 @@ def _find_parts(folder: Path) -> tuple[Path, Path | None]:
         )
     # Among other classes, train may well be one, of vehicles.
     if train is None or not (are_parts or _list_folders(train)):
-        return folder, None
-    return train, test
+        return folder, None, []
+    others = [f"{each.name}/" for each in called.values() if each not in (train, test)]
+    chosen = f"{test.name}/" if test else f"a part of {train.name}/"
+    return train, test, describe_left_out(folder.name, chosen, others)
 
 
 def _list_folders(root: Path) -> list[str]:

@@ -98,7 +98,7 @@ def load_images(
             if not isinstance(splits.train, ArrayExamples):
                 return splits
             own = _check_examples(splits, dataset)
-            content, transform = splits.content, splits.transform or transform
+            content, transform = splits.content, splits.transform
         sizes = len(own.train[0]), len(own.validation[0])
         shape = own.train[0].shape[1:]
         info = image_info(Path(dataset).name, shape, own.num_classes, *sizes)

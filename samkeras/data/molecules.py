@@ -20,6 +20,7 @@ from samkeras.data.own_graphs import (
 )
 from samkeras.data.sources import call_function, find_object, is_function
 from samkeras.data.splits import DataInfo, Splits
+from samkeras.data.tables import refuse_columns
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
 
@@ -76,12 +77,17 @@ def load_molecules(
     Raises:
         InputError: there is no such set, or it can neither be read nor downloaded.
     """
+    names = [ENERGIES] if is_regression else [*KNOWN]
+    is_known = dataset in (*names, *KNOWN)
+    if is_known or not is_molecules(dataset):
+        columns = {"text_column": smiles_column, "label_column": label_column}
+        refuse_columns(dataset, **columns)
     if is_function(dataset):
         find_object(dataset)
         mend_spektral()
         return call_function(
             dataset,
-            "graphs",
+            "graphs of numbers" if is_regression else "graphs",
             lambda found: convert_spektral(found, dataset, is_regression),
         )
     if is_spektral(dataset):
@@ -91,10 +97,9 @@ def load_molecules(
         splits = load_molecule_files(str(path), "smiles", "expt", True, featurize)
         info = dataclasses.replace(splits.info, name=ENERGIES)
         return dataclasses.replace(splits, info=info)
-    if dataset not in KNOWN and is_molecules(dataset):
+    if not is_known and is_molecules(dataset):
         columns = (smiles_column, label_column)
         return load_molecule_files(dataset, *columns, is_regression, featurize)
-    names = [ENERGIES] if is_regression else [*KNOWN]
     if dataset not in names:
         raise InputError(
             f"--dataset {dataset} must be {', '.join(names)}, a table or an .sdf "

@@ -28,6 +28,7 @@ from samkeras.data.tables import (
     find_parts,
     is_table,
     read_table,
+    refuse_columns,
 )
 from samkeras.errors import InputError, nearest
 from samkeras.files import TABLES
@@ -85,11 +86,13 @@ def load_molecule_files(
     Raises:
         InputError: a file cannot be read, or holds no molecules or no labels.
     """
-    path, notes = Path(os.path.expanduser(dataset)), []
+    path, notes = Path(os.path.expanduser(dataset)), list[str]()
     files, content = [[path]], None  # a file's content is described by itself
     if path.is_dir():
-        files = [*find_parts(path, SUFFIXES)]
+        *files, notes = find_parts(path, SUFFIXES)
         content = describe_files(path, map(str, (*files[0], *files[1])))
+    if not any(is_table(str(file)) for part in files for file in part):
+        refuse_columns(dataset, text_column=smiles_column)
     rows: list[list[_Molecule]] = []
     for part in files:
         found = [_read_molecules(file, smiles_column, notes) for file in part]
@@ -441,7 +444,7 @@ def convert_spektral(found: Any, dataset: str, is_regression: bool) -> Any:
 def _convert(data: Any, dataset: str, notes: list[str]) -> Arrays:
     graphs, labels = [], []
     # In mixed mode all graphs have the same one.
-    shared = None if data.a is None else _find_edges(data.a)
+    shared = None if data.a is None else _find_edges(data.a, dataset)
     for index, graph in enumerate(data.graphs):
         adjacency = data.a if graph.a is None else graph.a
         if adjacency is None or graph.y is None:
@@ -453,13 +456,15 @@ def _convert(data: Any, dataset: str, notes: list[str]) -> Arrays:
             y = np.atleast_1d(np.asarray(graph.y, "float64"))
             edges = shared
             if edges is None or graph.a is not None:
-                edges = _find_edges(adjacency)
+                edges = _find_edges(adjacency, f"{dataset}: graph {index}")
             nodes = graph.x
             if nodes is None:
                 nodes = np.bincount(edges[0], minlength=adjacency.shape[0])[:, None]
             graphs.append(Graph(np.asarray(nodes, "float32"), edges))
             if len(nodes) != adjacency.shape[0]:
                 raise ValueError(f"{len(nodes)} nodes, {adjacency.shape[0]} rows of a")
+        except InputError:
+            raise
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(
                 f"--dataset {dataset}: graph {index} must have arrays of numbers, a "
@@ -483,12 +488,25 @@ def _convert(data: Any, dataset: str, notes: list[str]) -> Arrays:
     return as_array(graphs), np.stack(labels)
 
 
-def _find_edges(adjacency: Any) -> np.ndarray:
+def _find_edges(adjacency: Any, place: str) -> np.ndarray:
     """int32[2, edge] of an adjacency matrix of NumPy, SciPy or, as AdjToSpTensor makes
-    it, TensorFlow."""
+    it, TensorFlow.
+
+    Raises:
+        InputError: one of its numbers is not finite.
+    """
     if hasattr(adjacency, "dense_shape"):
-        return np.asarray(adjacency.indices).T.astype("int32")
-    return np.stack(adjacency.nonzero()).astype("int32")
+        weights, edges = adjacency.values, np.asarray(adjacency.indices).T
+    else:
+        edges = np.stack(adjacency.nonzero())
+        is_sparse = hasattr(adjacency, "tocoo")
+        weights = adjacency.tocoo().data if is_sparse else adjacency
+    if not np.isfinite(np.asarray(weights, "float64")).all():
+        raise InputError(
+            f"--dataset {place} must have an adjacency matrix a of finite numbers. "
+            "Received: NaN or infinity"
+        )
+    return edges.astype("int32")
 
 
 def _as_tasks(parts: list[np.ndarray], is_regression: bool, dataset: str) -> Tasks:
@@ -574,7 +592,8 @@ def _as_splits(
 def _check(
     splits: Splits[ArrayExamples], dataset: str, content: Content | None
 ) -> Splits[ArrayExamples]:
-    checked = check_splits(splits, "graphs", dataset)
+    kind = "graphs" if splits.info.num_classes else "graphs of numbers"
+    checked = check_splits(splits, kind, dataset)
     if is_spektral(dataset):
         return checked
     return dataclasses.replace(checked, content=content)

@@ -24,6 +24,7 @@ from samkeras.data.tables import (
     is_table,
     places,
     read_table,
+    refuse_columns,
 )
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_names
 from samkeras.errors import InputError
@@ -79,6 +80,9 @@ def load_sentences(
         InputError: there is no such set, it can neither be read nor downloaded, or
             `max_length` leaves no room for a word.
     """
+    is_own = not is_function(dataset) and (is_table(dataset) or is_folder(dataset))
+    if not is_own:
+        refuse_columns(dataset, text_column=text_column, label_column=label_column)
     if is_function(dataset):
         return cut(call_function(dataset, "sentences"), max_length)
     if max_length is not None and max_length < 3:
@@ -87,7 +91,7 @@ def load_sentences(
             f"Received: {max_length}"
         )
     own = None
-    if is_table(dataset) or is_folder(dataset):
+    if is_own:
         own = _read_own(dataset, text_column, label_column)
         (train, y), (validation, y_val) = own.train, own.validation
     else:
@@ -140,9 +144,9 @@ class _Own(NamedTuple):
 
 
 def _read_own(dataset: str, text_column: str | None, label_column: str | None) -> _Own:
-    path, notes = Path(os.path.expanduser(dataset)), []
+    path, notes = Path(os.path.expanduser(dataset)), list[str]()
     if path.is_dir():
-        files = find_parts(path, TABLES)
+        *files, notes = find_parts(path, TABLES)
         rows = [
             [
                 row

@@ -1,9 +1,14 @@
-"""What of a set that has no part to validate on is to validate on."""
+"""What of a set is to validate on: a part of it, or a share of what is to train on."""
+
+from collections.abc import Iterable
 
 import numpy as np
 
 from samkeras.errors import InputError
 
+# What parts to validate on are called, files and folders, in capitals or not. A set
+# that has several is validated on the first of these: one called test is for the end.
+VALIDATION = ("val", "valid", "validation", "dev", "testa", "test", "testing", "testb")
 HELD_OUT = 5  # one in so many
 
 
@@ -37,3 +42,16 @@ def describe_share(name: str, chosen: np.ndarray, what: str) -> str:
         f"{name} has no part to validate on: one in {HELD_OUT} is, "
         f"{np.count_nonzero(chosen):,} of {len(chosen):,} {what}"
     )
+
+
+def describe_left_out(name: str, chosen: str, left_out: Iterable[str]) -> list[str]:
+    """What to say of parts that are neither learnt nor validated on, if there are
+    some.
+
+    Args:
+        name: the data set's.
+        chosen: what it is validated on.
+        left_out: the other parts.
+    """
+    others = ", ".join(left_out)
+    return [f"{name} is validated on {chosen}; left out: {others}"] if others else []

@@ -1,23 +1,27 @@
 """Data sets that a function of a user's own returns, and the one place that checks the
 examples of any."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib
+import inspect
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from samkeras.data.augmentation import CropFlip, Transform
 from samkeras.data.examples import ArrayExamples
 from samkeras.data.graphs import Graph, GraphCollate
 from samkeras.data.padding import Collate
-from samkeras.data.sequences import NO_LABEL, SequenceCollate
+from samkeras.data.sequences import NO_LABEL, PAD, SequenceCollate
 from samkeras.data.splits import Content, DataInfo, Splits
 from samkeras.errors import InputError, nearest
 from samkeras.imports import explain, import_file
@@ -28,6 +32,7 @@ FUNCTION = re.compile(
     rf"(.+\.py|(?!(?:{OTHERS}):)[^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)"
 )
 PARTS = ("training", "validation")
+ADDRESS = re.compile(" at 0x[0-9a-f]+")
 
 
 def is_function(dataset: str) -> bool:
@@ -74,7 +79,8 @@ def call_function(
     Args:
         dataset: module:function or path.py:function, a function of no arguments that
             returns samkeras.workload.Splits.
-        kind: what the workload takes: "images", "sentences", "tags" or "graphs".
+        kind: what the workload takes: "images", "sentences", "tags", "graphs" of
+            classes or "graphs of numbers".
         convert: makes Splits of what else a function may return. Default: nothing is.
 
     Returns:
@@ -118,7 +124,7 @@ def check_splits(splits: Any, kind: str, dataset: str) -> Splits[Any]:
 
     Args:
         splits: the data set.
-        kind: "images", "sentences", "tags" or "graphs".
+        kind: "images", "sentences", "tags", "graphs" or "graphs of numbers".
         dataset: what messages call it.
 
     Raises:
@@ -155,8 +161,9 @@ def check_splits(splits: Any, kind: str, dataset: str) -> Splits[Any]:
     changes: dict[str, Any] = {
         "num_train": len(train),
         "num_validation": len(validation),
+        "word_counts": _as_counts(info) or None,
     }
-    if kind != "graphs":
+    if not _are_graphs(kind):
         # Two classes of sentences are one output of the workload's model.
         is_binary = kind == "sentences" and info.num_classes == 2
         changes["num_outputs"] = 1 if is_binary else info.num_classes
@@ -165,17 +172,20 @@ def check_splits(splits: Any, kind: str, dataset: str) -> Splits[Any]:
         info=dataclasses.replace(info, **changes),
         read=lambda: (train, validation),
         collate=collate,
-        content=splits.content or _digest(parts, dataset),
+        transform=splits.transform or wanted.transform,
+        content=splits.content or _digest(parts, _list_told(splits, kind), dataset),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """What a workload takes: in words, of a description, and how it is padded."""
+    """What a workload takes: in words, of a description, and how it is padded and
+    augmented where a function does not say it."""
 
     what: str
     is_met: Callable[[DataInfo], bool]
     collate: Collate | None = None
+    transform: Transform | None = None
 
 
 _KINDS = {
@@ -187,6 +197,7 @@ _KINDS = {
             and info.vocabulary_size is None
             and (info.num_classes or 0) > 1
         ),
+        transform=CropFlip(),
     ),
     "sentences": _Kind(
         "sentences of classes: a vocabulary_size and num_classes",
@@ -197,21 +208,38 @@ _KINDS = {
         "sentences of tagged words: a vocabulary_size, word_counts of that length and "
         "num_classes",
         lambda info: (
-            info.vocabulary_size == len(info.word_counts or ()) > 0
+            info.vocabulary_size == len(_as_counts(info)) > 0
             and (info.num_classes or 0) > 1
         ),
         SequenceCollate(has_token_labels=True),
     ),
     "graphs": _Kind(
-        "graphs: an input_shape (None, features), no vocabulary_size",
-        lambda info: (
-            len(info.input_shape) == 2
-            and info.input_shape[0] is None
-            and info.vocabulary_size is None
-        ),
+        "graphs of classes: an input_shape (None, features), no vocabulary_size and "
+        "num_classes 2, of labels 0 and 1 (graph_regression learns numbers)",
+        lambda info: _has_nodes(info) and info.num_classes == 2,
+        GraphCollate(),
+    ),
+    "graphs of numbers": _Kind(
+        "graphs of numbers: an input_shape (None, features), no vocabulary_size and "
+        "num_classes None (ogbg_gcn learns classes)",
+        lambda info: _has_nodes(info) and info.num_classes is None,
         GraphCollate(),
     ),
 }
+
+
+def _are_graphs(kind: str) -> bool:
+    return kind.startswith("graphs")
+
+
+def _has_nodes(info: DataInfo) -> bool:
+    is_of_nodes = len(info.input_shape) == 2 and info.input_shape[0] is None
+    return is_of_nodes and info.vocabulary_size is None
+
+
+def _as_counts(info: DataInfo) -> tuple[int, ...]:
+    """How often training has each word, given as any numbers in a row; or none."""
+    return tuple(map(int, () if info.word_counts is None else info.word_counts))
 
 
 def _describe(info: DataInfo) -> str:
@@ -231,10 +259,11 @@ def _check_examples(examples: ArrayExamples, info: DataInfo, kind: str) -> None:
         )
     if kind == "images":
         return  # samkeras.data.arrays checks them, as any arrays of images
-    if kind == "graphs":
+    if _are_graphs(kind):
         check_graphs(x, y, info)
         return
-    _check_ids(x, "x", info.vocabulary_size or 0, lowest=0, dimensions=2)
+    _check_ids(x, "x", info.vocabulary_size or 0, lowest=PAD, dimensions=2)
+    _check_padding(x)
     if kind == "sentences":
         _check_ids(y, "y", info.num_classes or 0, lowest=0, dimensions=1)
         return
@@ -242,6 +271,12 @@ def _check_examples(examples: ArrayExamples, info: DataInfo, kind: str) -> None:
     if y.shape != x.shape:
         raise InputError(
             f"y must have a tag for each word of x, {x.shape}. Received: {y.shape}"
+        )
+    is_wrong = (x == PAD) & (y != NO_LABEL)
+    if is_wrong.any():
+        raise InputError(
+            f"y must be {NO_LABEL} where x is {PAD}, no word. Received: "
+            f"{y[is_wrong][0]} in row {np.argwhere(is_wrong)[0, 0]}"
         )
 
 
@@ -257,6 +292,26 @@ def _check_ids(
     if is_wrong.any():
         raise InputError(
             f"{name} must be from {lowest} to {count - 1}. Received: {ids[is_wrong][0]}"
+        )
+
+
+def _check_padding(x: np.ndarray) -> None:
+    """Checks that rows have words, and first: they are cut after as many as there
+    are."""
+    is_word = x != PAD
+    is_empty = ~is_word.any(axis=1)
+    if is_empty.any():
+        raise InputError(
+            f"x must have a word in each row, an id that is not {PAD}. Received: none "
+            f"in row {np.argmax(is_empty)}"
+        )
+    is_wrong = (is_word[:, 1:] & ~is_word[:, :-1]).any(axis=1)
+    if is_wrong.any():
+        row = int(np.argmax(is_wrong))
+        raise InputError(
+            f"{PAD} may stand only after the last word of a row of x, as "
+            f"keras.utils.pad_sequences has it with padding='post'. Received: "
+            f"{x[row].tolist()!s:.60} in row {row}"
         )
 
 
@@ -309,14 +364,70 @@ def check_graphs(x: np.ndarray, y: np.ndarray, info: DataInfo) -> None:
         )
 
 
-def _digest(parts: tuple[Any, ...], dataset: str) -> Content:
-    """What examples in memory hold; of others, what the code that makes them says."""
+def _digest(parts: tuple[Any, ...], told: dict[str, Any], dataset: str) -> Content:
+    """What examples in memory hold, and what is told of them; of others, what the code
+    that makes them says."""
     digest, size = hashlib.sha256(), 0
     for array in _arrays(parts, dataset):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
         size += array.nbytes
+    if told:
+        digest.update(json.dumps(told, sort_keys=True).encode())
     return Content(size, digest.hexdigest())
+
+
+def _list_told(splits: Splits[Any], kind: str) -> dict[str, Any]:
+    """What is told of examples in memory and decides on a run, where it is neither what
+    they themselves have nor what the workload does of itself."""
+    info, wanted, told = splits.info, _KINDS[kind], dict[str, Any]()
+    parts = [
+        part
+        for part in (splits.train, splits.validation)
+        if isinstance(part, ArrayExamples)
+    ]
+    if not parts:
+        return told
+    if not _are_graphs(kind):  # whose classes are 0 and 1
+        is_one_hot = kind == "images" and parts[0].y.ndim == 2
+        count = parts[0].y.shape[1] if is_one_hot else _count_ids(p.y for p in parts)
+        if info.num_classes != count:
+            told["num_classes"] = info.num_classes
+    if info.vocabulary_size is not None:
+        if info.vocabulary_size != _count_ids(p.x for p in parts):
+            told["vocabulary_size"] = info.vocabulary_size
+        words = parts[0].x[parts[0].x != PAD]
+        counts = np.bincount(words, minlength=info.vocabulary_size).tolist()
+        given = _as_counts(info)
+        if given and [*given] != counts:
+            told["word_counts"] = given
+    for name in ("transform", "collate"):
+        given, usual = getattr(splits, name), getattr(wanted, name)
+        if given is not None and _describe_object(given) != _describe_object(usual):
+            told[name] = _describe_object(given)
+    return told
+
+
+def _count_ids(arrays: Iterable[np.ndarray]) -> float:
+    """One more than the largest of arrays' numbers; 0 where some are none."""
+    found = [*arrays]
+    if not all(array.dtype.kind in "biuf" and array.size for array in found):
+        return 0
+    return max(float(array.max()) for array in found) + 1
+
+
+def _describe_object(thing: Any) -> str:
+    """What an object is, wherever it is: its class, with its code where that is a
+    user's own, and its attributes."""
+    kind, text = type(thing), type(thing).__qualname__
+    if not kind.__module__.startswith("samkeras."):
+        with contextlib.suppress(OSError, TypeError):
+            text += inspect.getsource(kind)
+    for name, value in sorted(getattr(thing, "__dict__", {}).items()):
+        is_array = isinstance(value, np.ndarray) and value.dtype != object
+        shown = hashlib.sha256(value.tobytes()).hexdigest() if is_array else repr(value)
+        text += f" {name}={ADDRESS.sub('', shown)}"
+    return text
 
 
 def _arrays(parts: tuple[Any, ...], dataset: str) -> Iterator[np.ndarray]:

@@ -48,7 +48,8 @@ def _describe_labels(
     y: np.ndarray, info: DataInfo, names: list[str], limit: int | None
 ) -> list[str]:
     is_float = y.dtype.kind == "f"
-    if info.num_classes and not (is_float and y.ndim == 2):
+    has_tasks = y.ndim == 2 and info.vocabulary_size is None  # or else tags of words
+    if info.num_classes and not has_tasks:
         return _describe_classes(y, info.num_classes, names, limit)
     lines = []
     for task, values in enumerate(y.reshape(len(y), -1).T[:limit]):

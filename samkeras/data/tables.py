@@ -7,19 +7,16 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from samkeras.data.shares import VALIDATION, describe_left_out
 from samkeras.errors import InputError, nearest
 from samkeras.files import TABLES
 
-# What the parts of a set are called, in a folder.
-PARTS = {
-    "train": ("train",),
-    "dev": ("dev", "val", "valid", "validation", "testa", "test"),
-}
 WHOLE = re.compile(r"[-+]?[0-9]{1,15}(\.0*)?")
 LONGEST = 2**27  # characters of a field
 SHOWN = 60  # characters of what was received
@@ -94,6 +91,21 @@ class Table:
 def is_table(path: str) -> bool:
     """Whether a file is called as a table is."""
     return path.lower().endswith(TABLES)
+
+
+def refuse_columns(dataset: str, **columns: str | None) -> None:
+    """Raises an InputError if columns are named of what has none.
+
+    Args:
+        dataset: what has none.
+        columns: the options' values, by their names.
+    """
+    for option, name in columns.items():
+        if name is not None:
+            raise InputError(
+                f"--{option} {name} needs --dataset FILE.csv, .tsv or .jsonl, or a "
+                f"folder of such. Received: --dataset {dataset}"
+            )
 
 
 def read_table(path: Path) -> Table:
@@ -209,11 +221,22 @@ def _as_text(value: Any) -> str | None:
     return Nested(text) if isinstance(value, list | dict) else text
 
 
-def find_parts(
-    folder: Path, suffixes: tuple[str, ...]
-) -> tuple[list[Path], list[Path]]:
+class Parts(NamedTuple):
+    """The files of a folder.
+
+    Attributes:
+        train, validation: those of each part.
+        notes: what a user should know of others.
+    """
+
+    train: list[Path]
+    validation: list[Path]
+    notes: list[str]
+
+
+def find_parts(folder: Path, suffixes: tuple[str, ...]) -> Parts:
     """The files of a folder to train on and those to validate on, by what their names
-    without suffix end with: train; and dev, val, valid, validation, testa or, where
+    without suffix end with: train; and val, valid, validation, dev, testa or, where
     there is none of these, test.
 
     Args:
@@ -221,34 +244,52 @@ def find_parts(
         suffixes: of the files that are meant; "" for those without.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or one is there in two formats.
     """
-    stems = {}
+    stems: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):
         for suffix in suffixes:
             if name.lower().endswith(suffix) and name[0] != ".":
-                stems[name] = name.lower()[: len(name) - len(suffix)]
+                stems[name] = name[: len(name) - len(suffix)]
                 break
-    found: list[list[Path]] = []
-    for part, ends in PARTS.items():
-        of_ends = (
-            [folder / name for name, stem in stems.items() if _ends_with(stem, end)]
-            for end in ends
-        )
-        files = next((files for files in of_ends if files), [])
+
+    def find(end: str) -> list[Path]:
+        return [folder / n for n, stem in stems.items() if _ends_with(stem, end)]
+
+    train, of_ends = find("train"), [find(end) for end in VALIDATION]
+    for ends, files in ((("train",), train), (VALIDATION, [*chain(*of_ends)])):
         if not files:
             shown = ", ".join([*stems][:5]) or "none of these kinds"
             kinds = ", ".join(filter(None, suffixes))
             raise InputError(
                 f"--dataset {folder} must have a file whose name ends with "
-                f"{' or '.join(ends)}, {kinds}. Received: {shown} ({part} is missing)"
+                f"{', '.join(ends)} and is of {kinds}. Received: {shown}"
             )
-        found.append(files)
-    return found[0], found[1]
+    validation, *others = filter(None, of_ends)
+    for files in (train, validation):
+        _check_formats(folder, files, stems)
+    chosen, left_out = (
+        [f.name for f in files] for files in (validation, chain(*others))
+    )
+    notes = describe_left_out(folder.name, ", ".join(chosen), left_out)
+    return Parts(train, validation, notes)
+
+
+def _check_formats(folder: Path, files: list[Path], stems: dict[str, str]) -> None:
+    """Raises an InputError where files differ in their suffixes alone: they would be
+    learnt twice."""
+    by_stem: dict[str, str] = {}
+    for name in (file.name for file in files):
+        other = by_stem.setdefault(stems[name], name)
+        if other != name:
+            raise InputError(
+                f"--dataset {folder} must have each file in one format. Received: "
+                f"{other} and {name}"
+            )
 
 
 def _ends_with(stem: str, end: str) -> bool:
-    return re.fullmatch(rf"(.*[^a-z])?{end}", stem) is not None
+    return re.fullmatch(rf"(.*[^a-z])?{end}", stem.lower()) is not None
 
 
 def as_classes(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from samkeras.data.content import describe_files
+from samkeras.data.content import describe_files, mark_files
 from samkeras.data.examples import ArrayExamples
 from samkeras.data.sequences import (
     NO_LABEL,
@@ -77,11 +77,11 @@ def load_treebank(
     """
     if is_function(dataset):
         return cut(call_function(dataset, "tags"), max_length)
-    notes, content = [], None
+    notes, content = list[str](), None
     path = Path(os.path.expanduser(dataset))
     if is_columns(dataset):
-        files = find_parts(path, SUFFIXES) if path.is_dir() else ([path], [])
         if path.is_dir():
+            *files, notes = find_parts(path, SUFFIXES)
             content = describe_files(path, map(str, itertools.chain(*files)))
         else:
             notes.append(
@@ -90,7 +90,9 @@ def load_treebank(
     train, validation = (
         _keep_tagged(sentences, dataset, split, tags, max_length, notes)
         for sentences, split in zip(
-            _read(dataset, data_dir, tags), ("train", "dev"), strict=True
+            _read(dataset, data_dir, tags, mark_files(path)),
+            ("train", "dev"),
+            strict=True,
         )
     )
     words = build_vocabulary(filter(_is_given, words) for words, _ in train)
@@ -201,9 +203,10 @@ def _keep_tagged(
 
 @functools.lru_cache(maxsize=1)
 def _read(
-    dataset: str, data_dir: str | None, tags: str
+    dataset: str, data_dir: str | None, tags: str, files: tuple[Any, ...] = ()
 ) -> tuple[list[Sentence], list[Sentence]]:
-    """The sentences to train and to validate on; once for all runs of a grid."""
+    """The sentences to train and to validate on; once for all runs of a grid, as long
+    as the `files` are the same."""
     if dataset == SAMPLE:
         if tags != "xpos":
             raise InputError(f"--dataset {SAMPLE} has tags of its own: --tags xpos")
@@ -274,7 +277,7 @@ def _read_columns(path: Path, tags: str) -> tuple[list[Sentence], list[Sentence]
     if path.is_dir():
         train, validation = (
             [sentence for file in files for sentence in read_columns(file)]
-            for files in find_parts(path, SUFFIXES)
+            for files in find_parts(path, SUFFIXES)[:2]
         )
         _check_words(train, path)
         return train, validation

@@ -83,6 +83,25 @@ def test_parts_may_be_called_otherwise(tmp_path, names):
 
 
 @pytest.mark.one_backend
+def test_what_is_called_test_is_for_the_end(tmp_path):
+    """Where there is a part to validate on; what is left out is said."""
+    write(tmp_path / "train")
+    write(tmp_path / "Val", COLOURS[:6])
+    known = load_images(str(tmp_path), None)
+    write(tmp_path / "test", COLOURS[6:15])
+    splits = load_images(str(tmp_path), None)
+    assert len(splits.validation) == 6
+    (note,) = splits.notes
+    assert note == f"{tmp_path.name} is validated on Val/; left out: test/"
+    assert splits.content == known.content
+    (tmp_path / "Val").rename(tmp_path / "testing")
+    splits = load_images(str(tmp_path), None)
+    assert len(splits.validation) == 9
+    assert splits.content != known.content
+    assert "validated on test/; left out: testing/" in splits.notes[0]
+
+
+@pytest.mark.one_backend
 def test_what_systems_leave_in_folders_is_no_image_and_no_class(tmp_path):
     path = write(tmp_path)
     known = load_images(path, None)

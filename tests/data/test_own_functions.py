@@ -12,6 +12,7 @@ from samkeras.data import sources
 from samkeras.data.images import load_images
 from samkeras.data.molecules import load_molecules
 from samkeras.data.sentences import load_sentences
+from samkeras.data.summary import summarize
 from samkeras.data.treebank import load_treebank
 from samkeras.errors import InputError
 from samkeras.experiment.runs.data import describe_data
@@ -21,20 +22,22 @@ from tests.helpers import arrays_of, parse_runs
 
 START = """
 import numpy as np
+from samkeras.data.augmentation import CropFlip
 from samkeras.data.graphs import Graph, as_array
 from samkeras.workload import DataInfo, Splits
 
-def give(x, y, shape=(4, 4, 1), outputs=3, classes=3, **more):
+def give(x, y, shape=(4, 4, 1), outputs=3, classes=3, transform=None, **more):
     info = DataInfo("mine", shape, outputs, None, None, num_classes=classes, **more)
-    return Splits(info, lambda: ((x, y), (x, y)))
+    return Splits(info, lambda: ((x, y), (x, y)), transform=transform)
 
 IMAGES = np.arange(9 * 16, dtype="uint8").reshape(9, 4, 4, 1)
 LABELS = np.arange(9) % 3
-IDS = np.arange(1, 19).reshape(9, 2) % 5
+IDS = np.arange(18).reshape(9, 2) % 4 + 1
 WORDS = {"shape": (None,), "vocabulary_size": 5}
 PAIR = Graph(np.array([[0.5, 2.0], [1.0, -1.0]]), np.array([[0], [1]]))
 GRAPHS = as_array([PAIR] * 9)
 NODES = {"shape": (None, 2), "outputs": 1, "classes": 2}
+NUMBERS = NODES | {"classes": None}
 TASKS = (LABELS[:, None] > 0) * 1.0
 """
 LOADERS = {
@@ -42,12 +45,24 @@ LOADERS = {
     "sentences": lambda name: load_sentences(name, None, 2),
     "tags": lambda name: load_treebank(name, None, 2),
     "graphs": lambda name: load_molecules(name, None),
+    "graphs of numbers": lambda name: load_molecules(name, None, is_regression=True),
 }
 RIGHT = {
     "images": "give(IMAGES, LABELS)",
     "sentences": "give(IDS, LABELS, **WORDS)",
-    "tags": "give(IDS, IDS % 3, word_counts=(0, 0, 3, 2, 1), **WORDS)",
+    "tags": "give(IDS, IDS % 3, word_counts=(0, 5, 5, 4, 4), **WORDS)",
     "graphs": "give(GRAPHS, TASKS, **NODES)",
+    "graphs of numbers": "give(GRAPHS, TASKS * 7, **NUMBERS)",
+}
+
+
+# The first digits of their digests from before what is told of them counted.
+KNOWN = {
+    "images": "edb6e04f",
+    "sentences": "94b03b7f",
+    "tags": "a154fe95",
+    "graphs": "270ccab2",
+    "graphs of numbers": "4dcdac50",
 }
 
 
@@ -82,6 +97,34 @@ def test_its_content_is_that_of_its_examples(write):
     same = load_images(write("give(IMAGES + 0, LABELS)", "same"), None).content
     other = load_images(write("give(IMAGES + 1, LABELS)", "other"), None).content
     assert one == same != other
+
+
+MORE_TOLD = [
+    ("images", "give(IMAGES, LABELS, outputs=4, classes=4)"),
+    ("images", "give(IMAGES, LABELS, transform=CropFlip(padding=1))"),
+    ("sentences", "give(IDS, LABELS, **WORDS | {'vocabulary_size': 6})"),
+    ("sentences", "give(IDS, LABELS, outputs=4, classes=4, **WORDS)"),
+    ("tags", "give(IDS, IDS % 3, word_counts=(0, 5, 5, 4, 9), **WORDS)"),
+]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(("kind", "told"), MORE_TOLD)
+def test_what_it_tells_of_them_is_of_its_content(write, kind, told):
+    """More classes or words are another model; a run of them is another run."""
+    plain, one, same = (
+        LOADERS[kind](write(expression, name)).content
+        for name, expression in (("a", RIGHT[kind]), ("b", told), ("c", told))
+    )
+    assert plain != one == same
+
+
+@pytest.mark.one_backend
+def test_what_examples_have_themselves_is_not_told(write):
+    """A run that was there before more was asked is known by the same digest."""
+    for number, kind in enumerate(RIGHT):
+        content = LOADERS[kind](write(RIGHT[kind], f"of_{number}")).content
+        assert content.digest[:8] == KNOWN[kind]
 
 
 @pytest.mark.one_backend
@@ -134,6 +177,32 @@ BAD = [
     ("sentences", "give(IDS / 2, LABELS, **WORDS)", "whole numbers", "float64"),
     ("tags", "give(IDS, IDS % 3, **WORDS)", "word_counts", "vocabulary_size 5"),
     ("tags", RIGHT["tags"].replace("% 3", "% 3 - 3"), "y must be from -2", "-3"),
+    (
+        "sentences",
+        "give(np.pad(IDS, ((0, 0), (1, 0))), LABELS, **WORDS)",
+        "0 may stand only after the last word",
+        "padding='post'. Received: [0, 1, 2] in row 0",
+    ),
+    (
+        "tags",
+        RIGHT["tags"].replace("IDS", "np.pad(IDS, ((0, 0), (1, 0)))"),
+        "0 may stand only after the last word",
+        "[0, 1, 2] in row 0",
+    ),
+    (
+        "sentences",
+        "give(IDS * (IDS[:, :1] > 1), LABELS, **WORDS)",
+        "a word in each row",
+        "none in row 0",
+    ),
+    (
+        "tags",
+        RIGHT["tags"].replace("IDS", "np.pad(IDS, ((0, 0), (0, 1)))"),
+        "y must be -1 where x is 0",
+        "0 in row 0",
+    ),
+    ("graphs", RIGHT["graphs of numbers"], "graph_regression learns", "num_classes No"),
+    ("graphs of numbers", RIGHT["graphs"], "ogbg_gcn learns", "num_classes 2"),
     ("graphs", "give(GRAPHS, TASKS + 1, **NODES)", "y must be of 0 or 1", "2.0"),
     ("graphs", "give(GRAPHS, TASKS * np.nan, **NODES)", "missing ones alone", ""),
     ("graphs", RIGHT["graphs"].replace("TASKS", "LABELS"), "(9, 1)", "(9,)"),
@@ -159,6 +228,16 @@ def test_there_are_as_many_classes_as_it_says(write):
     """Though no example may be of the last ones."""
     splits = load_images(write("give(IMAGES, LABELS, outputs=5, classes=5)"), None)
     assert splits.info.num_outputs == splits.info.num_classes == 5
+
+
+@pytest.mark.one_backend
+def test_tasks_of_whole_numbers_are_shown_one_by_one(write):
+    """As those of a file, which are floats."""
+    tasks = "np.stack([LABELS > 0, LABELS > 1], 1).astype(int)"
+    name = write(f"give(GRAPHS, {tasks}, **NODES | {{'outputs': 2}})")
+    shown = summarize(load_molecules(name, None))
+    assert "label 0: 6 of 9 are 1, 0 missing; majority 0.6667" in shown
+    assert "label 1: 3 of 9 are 1, 0 missing; majority 0.6667" in shown
 
 
 @pytest.mark.one_backend

@@ -204,6 +204,7 @@ def test_any_dataset_of_spektral_is_taken(tmp_path):
     pytest.importorskip("spektral")
     (tmp_path / "mine.py").write_text("""
 import numpy as np
+from scipy.sparse import csr_matrix
 from spektral.data import Dataset, Graph
 from spektral.transforms import AdjToSpTensor, GCNFilter, OneHotLabels
 
@@ -237,6 +238,15 @@ class Mixed(Rings):
     def read(self):
         self.a = np.roll(np.eye(4), 1, 0)
         return [Graph(x=np.ones((4, 1)) * i, y=i % 2) for i in range(15)]
+
+class Holes(Rings):
+    def ring(self, rng, size, label):
+        return Graph(x=np.ones((size, 1)), a=np.full((size, size), np.nan), y=label)
+
+class SparseHoles(Holes):
+    def ring(self, rng, size, label):
+        graph = super().ring(rng, size, label)
+        return Graph(x=graph.x, a=csr_matrix(graph.a), y=label)
 
 class Nodes(Rings):
     def ring(self, rng, size, label):
@@ -287,6 +297,9 @@ ready = Rings()
         take("Nodes")
     with pytest.raises(InputError, match=r"graph 0 must have arrays of numbers.*str y"):
         take("Words")
+    for name in ("Holes", "SparseHoles"):
+        with pytest.raises(InputError, match=r"graph 0 must have an adj.*finite num"):
+            take(name)
     with pytest.raises(InputError, match=r"a row of x for each.*4 nodes, 3 rows of a"):
         take("More")
 

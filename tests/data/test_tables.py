@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,8 +12,10 @@ import run as command
 from samkeras.data import sentences
 from samkeras.data.sentences import load_sentences
 from samkeras.errors import InputError
+from samkeras.experiment.options.fingerprint import find_marks
 from samkeras.losses import ClassCrossentropy
 from samkeras.scores import class_accuracy
+from tests.data.making import write_sdf
 from tests.helpers import arrays_of, parse_runs
 
 ROWS = [(f"good {word}, so good!", "yes") for word in "abcdef"]
@@ -97,6 +100,85 @@ def test_columns_are_named_by_options(tmp_path, capsys):
     assert parse_runs("sst2_lstm", given)[0].text_column == "what"
     assert command.main(["workloads/sst2_lstm", "--text_column", "what"]) == 2
     assert "--dataset FILE.csv" in capsys.readouterr().err
+
+
+@pytest.mark.one_backend
+def test_columns_are_refused_where_there_are_none(tmp_path, capsys):
+    """By what a function, spektral or an .sdf file gives, too."""
+    sdf = write_sdf(tmp_path)
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.sdf").write_bytes(Path(sdf).read_bytes())
+    for workload, dataset, option in (
+        ("sst2_lstm", "mine.py:load", "label_column"),
+        ("ogbg_gcn", "spektral:PROTEINS", "label_column"),
+        ("ogbg_gcn", "solubility", "text_column"),
+        ("graph_regression", "freesolv", "label_column"),
+        ("graph_regression", sdf, "text_column"),
+        ("graph_regression", str(tmp_path), "text_column"),
+    ):
+        given = ["--dataset", dataset, f"--{option}", "x", "--dry_run"]
+        assert command.main([f"workloads/{workload}", *given]) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert f"--{option}" in message
+        assert "needs --dataset FILE.csv, .tsv or .jsonl" in message
+
+
+@pytest.mark.one_backend
+def test_a_property_of_an_sdf_file_is_named_by_an_option(tmp_path, capsys):
+    given = ["--dataset", write_sdf(tmp_path), "--label_column", "label", "--dry_run"]
+    assert command.main(["workloads/graph_regression", *given]) == 0
+    assert "  label: from " in capsys.readouterr().out
+
+
+@pytest.mark.one_backend
+def test_a_run_is_the_same_one_from_any_folder(tmp_path, monkeypatch):
+    """Though its data may stand in the one and not in the other."""
+    (tmp_path / "tweets").mkdir()
+    given = ["--dataset", "tweets", "--label_column", "mood"]
+    marks = []
+    for place in (tmp_path, tmp_path / "tweets"):
+        monkeypatch.chdir(place)
+        (config,) = parse_runs("sst2_lstm", given)
+        marks.append(find_marks(config, 1, "jax"))
+    assert marks[0] == marks[1]
+    assert config.label_column == config.result_fields["label_column"] == "mood"
+
+
+@pytest.mark.one_backend
+def test_of_several_parts_one_is_to_validate_on(tmp_path):
+    """The same one as of folders of images; what is left out is said."""
+    for count, part in enumerate(("train", "dev", "val", "test", "test-b"), 2):
+        write(tmp_path / f"d-{part}.csv", ROWS[6 - count : 6 + count])
+    splits = load_sentences(str(tmp_path), None, None)
+    assert (len(splits.train), len(splits.validation)) == (4, 8)
+    name = tmp_path.name
+    told = f"{name} is validated on d-val.csv; left out: d-dev.csv, d-test.csv"
+    assert splits.notes == (told,)
+
+
+@pytest.mark.one_backend
+def test_a_table_in_two_formats_is_not_learnt_twice(tmp_path):
+    for name in ("a-train.csv", "b-train.csv", "a-train.jsonl", "dev.csv", "dev.tsv"):
+        write(tmp_path / name)
+    told = r"in one format\. Received: a-train\.csv and a-train\.jsonl"
+    with pytest.raises(InputError, match=told):
+        load_sentences(str(tmp_path), None, None)
+    (tmp_path / "a-train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"Received: dev\.csv and dev\.tsv"):
+        load_sentences(str(tmp_path), None, None)
+
+
+@pytest.mark.one_backend
+def test_a_grid_shows_each_of_its_data_sets(tmp_path, capsys):
+    """Of one file, here; and those that runs share once."""
+    path = write(tmp_path / "d.csv")
+    given = ["--dataset", path, "--train_examples", "4,8", "--sam", "true,false"]
+    assert command.main(["workloads/sst2_lstm", *given, "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("training: ") == 2
+    for count in (4, 8):
+        assert f"\ntrain_examples={count}:\ntraining: {count} examples" in out
 
 
 @pytest.mark.one_backend
@@ -196,7 +278,7 @@ def test_other_tables_are_refused_in_one_line(tmp_path, case, capsys):
 @pytest.mark.one_backend
 def test_other_folders_are_refused(tmp_path):
     write(tmp_path / "train.csv")
-    with pytest.raises(InputError, match=r"ends with dev or .* \(dev is missing\)"):
+    with pytest.raises(InputError, match=r"ends with val, .* dev, .*: train\.csv$"):
         load_sentences(str(tmp_path), None, None)
     write(tmp_path / "dev.csv", [("text", "maybe")])
     with pytest.raises(InputError, match=r"line 2 of .*dev\.csv .* no, yes\. Rec"):

@@ -6,7 +6,6 @@ import pytest
 from keras import ops
 
 import run as command
-from samkeras.data import treebank
 from samkeras.data.sequences import NO_LABEL, UNKNOWN
 from samkeras.data.treebank import load_treebank, read_conllu
 from samkeras.errors import InputError
@@ -35,7 +34,6 @@ def write(tmp_path):
     """Writes a treebank, as sentences or as text: (train, dev) -> its folder."""
 
     def call(train=FULL, dev=FULL, name="train"):
-        treebank._read.cache_clear()
         for split, content in ((name, train), ("dev", dev)):
             text = content if isinstance(content, str) else conllu(content)
             (tmp_path / f"x-ud-{split}.conllu").write_bytes(text.encode())
@@ -173,9 +171,16 @@ def test_parts_of_a_split_are_the_split(write, tmp_path, monkeypatch):
     assert load_treebank("~", None, None).info.num_train == 2
     (tmp_path / "x-ud-train-c.conllu").unlink()
     (tmp_path / "x-ud-train-a-1.conllu").unlink()
-    treebank._read.cache_clear()
     with pytest.raises(InputError, match=r"ends with train\.conllu, or .* train-a\."):
         load_treebank(folder, None, None)
+
+
+def test_files_that_change_are_read_again(write):
+    """Within one process, as a notebook is."""
+    folder = write(FULL)
+    known = load_treebank(folder, None, None)
+    write(FULL[:1])
+    assert load_treebank(folder, None, None).info.num_train == known.info.num_train - 1
 
 
 def test_the_sample_has_tags_of_its_own():

@@ -1,7 +1,6 @@
 """The options of runs, in groups, of which each workload has some."""
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -24,7 +23,6 @@ from samkeras.experiment.options.fields import (
 from samkeras.experiment.options.measures import ALONG
 from samkeras.experiment.options.methods import OPTIONS, takes
 from samkeras.experiment.options.targets import Target
-from samkeras.files import TABLES
 
 # Of a field that says where something is, not what it is.
 PLACE = {"is_place": True}
@@ -564,12 +562,11 @@ class Columns(Options):
 
     @property
     def unused(self) -> dict[str, str]:
-        # A folder's files have columns, too.
-        name = getattr(self, "dataset", "")
-        has_columns = name.lower().endswith(TABLES) or os.path.isdir(name)
-        names = ("text_column", "label_column")
-        needed = dict.fromkeys(names, "--dataset FILE.csv, .tsv or .jsonl")
-        return super().unused | ({} if has_columns else needed)
+        # By its name alone: what stands there may differ from machine to machine, and
+        # runs must not. What else has no columns is refused where it is read.
+        if not getattr(self, "dataset", "").lower().endswith(".sdf"):
+            return super().unused
+        return super().unused | {"text_column": "--dataset FILE.csv, .tsv or .jsonl"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,11 @@
 """What is printed of runs that are not to be trained: what would run."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import keras
 
+from samkeras.data.splits import Content
 from samkeras.data.summary import summarize
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.values import as_text
@@ -43,12 +45,27 @@ def print_dry_run(runs: list[Run], splits: list[Splits]) -> None:
         print(f"parameters: {shown}")
         print(f"steps: {steps}")
         print(f"devices: {devices} ({keras.backend.backend()})")
-    # What is a user's own is on disk.
-    own = {each.content: each for each in splits if each.content is not None}
-    for each in own.values():
-        print(summarize(each, in_full=False), end="")
+    _print_own(runs, splits, varied)
     # Of those that are read, all there are; some come up in reading.
     for note in dict.fromkeys(note for each in splits for note in each.notes):
         print(note)
     if len(runs) > 1:
         print(f"{len(runs)} runs on {devices} ({keras.backend.backend()})")
+
+
+def _print_own(runs: list[Run], splits: list[Splits], varied: Iterable[str]) -> None:
+    """Says what was read of a user's own data, which are on disk; of several data sets
+    each with the options that it is of."""
+    described: dict[int, str] = {}  # runs of the same data share an object
+    own: dict[tuple[Content, str], list[Run]] = {}
+    for run, each in zip(runs, splits, strict=True):
+        if each.content is not None:
+            if id(each) not in described:
+                described[id(each)] = summarize(each, in_full=False)
+            own.setdefault((each.content, described[id(each)]), []).append(run)
+    for (_, text), of in own.items():
+        if len(own) > 1:
+            values = [run.config.result_fields for run in of]
+            shared = [n for n in varied if len({each[n] for each in values}) == 1]
+            print(f"{label(of[0], shared)}:")
+        print(text, end="")
