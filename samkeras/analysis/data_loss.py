@@ -200,14 +200,19 @@ class DataLoss:
         Raises:
             ValueError: they are not of the weights' shapes.
         """
-        parts = [np.asarray(ops.convert_to_numpy(array)) for array in arrays]
-        expected = [tuple(weight.shape) for weight in self.weights]
-        found = [part.shape for part in parts]
-        if found != expected:
+        weights = self.weights
+        if len(arrays) != len(weights):
             raise ValueError(
-                "there must be one array for each trainable weight, of its shape "
-                f"{expected}. Received: {found}"
+                "there must be one array for each trainable weight, of which the model "
+                f"has {len(weights)}. Received: {len(arrays):,}"
             )
+        parts = [np.asarray(ops.convert_to_numpy(array)) for array in arrays]
+        for weight, part in zip(weights, parts, strict=True):
+            if part.shape != tuple(weight.shape):
+                raise ValueError(
+                    "there must be one array for each trainable weight, of its shape: "
+                    f"{tuple(weight.shape)} of {weight.path}. Received: {part.shape}"
+                )
         return self.keep(np.concatenate([np.ravel(part) for part in parts]))
 
     def keep(self, vector: np.ndarray) -> np.ndarray:

@@ -221,11 +221,11 @@ def interpolation(
             "in between: give batch_norm='refit'",
             stacklevel=2,
         )
-    origin = _to_vector(loss, start)
+    origin = _to_vector(loss, start, "start")
     return line(
         model,
         loss,
-        _to_vector(loss, end) - origin,
+        _to_vector(loss, end, "end") - origin,
         at=at,
         origin=origin,
         test=test,
@@ -265,7 +265,7 @@ class _Survey:
             self._metrics.stateless_reset_state() if self._metrics else []
         )
         own = loss.flatten(loss.weights)
-        start = own if origin is None else _to_vector(loss, origin)
+        start = own if origin is None else _to_vector(loss, origin, "origin")
         self._place = [loss.to_tensor(start - own), loss.to_tensor(vectors)]
         self._of = {
             "weights": digest([start, *_find_state(loss)]),
@@ -422,9 +422,15 @@ def _check(numbers: Sequence[float] | np.ndarray) -> np.ndarray:
     return found
 
 
-def _to_vector(loss: DataLoss, weights: Sequence[Any] | np.ndarray) -> np.ndarray:
+def _to_vector(
+    loss: DataLoss, weights: Sequence[Any] | np.ndarray, name: str
+) -> np.ndarray:
     """Weights, which may be a flat vector already, as one."""
-    if isinstance(weights, np.ndarray) and weights.shape == (loss.size,):
+    if isinstance(weights, np.ndarray) and weights.ndim == 1:
+        if len(weights) != loss.size:
+            raise ValueError(
+                f"{name} has {len(weights):,} numbers, the model {loss.size:,}"
+            )
         return loss.keep(weights)
     return loss.flatten([*weights])
 

@@ -399,6 +399,11 @@ def test_bad_input_is_said_in_one_line():
         analysis.plane(model, data, analysis.Directions(np.ones((1, 29))))
     with pytest.raises(ValueError, match="one array for each trainable weight"):
         analysis.line(model, data, np.ones(29), origin=[np.ones(3)])
+    own = model.trainable_variables
+    with pytest.raises(ValueError, match=r"^end has 30 numbers, the model 29$"):
+        analysis.interpolation(model, data, own, np.ones(30), batch_norm="refit")
+    with pytest.raises(ValueError, match=r"one array for each.* Received: 100,000$"):
+        analysis.interpolation(model, data, [0.0] * 100_000, own, batch_norm="refit")
     for points in (np.ones((1, 4)), np.ones((5, 4)), np.outer(range(5), np.ones(4))):
         with pytest.raises(ValueError, match="all points lie on one line"):
             analysis.pca_directions(points)

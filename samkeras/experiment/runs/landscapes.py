@@ -2,6 +2,7 @@
 folders."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,9 +170,25 @@ def take_line(
     first: SavedRun, second: SavedRun, which: Which, examples: int, path: Path
 ) -> Line:
     """The loss and the metrics from one run's weights, at 0, to another one's, at 1;
-    see take_plane. The data are the first one's."""
+    see take_plane. The data are the first one's.
+
+    Raises:
+        InputError: their models have weights of other shapes, or there is no loss to
+            measure.
+    """
     with in_precision(first.config), _in_one_line():
-        end, model = _flatten(second.model(which)), first.model(which)
+        other, model = second.model(which), first.model(which)
+        shapes = [
+            [tuple(w.shape) for w in m.trainable_variables] for m in (model, other)
+        ]
+        if shapes[0] != shapes[1]:
+            sizes = [sum(map(math.prod, each)) for each in shapes]
+            raise InputError(
+                "an interpolation is between two runs of one model. Received: "
+                f"{first.folder.name} of {sizes[0]:,} weights and "
+                f"{second.folder.name} of {sizes[1]:,}"
+            )
+        end = _flatten(other)
         data, test = _read(first, examples)
         return analysis.interpolation(
             model,

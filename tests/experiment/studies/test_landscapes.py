@@ -1,5 +1,6 @@
 """Landscapes of finished runs, from their folders."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -204,6 +205,22 @@ def test_the_line_between_two_runs_is_drawn(saved, tmp_path):
         batch = run.data.train.first(50).batches(50)[0]
         expected = run.model("last").evaluate(*batch, verbose=0, return_dict=True)
         np.testing.assert_allclose(line[t], expected["loss"], rtol=1e-4)
+
+
+def test_runs_of_two_widths_have_no_line_between_them(saved, tmp_path):
+    """Said by their names, in one line, whatever the number of weights."""
+
+    class Wider:
+        config, folder = saved[1].config, tmp_path / "wider"
+
+        def model(self, which):
+            return keras.Sequential([keras.Input((2,)), keras.layers.Dense(700)])
+
+    name = saved[0].folder.name
+    count = saved[0].model("last").count_params()
+    message = f"two runs of one model. Received: {name} of {count:,} weights and wider "
+    with pytest.raises(InputError, match=f"{message}of 2,100$"):
+        draw_interpolation(saved[0], Wider(), examples=50, folder=tmp_path / "line")
 
 
 def test_levels_are_shared_and_axes_hold_all_tracks():
