@@ -63,15 +63,18 @@ from samkeras.workload import Workload
 MAX_CHANGES = 80  # characters of a folder's name
 
 
-def check_numbers(figure: Figure, workload: Workload) -> None:
+def check_numbers(
+    figure: Figure, workload: Workload, configs: Sequence[Config]
+) -> None:
     """Checks that runs will have the numbers that a study's pictures and tables show,
     as far as that is known before they are trained, and that there is what theory says
     of them.
 
     Raises:
-        InputError: there is no number, or no rule, of a name.
+        InputError: there is no number, or no rule, of a name, or the rule is of other
+            runs.
     """
-    check_bounds(figure.pictures, workload)
+    check_bounds(figure.pictures, workload, configs)
     names, are_all = list_numbers(workload)
     for table in figure.tables:
         check_crosstab(table, workload, names if are_all else ())

@@ -51,7 +51,8 @@ def check_at_once(session: Session, runs: Sequence[Run], figure: Figure | None) 
     with explained("read what it measures", session, runs[0].config):
         check_measured(runs[0].config, runs[0].workload)
         if figure is not None:
-            pictures.check_numbers(figure, runs[0].workload)
+            configs = [run.config for run in runs]
+            pictures.check_numbers(figure, runs[0].workload, configs)
     for run in runs:
         run.task.check_devices(run.config)
 

@@ -10,7 +10,11 @@ import pytest
 
 from samkeras.errors import InputError
 from samkeras.experiment.options.targets import find_target
-from samkeras.experiment.studies.bounds import find_bounds
+from samkeras.experiment.studies.bounds import (
+    check_bounds,
+    find_bounds,
+    stable_lambda_max,
+)
 from samkeras.experiment.studies.figure import Figure
 from samkeras.experiment.studies.pictures import draw_picture
 from samkeras.experiment.studies.points import fit_curves
@@ -135,6 +139,7 @@ def test_bounds_of_stability_are_those_of_each_panel():
     """2 / eta; (1 / eta) sqrt(B (n - 1) / (n - B)), which is 1 / eta for a batch of
     one, and none for all examples."""
     rates = {"learning_rate": 0.1, "batch_size": 1, "train_examples": 9}
+    rates |= {"momentum": 0.0}
     options = {"dataset": "mnist_5k", "sam": False, **rates}
     results = [
         make_halving(**options | {"width_mult": width, "learning_rate": rate})
@@ -154,6 +159,46 @@ def test_bounds_of_stability_are_those_of_each_panel():
     batch = [make_halving(**options | {"batch_size": 5})]
     assert find("stable_s_2", batch) == pytest.approx([10 * math.sqrt(5 * 8 / 4)])
     assert find("stable_s_2", [make_halving(**options | {"batch_size": 9})]) == []
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+def test_momentum_moves_the_largest_stable_eigenvalue(beta, nesterov):
+    """On a parabola of a curvature just below it SGD comes to the minimum, just above
+    it leaves it: by the optimizer's own steps."""
+    options = {"learning_rate": 0.1, "momentum": beta, "nesterov": nesterov}
+    bound = stable_lambda_max(make_config("mnist_mlp", **options))
+    w, v = np.ones(2), np.zeros(2)
+    curvatures = np.array([0.99, 1.01]) * bound
+    for _ in range(3000):
+        gradient = curvatures * w
+        v = beta * v + gradient
+        w = w - 0.1 * (gradient + beta * v if nesterov else v)
+    assert abs(w[0]) < 1e-3
+    assert abs(w[1]) > 1e3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("stable_s_2", {"momentum": 0.9}, "without momentum at .* --momentum 0.9"),
+        ("stable_lambda_max", {"optimizer": "adam"}, "are of SGD .* --optimizer adam"),
+        ("stable_lambda_max", {"lr_schedule": "cosine"}, "rate.* --lr_schedule cosine"),
+        ("stable_s_2", {"lr_milestones": (0.5,)}, "rate.* --lr_milestones .0.5"),
+    ],
+)
+def test_bounds_of_other_optimizers_are_refused(name, options, message):
+    """Before anything is trained: theory says nothing of them."""
+    picture = make_picture("loss", "epoch", bounds=name)
+    workload = find_target("mnist_mlp").load()
+    constant = {"optimizer": "sgd", "lr_schedule": "step", "lr_milestones": ()}
+    configs = [
+        make_config("mnist_mlp", **constant, momentum=0.0),
+        make_config("mnist_mlp", **constant | options),
+    ]
+    check_bounds([picture], workload, configs[:1])
+    with pytest.raises(InputError, match=message):
+        check_bounds([picture], workload, configs)
 
 
 def test_the_bound_of_a_rank_is_the_best_approximations():
