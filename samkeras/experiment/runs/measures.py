@@ -9,6 +9,7 @@ import numpy as np
 
 from samkeras import analysis
 from samkeras.analysis import DataLoss
+from samkeras.analysis.lanczos import ROUNDING
 from samkeras.backend import backend
 from samkeras.data.examples import ArrayExamples, Examples
 from samkeras.experiment.runs.run import Run
@@ -110,10 +111,19 @@ def _eigenvalues(subject: Subject) -> Measured:
         "lambda_max": found.values[0],
         "lambda_residual": np.max(found.residuals),
     }
-    if k == 5:
-        numbers["lambda_5"] = found.values[4]
-        numbers["lambda_ratio"] = found.values[0] / found.values[4]
     notes: list[str] = []
+    if k == 5:
+        fifth = numbers["lambda_5"] = found.values[4]
+        # What may as well be zero.
+        rounding = ROUNDING * np.finfo(found.dtype).eps * abs(found.values[0])
+        least = max(found.residuals[4], rounding)
+        if fifth > least:
+            numbers["lambda_ratio"] = found.values[0] / fifth
+        else:
+            notes.append(
+                f"lambda_ratio is not known: lambda_5, {fifth:.3g}, is not above "
+                f"{least:.2g}, within which it may be zero"
+            )
     if not found.converged:
         notes.append(
             f"eigenvalues have not converged: after {found.products} products their "

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from samkeras.experiment.runs.saved import load_run
 from samkeras.experiment.studies import grid
 from samkeras.experiment.studies.curves import find_files
 from samkeras.experiment.tracking.journal import find_journals
+from tests.analysis.making import build_quadratic, rotate
 
 SMALL = ["--width_mult", "0.1", "--epochs", "3", "--batch_size", "200", "--sam"]
 SMALL += ["true,false"]
@@ -234,6 +236,25 @@ def test_a_grid_draws_what_it_measures_side_by_side(trained, store, capsys, tmp_
             (journal,) = find_journals(find_run(folder, kind))
             files = [r["file"] for r, _ in journal.read(0) if "file" in r]
             assert any(file.endswith(f"/{name}.png") for file in files)
+
+
+def measure_quadratic(name: str, values: list[float]) -> measures.Measured:
+    """A measure of a loss whose Hessian has these eigenvalues."""
+    model, data = build_quadratic(rotate(values)[None])
+    return measures.take(name, SimpleNamespace(model=model, loss=DataLoss(model, data)))
+
+
+@pytest.mark.parametrize("fifth", [0.0, 1e-5, -0.5])
+def test_an_eigenvalue_of_zero_has_no_ratio(fifth):
+    """Nor one that may be zero by its residual or by rounding, nor a negative one:
+    a ratio would be of rounding alone."""
+    found = measure_quadratic("eigenvalues", [9.0, 4.0, 3.0, 2.0, fifth, -1.0])
+    assert found.numbers["lambda_5"] == pytest.approx(fifth, abs=1e-4)
+    assert "lambda_ratio" not in found.numbers
+    assert any("lambda_ratio is not known" in note for note in found.notes)
+    known = measure_quadratic("eigenvalues", [9.0, 4.0, 3.0, 2.0, 0.5, -1.0])
+    assert known.numbers["lambda_ratio"] == pytest.approx(18, rel=1e-3)
+    assert known.notes == []
 
 
 @pytest.mark.one_backend
