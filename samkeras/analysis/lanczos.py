@@ -65,12 +65,11 @@ class Krylov:
         dtype: str,
         scale: float = 0.0,
     ):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        most = memory // 2 // (size * np.dtype(dtype).itemsize)
+        most = find_most_vectors(size, dtype)
         if capacity > most:
             raise ValueError(
                 f"{capacity} vectors of {size:,} weights take more than half of this "
-                f"machine's {memory / 1e9:.1f} GB: take at most {most} products"
+                f"machine's {_find_memory() / 1e9:.1f} GB: take at most {most} products"
             )
         self._multiply, self._scale = multiply, scale
         self._basis = np.zeros((capacity, size), dtype)  # takes memory as it is used
@@ -179,6 +178,15 @@ class Krylov:
         for place in [*self.rests]:
             if np.linalg.norm(self.rests[place]) <= self.rounding:
                 del self.rests[place]
+
+
+def find_most_vectors(size: int, dtype: str) -> int:
+    """How many vectors of a size a basis may have: half of the machine's memory."""
+    return _find_memory() // 2 // (size * np.dtype(dtype).itemsize)
+
+
+def _find_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def find_largest(

@@ -41,7 +41,8 @@ class NonUniformity(Measurement):
         method: "gauss_newton" or "hessian".
         eigenvalue: the largest one of mean H_i^k - H^k.
         residual: within which it has an eigenvalue.
-        converged: whether that is small.
+        converged: whether that is small, and likewise those of `sharpness` and of what
+            `gap` is of.
         products: how often the matrix was multiplied.
         sharpness: H's largest eigenvalue, by the same method.
         gap: the relative difference of that and the true H's: how wrong the method is.
@@ -169,12 +170,16 @@ def non_uniformities(
             scale,
         )
 
-    exact = top = float(find_top(loss.product).values[0])
+    found = find_top(loss.product)
+    exact = top = float(found.values[0])
+    are_converged = found.converged
     multiply, powers = loss.product, functools.partial(_make_power, loss)
     if method == "gauss_newton":
         powers = _make_gauss_newton(loss)
         multiply = powers(1)
-        top = float(find_top(multiply).values[0])
+        found = find_top(multiply)
+        top = float(found.values[0])
+        are_converged &= found.converged
     gap = abs(top - exact) / abs(exact) if exact else 0.0
 
     def find(k: int) -> NonUniformity:
@@ -196,7 +201,7 @@ def non_uniformities(
             method=method,
             eigenvalue=eigenvalue,
             residual=float(pairs.residuals[0]),
-            converged=pairs.converged,
+            converged=pairs.converged and are_converged,
             products=pairs.products,
             sharpness=top,
             gap=gap,

@@ -125,8 +125,16 @@ class ArrayExamples:
         if last:
             rest = len(self) - count
             return self._take(slice(rest, None)), self._take(slice(rest))
-        order = np.random.default_rng(0).permutation(len(self))
+        order = self._shuffle()
         return self._take(order[:count]), self._take(order[count:])
+
+    def choose(self, count: int) -> "ArrayExamples":
+        """A random choice of `count` examples, the same one always; all of them are in
+        their order."""
+        return self if count == len(self) else self._take(self._shuffle()[:count])
+
+    def _shuffle(self) -> np.ndarray:
+        return np.random.default_rng(0).permutation(len(self))
 
     def with_label_noise(
         self, rate: float, num_classes: int, seed: int

@@ -4,6 +4,7 @@ refused."""
 import contextlib
 import io
 import os
+import re
 import zipfile
 
 import numpy as np
@@ -15,7 +16,7 @@ from samkeras.data.arrays import load_npz
 from samkeras.data.imagenet import load_imagenet
 from samkeras.data.images import load_images
 from samkeras.errors import InputError
-from tests.helpers import arrays_of, parse_runs
+from tests.helpers import arrays_of, make_config, parse_runs
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 6, 6), dtype=np.uint8)
@@ -62,6 +63,23 @@ def test_bad_npz_files_are_named(tmp_path):
 
 def load(path, **changes):
     return load_images(write_npz(path / "d.npz", **changes), None)
+
+
+def test_a_sorted_files_first_examples_are_told_of(tmp_path):
+    """--train_examples takes the first ones, which may be of few classes: no accuracy
+    may come out of that unsaid. The notes come with the data."""
+    path = write_npz(tmp_path / "d.npz", y_train=np.repeat([0, 1, 2, 3], 5))
+    for count, words in (
+        (8, "first 8 training examples .* are of 2 of the 4"),
+        (20, ""),
+    ):
+        options = {"dataset": path, "train_examples": count}
+        config = make_config("mnist_mlp", **options)
+        splits = config.target.load().task.load(config)
+        assert len(splits.train) == count
+        said = [note for note in splits.notes if "training examples" in note]
+        assert len(said) == bool(words)
+        assert not said or re.search(words, said[0])
 
 
 @pytest.mark.parametrize(

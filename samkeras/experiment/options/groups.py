@@ -783,7 +783,7 @@ class Measuring(Options):
     measure_every: PositiveInt | None = None
     """with measure: measure after every N epochs too, as a part of the training"""
     measure_examples: PositiveInt = 5000
-    """with measure: on the first N training examples, or all there are"""
+    """with measure: on N training examples, or all there are"""
 
     @property
     def unused(self) -> dict[str, str]:

@@ -50,9 +50,7 @@ def explain(error: Exception, config: Config) -> Failure:
     corrupt = re.search(r"CorruptImageError: (.*? is not a readable image)", text)
     if corrupt:
         return Failure(corrupt[1])
-    # JAX and TensorFlow name it so, each in exceptions of its own.
-    names = "RESOURCE_EXHAUSTED|ResourceExhausted|Out of memory|OOM when allocating"
-    if isinstance(error, MemoryError) or re.search(names, text):
+    if is_out_of_memory(error):
         return Failure(
             f"out of memory: lower --batch_size (now {config.batch_size}) or "
             f"--width_mult (now {config.width_mult:g}) ({describe(error)[:200]})"
@@ -61,6 +59,14 @@ def explain(error: Exception, config: Config) -> Failure:
         return Failure(describe(error))
     text = f"{describe(error)} ({find_own_line(error)})"
     return Failure(text, format_traceback(error))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a program or array takes more memory than there is, on any device."""
+    # JAX and TensorFlow name it so, each in exceptions of its own.
+    names = "RESOURCE_EXHAUSTED|ResourceExhausted|Out of memory|OOM when allocating"
+    text = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or bool(re.search(names, text))
 
 
 def describe(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from samkeras import analysis
 from samkeras.analysis import DataLoss, Directions, Line, Plane, Projection
 from samkeras.errors import InputError
 from samkeras.experiment.runs.build import has_convolution, in_precision
-from samkeras.experiment.runs.measures import MAX_BATCH, take_batches
+from samkeras.experiment.runs.measures import MAX_BATCH, take_batches, within_memory
 from samkeras.experiment.runs.saved import SavedRun, Which
 
 MARGIN = 0.2  # of a plane, beyond the paths on it
@@ -239,7 +239,7 @@ def _flatten(model: Any) -> np.ndarray:
 
 
 def _read(saved: SavedRun, examples: int) -> tuple[list[Any], list[Any]]:
-    """Batches of the first training and validation examples, without augmentation."""
+    """Batches of training and validation examples, without augmentation."""
     data = saved.data
     if not hasattr(data.train, "first"):
         raise InputError(f"{saved.config.target} has no examples to have a loss on")
@@ -252,6 +252,7 @@ def _read(saved: SavedRun, examples: int) -> tuple[list[Any], list[Any]]:
 def _in_one_line() -> Iterator[None]:
     """Says what cannot be measured as a user's error."""
     try:
-        yield
+        with within_memory():
+            yield
     except ValueError as error:
         raise InputError(str(error)) from None

@@ -1,6 +1,7 @@
 """What the loss looks like around a run's weights: the measures of `--measure`."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from samkeras import analysis
 from samkeras.analysis import DataLoss
-from samkeras.analysis.lanczos import ROUNDING
+from samkeras.analysis.lanczos import ROUNDING, find_most_vectors
 from samkeras.backend import backend
 from samkeras.data.examples import ArrayExamples, Examples
+from samkeras.experiment.runs.failure import describe, is_out_of_memory
 from samkeras.experiment.runs.run import Run
 from samkeras.model import SAMModel
 
@@ -19,6 +21,7 @@ from samkeras.model import SAMModel
 RHO = 0.05
 MAX_BATCH = 256
 MAX_LOSSES = 4  # which are kept
+MOST_PRODUCTS, FEWER_PRODUCTS = 200, 100  # for the largest eigenvalues, for one
 DRAWS, STEPS = 5, 60  # of the spectrum
 
 # The last ones, whose programs serve other runs of their models.
@@ -67,23 +70,41 @@ class Measured:
 def take(name: str, subject: Subject) -> Measured:
     """Takes a measure; what cannot be measured has a note that says why."""
     try:
-        return _MEASURES[name](subject)
+        with within_memory():
+            return _MEASURES[name](subject)
     except ValueError as error:
         return Measured(notes=[f"{name} cannot be measured: {error}"])
 
 
+@contextlib.contextmanager
+def within_memory() -> Iterator[None]:
+    """Makes a ValueError, as of all that cannot be measured, of what takes more memory
+    than there is."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"out of memory: below {MAX_BATCH} examples it takes less "
+            f"({describe(error)[:200]})"
+        ) from None
+
+
 def make_loss(model: keras.Model, examples: Examples, count: int) -> DataLoss:
-    """A model's loss on the first examples of its training; see take_batches."""
-    data, size = take_batches(examples, count)
-    found = [loss for loss in _losses if loss.model is model]
-    loss = found[0].on(data, size) if found else DataLoss(model, data, size)
+    """A model's loss on examples of its training; see take_batches."""
+    with within_memory():
+        data, size = take_batches(examples, count)
+        found = [loss for loss in _losses if loss.model is model]
+        loss = found[0].on(data, size) if found else DataLoss(model, data, size)
     _losses[:] = [*(each for each in _losses if each not in found), loss][-MAX_LOSSES:]
     return loss
 
 
 def take_batches(examples: Examples, count: int) -> tuple[list[Any], int]:
-    """Batches of the first examples, without augmentation, in their order, and the size
-    of all but the last.
+    """Batches of some examples, without augmentation, and the size of all but the last:
+    the same ones always, chosen at random, as a file of one's own may be in the order
+    of its classes; those of a stream are the first ones.
 
     Args:
         examples: of the training or the validation.
@@ -94,7 +115,9 @@ def take_batches(examples: Examples, count: int) -> tuple[list[Any], int]:
     size = min(MAX_BATCH, count)
     if isinstance(examples, ArrayExamples) and examples.collate is not None:
         count -= count % size
-    batches = examples.first(count).batches(size)
+    is_here = isinstance(examples, ArrayExamples)
+    chosen = examples.choose(count) if is_here else examples.first(count)
+    batches = chosen.batches(size)
     return [batches[i] for i in range(batches.total)], size
 
 
@@ -106,13 +129,15 @@ def forget() -> None:
 def _eigenvalues(subject: Subject) -> Measured:
     loss = subject.loss
     k = min(5, loss.measured["num_weights"])
-    found = analysis.top_eigenvalues(subject.model, loss, k)
+    most = _fit(loss, MOST_PRODUCTS)
+    found = analysis.top_eigenvalues(subject.model, loss, k, max_products=most)
     numbers = {
         "lambda_max": found.values[0],
         "lambda_residual": np.max(found.residuals),
+        "lambda_converged": float(found.converged),
     }
     notes: list[str] = []
-    if k == 5:
+    if len(found.values) == 5:
         fifth = numbers["lambda_5"] = found.values[4]
         # What may as well be zero.
         rounding = ROUNDING * np.finfo(found.dtype).eps * abs(found.values[0])
@@ -125,10 +150,7 @@ def _eigenvalues(subject: Subject) -> Measured:
                 f"{least:.2g}, within which it may be zero"
             )
     if not found.converged:
-        notes.append(
-            f"eigenvalues have not converged: after {found.products} products their "
-            f"residuals are up to {np.max(found.residuals):.2g}"
-        )
+        notes.append(_complain("eigenvalues have", found))
     arrays = {"values": found.values, "residuals": found.residuals}
     return Measured(numbers, arrays, notes)
 
@@ -139,11 +161,40 @@ def _trace(subject: Subject) -> Measured:
 
 
 def _spectrum(subject: Subject) -> Measured:
-    found = analysis.spectral_density(
-        subject.model, subject.loss, draws=DRAWS, steps=STEPS
-    )
+    loss = subject.loss
+    steps = _fit(loss, STEPS)
+    found = analysis.spectral_density(subject.model, loss, draws=DRAWS, steps=steps)
     arrays = {"values": found.values, "weights": found.weights}
-    return Measured({"lambda_min": found.values[0]}, arrays)
+    # Of the smallest of the points nothing says how near it is to an eigenvalue.
+    most = _fit(loss, FEWER_PRODUCTS)
+    least = analysis.bottom_eigenvalues(subject.model, loss, max_products=most)
+    numbers = {
+        "lambda_min": least.values[0],
+        "lambda_min_residual": least.residuals[0],
+        "lambda_min_converged": float(least.converged),
+    }
+    notes: list[str] = []
+    if steps < STEPS:
+        notes.append(
+            f"the spectrum is of {steps} steps of Lanczos instead of {STEPS}: no more "
+            "vectors of the weights' size fit into half of the memory"
+        )
+    if not least.converged:
+        notes.append(_complain("lambda_min has", least))
+    return Measured(numbers, arrays, notes)
+
+
+def _fit(loss: DataLoss, count: int) -> int:
+    """As many products, at most, as their vectors fit into memory; one at least, whose
+    measure says that it does not."""
+    return max(1, min(count, find_most_vectors(loss.size, loss.dtype)))
+
+
+def _complain(what: str, found: analysis.Eigenvalues) -> str:
+    return (
+        f"{what} not converged: after {found.products} products there are residuals of "
+        f"up to {np.max(found.residuals):.2g}"
+    )
 
 
 def _sharpness(subject: Subject) -> Measured:
@@ -159,16 +210,29 @@ def _average_sharpness(subject: Subject) -> Measured:
 
 
 def _non_uniformity(subject: Subject) -> Measured:
-    numbers, notes = {}, []
-    for found in analysis.non_uniformities(subject.model, subject.loss):
+    loss, notes = subject.loss, list[str]()
+    most = _fit(loss, FEWER_PRODUCTS)
+    moments = analysis.non_uniformities(subject.model, loss, max_products=most)
+    numbers = {f"s_{found.k}": found.value for found in moments}
+    numbers["s_gap"] = moments[0].gap
+    numbers["s_converged"] = float(all(found.converged for found in moments))
+    # How much larger they may be: what s_k is a root of has an eigenvalue within that.
+    errors = [
+        (max(found.eigenvalue, 0.0) + found.residual) ** (1 / found.k) - found.value
+        for found in moments
+        if not found.reason
+    ]
+    if errors:
+        numbers["s_residual"] = max(errors)
+    for found in moments:
         name = f"s_{found.k}"
-        numbers[name] = found.value
         if found.reason:
             notes.append(f"{name} is not known: {found.reason}")
         elif not found.converged:
             notes.append(
-                f"{name} has not converged: its eigenvalue {found.eigenvalue:.3g} has "
-                f"a residual of {found.residual:.2g}"
+                f"{name} has not converged: after {found.products} products its "
+                f"eigenvalue {found.eigenvalue:.3g} has a residual of "
+                f"{found.residual:.2g}, or the Hessian's own is not known well enough"
             )
     return Measured(numbers, {}, notes)
 

@@ -27,7 +27,7 @@ from samkeras.files import replace_file
 from samkeras.model import SAMModel
 
 # Of what measures give: numbers of an earlier one are not taken for this one's.
-VERSION = 2
+VERSION = 3
 
 
 class Meter:
@@ -247,7 +247,7 @@ def measure_run(
         saved: the run.
         names: of the measures.
         weights: of which epoch.
-        examples: on how many of its first training examples, at most.
+        examples: on how many of its training examples, at most.
 
     Returns:
         The measures, in the order of their names, and the names of the new ones.

@@ -20,6 +20,7 @@ from samkeras.experiment.runs.landscapes import (
     take_line,
     take_plane,
 )
+from samkeras.experiment.runs.measuring import VERSION
 from samkeras.experiment.runs.saved import SavedRun, Which
 from samkeras.experiment.studies import tables
 from samkeras.experiment.studies.drawing import COLOURS, opened, place_below
@@ -168,7 +169,7 @@ def name_folder(
 ) -> Path:
     """The folder of a landscape's files."""
     records = [saved.record for saved in runs]
-    mark = digest(*records, which, examples, points, seed)
+    mark = digest(*records, which, examples, points, seed, VERSION)
     first = runs[0]
     return first.folder.parent / "landscapes" / f"{first.config.workload}_{mark}"
 

@@ -14,7 +14,13 @@ from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.config import varied_fields
 from samkeras.experiment.options.fields import Measures, PositiveInt, parse_option
 from samkeras.experiment.options.groups import Measuring
-from samkeras.experiment.options.measures import ALONG, MEASURES, NUMBERS, TOGETHER
+from samkeras.experiment.options.measures import (
+    ALONG,
+    FLAGS,
+    MEASURES,
+    NUMBERS,
+    TOGETHER,
+)
 from samkeras.experiment.place import COMMAND, complain
 from samkeras.experiment.runs.result import SIZES, Result
 from samkeras.experiment.runs.run import Run
@@ -174,7 +180,7 @@ def draw_together(
                     logger.log_file(path)
         print(f"The {name} of the runs: {paths[0]}")
         if name in TOGETHER and options.measure_examples > MAX_EXAMPLES:
-            print(f"It is of the first {MAX_EXAMPLES:,} examples of each part.")
+            print(f"It is of {MAX_EXAMPLES:,} examples of each part.")
     return is_whole
 
 
@@ -277,6 +283,7 @@ class _Progress:
             f"{name} {value:.4g}"
             for entry in new
             for name, value in entry.numbers.items()
+            if name not in FLAGS.values()
         ]
         if self._verbose and what:
             seconds = sum(entry.seconds for entry in new)
@@ -379,7 +386,7 @@ def _parse(arguments: list[str]) -> tuple[list[Path], Which, Measuring]:
     add("--measure", metavar="NAME,NAME", help=text)
     text = "of which epoch: last or best (default: last)"
     add("--weights", metavar="{last|best}", default="last", help=text)
-    text = "on the first N training examples (default: 5000)"
+    text = "on N training examples (default: 5000)"
     add("--examples", metavar="N", default="5000", help=text)
     try:
         given, unknown = parser.parse_known_args(arguments)

@@ -9,6 +9,7 @@ from samkeras.errors import InputError
 from samkeras.experiment.options.groups import Measuring
 from samkeras.experiment.runs.data import describe_data
 from samkeras.experiment.runs.landscapes import look_at_both
+from samkeras.experiment.runs.measuring import VERSION
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
@@ -92,7 +93,8 @@ def _measure(pair: Pair, run_dir: Path, folder: Path) -> Panel:
     base, sam = (_load(result, run_dir) for result in pair.runs)
     view = look_at_both(base, sam, pair.names, "last")
     examples = Measuring.of(base.config).measure_examples
-    path = folder / f"plane_{digest(base.record, sam.record, examples)}.npz"
+    mark = digest(base.record, sam.record, examples, VERSION)
+    path = folder / f"plane_{mark}.npz"
     return measure([view], examples, [path])[0]._replace(title=pair.title)
 
 

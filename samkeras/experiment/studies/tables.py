@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 
 from samkeras.experiment.options.config import varied_fields
-from samkeras.experiment.options.measures import MEASURES
+from samkeras.experiment.options.measures import FLAGS, MEASURES
 from samkeras.experiment.options.values import (
     as_text,
     count_decimals,
@@ -174,7 +174,8 @@ def _list_means(
 
 def print_measured(results: Sequence[Result]) -> None:
     """What was measured of runs: a table a measure, of means over seeds, with a row for
-    each model without SAM and at each rho.
+    each model without SAM and at each rho. Numbers that have not converged, in one of
+    the seeds, are marked.
 
     Args:
         results: of one workload; those that were not measured have no cells.
@@ -186,8 +187,14 @@ def print_measured(results: Sequence[Result]) -> None:
         name for name in RULE_FIELDS if name == "rho" or _varies(comparisons, name)
     ]
     heads = [*comparisons[0].fields] if comparisons else []
-    for numbers in MEASURES.values():
-        names = [n for n in numbers if any(r.number(n) is not None for r in results)]
+    for measure, numbers in MEASURES.items():
+        names = [
+            name
+            for name in numbers
+            if name not in FLAGS.values()
+            and any(result.number(name) is not None for result in results)
+        ]
+        is_marked = False
         columns: Columns = {name: [] for name in (*heads, *rules, "seeds", *names)}
         for c in comparisons if names else ():
             place = {name: cell(value) for name, value in c.fields.items()}
@@ -195,15 +202,19 @@ def print_measured(results: Sequence[Result]) -> None:
                 row = place | {"rho": "no SAM", "seeds": f"{len(runs)}"}
                 if rule is not None:
                     row |= {name: cell(value) for name, value in named(rule).items()}
+                flags = [r.number(FLAGS.get(measure, "")) for r in runs.values()]
+                mark = " *" if 0 in flags else ""
+                is_marked |= bool(mark)
                 for name in names:
                     found = [result.number(name) for result in runs.values()]
                     mean = estimate(value for value in found if value is not None)
-                    row[name] = _in_digits(mean)
+                    row[name] = _in_digits(mean) + (mark if mean else "")
                 for name, cells in columns.items():
                     cells.append(row.get(name, ""))
                 place = {}  # is said once
         if names:
-            _print_columns(_console(), columns, heads, ())
+            note = "* has not converged." if is_marked else ""
+            _print_columns(_console(), columns, heads, (), note)
 
 
 def _in_digits(found: Estimate | None) -> str:

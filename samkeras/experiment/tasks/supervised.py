@@ -4,12 +4,14 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from samkeras.data.content import describe_content
 from samkeras.data.examples import ArrayExamples, Examples
 from samkeras.data.mixup import Mixup
 from samkeras.data.order import count_places
 from samkeras.data.recipes import build_recipe
-from samkeras.data.splits import Splits
+from samkeras.data.splits import DataInfo, Splits
 from samkeras.errors import InputError
 from samkeras.experiment.machine import name_backend
 from samkeras.experiment.options.groups import (
@@ -75,8 +77,12 @@ class Supervised:
             num_train -= num_held_out
             num_validation = min(limits[1] or num_held_out, num_held_out)
 
+        notes = [*splits.notes]
+
         def read() -> tuple[Examples, Examples]:
             train, validation = splits.train.first(limits[0]), splits.validation
+            # What has come up in reading is among them.
+            notes[:] = [*splits.notes, *_describe_lost(splits.train, train, info)]
             if config.holdout:
                 count = round(config.holdout * len(train))
                 # Examples of one's own may know of none but random ones.
@@ -90,6 +96,7 @@ class Supervised:
                 info, num_train=num_train, num_validation=num_validation
             ),
             read=read,
+            notes=notes,
             content=splits.content or describe_content(Dataset.of(config).dataset),
         )
 
@@ -224,6 +231,21 @@ class Supervised:
                 f"Received: {batch_size}"
             )
         return multiple
+
+
+def _describe_lost(every: Examples, train: Examples, info: DataInfo) -> list[str]:
+    """What to say of classes that the first examples of a set are not of."""
+    if not isinstance(every, ArrayExamples) or not isinstance(train, ArrayExamples):
+        return []
+    if info.num_classes is None or every.y.ndim != 1 or len(train) == len(every):
+        return []
+    known, there = (len(np.unique(each.y)) for each in (train, every))
+    if known == there:
+        return []
+    return [
+        f"{info.name}: the first {len(train)} training examples (--train_examples) are "
+        f"of {known} of the {there} classes"
+    ]
 
 
 def _follow(config: Any, data: Examples, model: "SAMModel") -> Examples:

@@ -83,7 +83,7 @@ def test_planes_go_through_the_runs_weights(saved, tmp_path):
     plane = take_plane(view, at, at[1:], 150, tmp_path / "plane.npz")
     model, data = saved[0].model("last"), saved[0].data
     for numbers, examples in ((plane.train, data.train), (plane.test, data.validation)):
-        batches = examples.first(150).batches(50)
+        batches = examples.choose(150).batches(50)
         logs = model.evaluate(batches, verbose=0, return_dict=True)
         assert set(numbers) == set(logs)
         for name, value in logs.items():
@@ -142,7 +142,7 @@ def test_the_losses_at_a_start_and_two_ends_are_on_their_plane(paths, tmp_path):
     np.testing.assert_allclose(view.directions.explained.sum(), 1)
     first, second = view.tracks
     np.testing.assert_allclose(first.coordinates[0], second.coordinates[0], atol=1e-6)
-    batch = (paths[1].data.train.first(50)).batches(50)[0]
+    batch = (paths[1].data.train.choose(50)).batches(50)[0]
     data = analysis.DataLoss(paths[1].model("last"), batch)
     x, y = find_axes(view.tracks, 5)
     plane = take_plane(view, x, y, 50, tmp_path / "plane.npz")
@@ -202,7 +202,7 @@ def test_the_line_between_two_runs_is_drawn(saved, tmp_path):
     with np.load(files[2]) as numbers:
         line = dict(zip(numbers["x"], numbers["train_loss"][0], strict=True))
     for run, t in zip(saved, (0.0, 1.0), strict=True):
-        batch = run.data.train.first(50).batches(50)[0]
+        batch = run.data.train.choose(50).batches(50)[0]
         expected = run.model("last").evaluate(*batch, verbose=0, return_dict=True)
         np.testing.assert_allclose(line[t], expected["loss"], rtol=1e-4)
 

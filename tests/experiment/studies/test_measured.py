@@ -1,6 +1,7 @@
 """Runs that are measured: along their training, when they are over, and later."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,17 @@ import pytest
 import run as command
 from samkeras import analysis
 from samkeras.analysis import DataLoss
+from samkeras.data.examples import ArrayExamples
+from samkeras.experiment.options.measures import MEASURES
 from samkeras.experiment.runs import measures, measuring
+from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.saved import load_run
 from samkeras.experiment.studies import grid
 from samkeras.experiment.studies.curves import find_files
+from samkeras.experiment.studies.tables import print_measured
 from samkeras.experiment.tracking.journal import find_journals
-from tests.analysis.making import build_quadratic, rotate
+from tests.analysis.making import build_linear, build_quadratic, rotate
+from tests.helpers import make_config
 
 SMALL = ["--width_mult", "0.1", "--epochs", "3", "--batch_size", "200", "--sam"]
 SMALL += ["true,false"]
@@ -68,11 +74,11 @@ def forbid(monkeypatch):
 
 
 def test_the_numbers_are_those_of_the_last_weights(trained):
-    """As samkeras.analysis gives them for the model and the first examples of the
-    training, and recorded with the run, which is over as before."""
+    """As samkeras.analysis gives them for the model and a choice of its training's
+    examples, and recorded with the run, which is over as before."""
     path = find_run(trained, "sgd")
     saved = load_run(path)
-    model, data = saved.model("last"), saved.data.train.first(150)
+    model, data = saved.model("last"), saved.data.train.choose(150)
     loss = DataLoss(model, (data.x, data.y))
     numbers = read_numbers(path)
     top = analysis.top_eigenvalues(model, loss, 5).values
@@ -255,6 +261,116 @@ def test_an_eigenvalue_of_zero_has_no_ratio(fifth):
     known = measure_quadratic("eigenvalues", [9.0, 4.0, 3.0, 2.0, 0.5, -1.0])
     assert known.numbers["lambda_ratio"] == pytest.approx(18, rel=1e-3)
     assert known.notes == []
+
+
+def test_the_least_eigenvalue_has_a_residual():
+    """It is Lanczos' own, not the least point of a spectrum, of which nothing says how
+    near it is."""
+    found = measure_quadratic("spectrum", [9.0, *np.linspace(-1, 1, 20), -4.0])
+    assert found.numbers["lambda_min"] == pytest.approx(-4, rel=1e-3)
+    assert found.numbers["lambda_min_residual"] < 4e-3
+    assert found.numbers["lambda_min_converged"] == 1
+    assert found.notes == []
+
+
+def test_how_wrong_non_uniformity_is_is_recorded():
+    """Of a linear model the Gauss-Newton form is the Hessian; the residual is that of
+    the moments' roots."""
+    model, rng = build_linear(1, 3, "mse"), np.random.default_rng(0)
+    x, y = rng.standard_normal((8, 3)), rng.standard_normal((8, 1))
+    data = DataLoss(model, (x.astype("float32"), y.astype("float32")))
+    found = measures.take("non_uniformity", SimpleNamespace(model=model, loss=data))
+    assert set(found.numbers) == set(MEASURES["non_uniformity"])
+    assert found.numbers["s_gap"] < 1e-4
+    assert 0 <= found.numbers["s_residual"] < 1e-3 * found.numbers["s_4"]
+    assert found.numbers["s_converged"] == 1
+
+
+def test_as_many_products_are_taken_as_fit_into_memory(monkeypatch):
+    """Else a large network would have no eigenvalues at all; what has not converged for
+    that reason is said and flagged."""
+    values = [9.0, 5.0, 4.0, 3.0, 2.0, *np.linspace(-1, 1, 25)]
+    monkeypatch.setattr(os, "sysconf", lambda name: 40)  # 6 vectors of 30 weights
+    found = measure_quadratic("eigenvalues", values)
+    assert found.numbers["lambda_max"] == pytest.approx(9, abs=0.5)
+    assert found.numbers["lambda_converged"] == 0
+    assert any("have not converged: after 6 products" in note for note in found.notes)
+    found = measure_quadratic("spectrum", values)
+    assert any("of 6 steps of Lanczos instead of 60" in note for note in found.notes)
+    assert np.sum(found.arrays["weights"]) == pytest.approx(1)
+    monkeypatch.setattr(os, "sysconf", lambda name: 10)  # none at all
+    (note,) = measure_quadratic("eigenvalues", values).notes
+    assert "take more than half of this machine's" in note
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3.0 TiB"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes"),
+    ],
+)
+def test_too_little_memory_is_a_measures_note(monkeypatch, error):
+    """The training is over: a traceback would lose its end."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(analysis, "trace", fail)
+    found = measure_quadratic("trace", [2.0, 1.0, 1.0])
+    assert found.numbers == {}
+    (note,) = found.notes
+    assert note.startswith("trace cannot be measured: out of memory: ")
+    with monkeypatch.context() as context:
+        context.setattr(analysis, "trace", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            measure_quadratic("trace", [2.0, 1.0, 1.0])
+    monkeypatch.setattr(measures, "DataLoss", fail)
+    x = np.zeros((4, 3), "float32")
+    with pytest.raises(ValueError, match="out of memory"):
+        measures.make_loss(None, ArrayExamples(x, x), 2)
+
+
+@pytest.mark.one_backend
+def test_sorted_examples_are_measured_on_all_classes():
+    """The same choice always; all of them are in their order."""
+    examples = ArrayExamples(np.arange(60.0), np.repeat([0, 1], 30))
+    batches, size = measures.take_batches(examples, 20)
+    (labels,) = (y for _, y, *_ in batches)
+    assert size == 20
+    assert set(labels) == {0, 1}
+    again, _ = measures.take_batches(examples, 20)
+    np.testing.assert_array_equal(again[0][0], batches[0][0])
+    every, _ = measures.take_batches(examples, 100)
+    np.testing.assert_array_equal(every[0][0], examples.x)
+
+
+@pytest.mark.one_backend
+def test_what_has_not_converged_is_marked_in_its_table(capsys):
+    """In one of a row's seeds is enough; what has converged is not."""
+    results = [
+        Result(
+            make_config("mnist_mlp", sam=sam, seed=seed),
+            1,
+            1,
+            {
+                "best_val_accuracy": 0.5,
+                "final_val_accuracy": 0.5,
+                "lambda_max": 4.0 + sam,
+                "lambda_converged": float(sam or seed),
+                "trace": 3.0,
+            },
+        )
+        for sam in (True, False)
+        for seed in (0, 1)
+    ]
+    print_measured(results)
+    eigenvalues, trace = capsys.readouterr().out.strip().split("\n\n")
+    assert "4 ± 0 *" in eigenvalues
+    assert "5 ± 0\n" in eigenvalues
+    assert eigenvalues.endswith("* has not converged.")
+    assert "lambda_converged" not in eigenvalues
+    assert "*" not in trace
 
 
 @pytest.mark.one_backend
