@@ -15,15 +15,16 @@ COMPARE_EVERY = 11
 NORM_FLOOR = 1e-30  # for gradients of zero; small ones near a minimum stay above it
 
 
-class GradientMetrics:
+class GradientMetrics(keras.metrics.Metric):
     """Means over an epoch of what `compare_gradients` says of the two gradients.
 
-    A plain object, so that a model holding one does not track its metrics: a model
-    compiled anew drops the old ones.
+    One metric of three results: apart, each would take a step's time for its own
+    scalars, of which networks of a few units notice.
     """
 
     def __init__(self):
-        self.metrics = [keras.metrics.Mean(name=name) for name in GRADIENT_METRICS]
+        super().__init__(name="gradients")
+        self.sums = self.add_variable((2, len(GRADIENT_METRICS)), "zeros", name="sums")
 
     def is_due(self, step: Tensor) -> Tensor:
         """Whether to compare the gradients at a step: bool scalar.
@@ -31,17 +32,27 @@ class GradientMetrics:
         Every eleventh step and the first of each epoch: the mean is as good, and the
         comparison costs time.
         """
-        is_first = ops.equal(self.metrics[-1].count, 0)
+        _, counts = self._rows()
+        is_first = ops.equal(counts[-1], 0)
         return ops.logical_or(is_first, ops.equal(step % COMPARE_EVERY, 0))
 
-    def update(self, statistics: dict[str, Tensor]) -> None:
+    def update_state(self, statistics: dict[str, Tensor]) -> None:
         """Adds one step's statistics to the means."""
-        for metric in self.metrics:
-            value = statistics[metric.name]
-            # Neither steps that a LossScaleOptimizer skips have a gradient to speak of,
-            # nor steps where the comparison was not due a result.
-            finite = ops.isfinite(value)
-            metric.update_state(ops.where(finite, value, 0.0), finite)
+        values = ops.stack([statistics[name] for name in GRADIENT_METRICS])
+        # Neither steps that a LossScaleOptimizer skips have a gradient to speak of,
+        # nor steps where the comparison was not due a result.
+        is_known = ops.isfinite(values)
+        known = ops.where(is_known, values, ops.zeros_like(values))
+        added = ops.stack([known, ops.cast(is_known, known.dtype)])
+        self.sums.assign_add(ops.cast(added, self.sums.dtype))
+
+    def result(self) -> dict[str, Tensor]:
+        means = ops.divide_no_nan(*self._rows())
+        return dict(zip(GRADIENT_METRICS, ops.unstack(means), strict=True))
+
+    def _rows(self) -> list[Tensor]:
+        """The totals, and how many values are in them."""
+        return ops.unstack(ops.convert_to_tensor(self.sums))
 
 
 def compare_gradients(

@@ -244,7 +244,7 @@ class BaseTrainer(keras.Model):
         logs = self.compute_metrics(x, y, gradients.y_pred, sample_weight=sample_weight)
         if rule.metrics is not None:
             if statistics:
-                rule.metrics.update(statistics)
+                rule.metrics.update_state(statistics)
             logs = {**logs, **self.get_gradient_metrics_result()}
         return logs
 
@@ -346,7 +346,7 @@ class BaseTrainer(keras.Model):
         """The gradients' metrics so far in the epoch; none without a method."""
         if self._rule.metrics is None:
             return {}
-        return {m.name: m.result() for m in self._rule.metrics.metrics}
+        return self._rule.metrics.result()
 
     def _read_logs(self) -> Logs:
         """The means of the epoch so far."""

@@ -8,6 +8,7 @@ import pytest
 from keras.optimizers.schedules import PiecewiseConstantDecay
 
 import samkeras
+from samkeras.data.examples import ArrayExamples
 from tests.helpers import (
     CLASSES,
     batches_of,
@@ -131,6 +132,32 @@ def test_steps_on_batches_are_those_of_fit(jit_compile):
     assert_same_training(
         Run(model, got, evaluation), Run(fitted.model, last, fitted.evaluation)
     )
+
+
+class Counting(samkeras.SAMModel):
+    """Logs something of its own, which no metric holds: a batch's labels' sum."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        return {**logs, "labels": keras.ops.sum(y)}
+
+
+@pytest.mark.parametrize("is_resident", [True, False])
+def test_what_a_class_logs_is_of_the_last_step(is_resident):
+    """Where several steps are one call, from the device's data and from batches."""
+    x, y = random_examples(96)
+    model = compile_classifier(
+        build_classifier(Counting), steps_per_execution=3, method=samkeras.SAM(0.5)
+    )
+    examples = ArrayExamples(x, y, is_resident=is_resident)
+    batches = examples.batches(32, seed=0)
+    batches.start_epoch(0)
+    last = int(np.sum(batches[2][1]))
+    (taken,) = batches.take(3)
+    for function in (model.train_on_batches, model.test_on_batches):
+        logs = function(taken)
+        assert int(logs["labels"]) == last
+        assert "loss" in logs
 
 
 @pytest.mark.parametrize("run_eagerly", [True, False])
