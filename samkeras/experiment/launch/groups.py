@@ -130,16 +130,14 @@ def train_group(
             each.progress,
             stop,
             newest,
+            share=1 / len(members),
         )
         for each in members
     ]
     first = members[0].run
     with in_precision(first.config), backend.split_batches(first.task.devices()):
         for place, result in train_together(trainings):
-            # Of the time that all have taken together, a run's share.
-            seconds = result.numbers.get("seconds", 0.0) / len(members)
-            numbers = {**result.numbers, "seconds": seconds}
-            yield members[place].number, dataclasses.replace(result, numbers=numbers)
+            yield members[place].number, result
 
 
 def _find_folder(member: Replica, session: Session) -> Path:

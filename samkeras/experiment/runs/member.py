@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,22 @@ class Place(NamedTuple):
     examples_per_second: float | None = None
 
 
+class Clock:
+    """The seconds that a run takes, those of earlier commands among them.
+
+    Args:
+        logger: the run's record.
+        share: the run's part of the time in which several train together.
+    """
+
+    def __init__(self, logger: Record, share: float = 1.0):
+        self._began, self._share = time.monotonic(), share
+        self._before = logger.metrics.get("seconds", 0.0)
+
+    def read(self) -> float:
+        return self._before + self._share * (time.monotonic() - self._began)
+
+
 class Member:
     """A run in a loop: its record, best weights, checkpoints, and whether its numbers
     are finite.
@@ -48,6 +65,7 @@ class Member:
         checkpoints: its checkpoints.
         progress: told how far it is.
         meter: what measures it.
+        clock: its time.
 
     Attributes:
         monitor: the metric that is reported.
@@ -65,6 +83,7 @@ class Member:
         checkpoints: Checkpoints,
         progress: RunProgress,
         meter: Meter,
+        clock: Clock,
     ):
         self.monitor, self._mode = run.workload.monitor, run.workload.mode
         self.best: float | None = None
@@ -73,7 +92,7 @@ class Member:
         self.final: float | None = None
         self._run, self._config, self._rate = run, run.config, rate
         self._logger, self._progress = logger, progress
-        self._checkpoints, self._meter = checkpoints, meter
+        self._checkpoints, self._meter, self._clock = checkpoints, meter, clock
         self._finite_logs: dict[str, float] = {}
         self._is_first_process = backend.find_process()[0] == 0
 
@@ -121,6 +140,7 @@ class Member:
             **logs,
             "learning_rate": rate_at(self._rate, (epoch + 1) * steps - 1),
             "examples_per_second": place.examples_per_second,
+            "seconds": self._clock.read(),
         }
         log_step = self._config.log_step(epoch, steps)
         self._logger.log_metrics(metrics, step=log_step)

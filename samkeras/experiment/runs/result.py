@@ -73,7 +73,7 @@ def list_numbers(workload: Workload) -> tuple[list[str], bool]:
     of_epochs, are_all = list_epoch_numbers(workload)
     reported = [f"{kind}_{workload.monitor}" for kind in ("best", "final")]
     names = [*reported, "best_epoch", *of_epochs]
-    names += ["compiled_programs", "passes", "seconds"]
+    names += ["compiled_programs", "passes"]
     return [*names, *SIZES], are_all
 
 
@@ -84,7 +84,7 @@ def list_epoch_numbers(workload: Workload) -> tuple[list[str], bool]:
     logged = ["loss", *workload.metric_names]
     validated = [f"val_{name}" for name in logged]
     names = [*validated, *logged, *GRADIENT_METRICS]
-    names += ["learning_rate", "examples_per_second", *NUMBERS]
+    names += ["learning_rate", "examples_per_second", "seconds", *NUMBERS]
     return names, workload.monitor in validated
 
 

@@ -279,8 +279,8 @@ def load_run(
     config = _read_config(path / "config.yaml", target)
     seconds = ((recorded.ended or recorded.started) - recorded.started) / 1000
     numbers = {
+        "seconds": seconds,  # of records of old, which do not say
         **recorded.metrics,
-        "seconds": seconds,
         "num_params": int(recorded.params["num_params"]),
         "num_nonzero": int(recorded.params["num_nonzero_params"]),
     }

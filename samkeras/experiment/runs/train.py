@@ -1,7 +1,6 @@
 """A run's training, recorded."""
 
 import contextlib
-import time
 
 from samkeras.calls import Training
 from samkeras.data.splits import DataInfo, Splits
@@ -30,7 +29,7 @@ from samkeras.experiment.runs.failure import Failure, explain, record_failure
 from samkeras.experiment.runs.interrupt import StopRequest
 from samkeras.experiment.runs.loop import Loop
 from samkeras.experiment.runs.measuring import Meter
-from samkeras.experiment.runs.member import Member
+from samkeras.experiment.runs.member import Clock, Member
 from samkeras.experiment.runs.progress import RunProgress
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run
@@ -47,6 +46,7 @@ def train(
     progress: RunProgress,
     stop: StopRequest,
     newest: Moment | None = None,
+    share: float = 1.0,
 ) -> Training[Result]:
     """Trains one run and records it, in the scope of its devices. A failure is recorded
     and returned.
@@ -55,13 +55,15 @@ def train(
         parent: id of the record of the run that this one is nested in, if it is.
         stop: whether a stop is requested.
         newest: see Checkpoints.
+        share: see Clock.
     """
-    started, config = time.monotonic(), run.config
+    config = run.config
     try:
         logger, mark = start_record(run, session, splits, tracker, parent)
     except (InputError, OSError) as error:
         return without_metrics(run, splits.info, Failure(str(error)))
     checkpoints = Checkpoints(logger.folder, mark, progress.say, newest)
+    clock = Clock(logger, share)
     try:
         if session.rerun:
             checkpoints.clear()
@@ -73,7 +75,16 @@ def train(
         model = build_model(run, splits.info)
         describe_model(logger, size, model)
         yield from _train(
-            run, session, model, size, splits, logger, checkpoints, progress, stop
+            run,
+            session,
+            model,
+            size,
+            splits,
+            logger,
+            checkpoints,
+            progress,
+            stop,
+            clock,
         )
         logger.end("FINISHED")
     except KeyboardInterrupt:
@@ -90,12 +101,7 @@ def train(
         return without_metrics(run, splits.info, failure)
     with contextlib.suppress(OSError):  # they are of no use any more
         checkpoints.clear()
-    return Result(
-        config,
-        size.num_params,
-        size.num_nonzero,
-        numbers={**logger.metrics, "seconds": time.monotonic() - started},
-    )
+    return Result(config, size.num_params, size.num_nonzero, {**logger.metrics})
 
 
 def _train(
@@ -108,6 +114,7 @@ def _train(
     checkpoints: Checkpoints,
     progress: RunProgress,
     stop: StopRequest,
+    clock: Clock,
 ) -> Training[None]:
     """Trains a run's new model to the end, and records what comes out."""
     config, task = run.config, run.task
@@ -131,7 +138,7 @@ def _train(
     if config.is_pruned:
         prune_model(run, model, size.sparsity, examples)
     meter = Meter(run, splits.info, examples, logger, progress.note)
-    member = Member(run, rate, logger, checkpoints, progress, meter)
+    member = Member(run, rate, logger, checkpoints, progress, meter, clock)
     with stop:
         loop = Loop(model, batches, validation, member, config.total_epochs, stop)
         yield from loop.train()

@@ -366,13 +366,14 @@ def _find_finished(
 def _read_result(run: Run, found: RecordedRun) -> Result | None:
     """The result that is recorded of a run; None if it is none, or not whole."""
     params, metrics = found.params, found.metrics
+    # Of records of old, which do not say.
     seconds = max(0, (found.ended or found.started) - found.started) / 1000
     try:
         result = Result(
             run.config,
             num_params=int(params["num_params"]),
             num_nonzero=int(params["num_nonzero_params"]),
-            numbers={**metrics, "seconds": seconds},
+            numbers={"seconds": seconds, **metrics},
         )
         reported = (result.best, result.final)
     except (KeyError, ValueError):

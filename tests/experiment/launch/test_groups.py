@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import run as command
 from samkeras.experiment.launch import groups
+from samkeras.experiment.options.methods import CLASSES
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import resolve_target
 from samkeras.experiment.runs.checkpoint import find_common_place
@@ -78,15 +80,27 @@ METHODS = {
     "random": ["--sam", "--method", "random", "--seed", "0,1"],
     "asam": ["--sam", "--method", "asam", "--rho", "0.1,0.5"],
     "fsam": ["--sam", "--method", "fsam", "--seed", "0,1"],
+    "every": ["--sam", "--sam_every", "3", "--sam_start", "0.3", "--seed", "0,1"],
 }
-EXTRAS = {
+EXTRAS: dict[str, list[str]] = {
     "base": ["--label_noise", "0,0.2", "--train_examples", "250"],
     "sam": ["--weight_decay", "1e-4", "--lr_schedule", "cosine"],
     "unnormalized": ["--pruner", "snip", "--sparsity", "0.5"],
     "random": ["--optimizer", "adamw", "--weight_decay", "0.01"],
     "asam": ["--learning_rate", "0.01,0.1", "--lr_milestones", "[0.5]"],
     "fsam": ["--m_sharpness", "16"],
+    "every": [],
 }
+# The others, each alone on the network of the slow tests.
+METHODS |= {
+    name: ["--sam", "--method", name, "--seed", "0,1"]
+    for name in CLASSES
+    if name not in METHODS
+}
+CASES = [
+    name if name in EXTRAS else pytest.param(name, marks=pytest.mark.slow)
+    for name in METHODS
+]
 
 
 @needs_jax
@@ -94,14 +108,14 @@ EXTRAS = {
 @pytest.mark.skipif(
     os.environ.get("KERNELS") != "users", reason="run by make test, with KERNELS=users"
 )
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CASES)
 def test_a_group_gives_the_weights_and_numbers_of_single_runs(
     train, method, monkeypatch
 ):
     """For every method, with BatchNorm and dropout, label noise, masks, groups of
     examples, schedules and optimizers that have a state. On a CPU to the bit; on a GPU
     the program is that of all runs at once."""
-    options = [*METHODS[method], *EXTRAS[method]]
+    options = [*METHODS[method], *EXTRAS.get(method, [])]
     code, _, single, apart = train("single", *options)
     assert code == 0
     code, _, grouped, together = train("group", *options, "--replicas", "8")
@@ -132,6 +146,20 @@ def run_at_once(function, runs):
     import jax
 
     return jax.vmap(function)(runs)
+
+
+@needs_jax
+def test_a_run_takes_its_share_of_the_groups_time(train, records):
+    """Recorded, so that the same command says so again."""
+    began = time.monotonic()
+    options = ["--seed", "0,1,2", "--replicas", "3"]
+    _, _, _, runs = train("group", *options)
+    assert 0 < sum(run.metrics["seconds"] for run in runs) <= time.monotonic() - began
+    for run in runs:
+        run.metrics["seconds"] = 1234.5
+    code, out, _, _ = train("group", *options)
+    assert code == 0
+    assert out.count("1234.5 s") == 4  # three runs and their mean
 
 
 @needs_jax

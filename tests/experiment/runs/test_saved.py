@@ -95,7 +95,8 @@ def test_a_saved_run_gives_the_numbers_that_it_recorded(trained, monkeypatch):
     noise = np.load(trained.folder / "label_noise.npz")
     labels = run.data.train.y[tuple(noise["indices"].T)]
     np.testing.assert_array_equal(labels, noise["noisy"])
-    assert (run.config.spread, numbers["seconds"]) == (0.3, 2.5)
+    assert run.config.spread == 0.3
+    assert numbers["seconds"] == trained.metrics["seconds"]
     assert run.params["keras_backend"] == keras.backend.backend()
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
     assert random.getstate() == before

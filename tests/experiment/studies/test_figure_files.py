@@ -281,7 +281,7 @@ def test_values_of_the_grid_are_the_command_lines(write):
         ({"paper": {"x": [1]}}, [], ["paper must hold x and y"]),
         ({"x": "epoch"}, [], ["x: epoch needs y: a number", "gain"]),
         ({"x": "epoch", "y": "los"}, [], ["y must be one of", "did you mean loss"]),
-        ({"x": "epoch", "y": "seconds"}, [], ["y must be one of", "loss"]),
+        ({"x": "epoch", "y": "passes"}, [], ["y must be one of", "loss"]),
         ({"x": "epcoh", "y": "loss"}, [], ["x must be", "did you mean epoch"]),
         ({"panels": "width_mlt"}, [], ["no option width_mlt", "mean width_mult"]),
         ({"panels": "rho"}, [], ["panels must be an option that SAM and the base"]),
