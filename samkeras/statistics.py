@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from samkeras.backend import backend
 from samkeras.tensors import dot, global_norm, scale, widest
 
 Tensor = Any
@@ -90,5 +91,7 @@ def compare_gradients(
         return [*norms, dot(*directions)]
 
     # Its sums read both gradients once more: a tenth of LeNet-300-100's step.
-    values = ops.cond(is_due, compare, lambda: [first, unknown, unknown])
+    values = backend.take_branch(
+        True, is_due, compare, lambda: [first, unknown, unknown]
+    )
     return dict(zip(GRADIENT_METRICS, values, strict=True))

@@ -142,8 +142,8 @@ class Interface(Protocol):
         branch of a compiled program.
 
         Args:
-            is_part: whether each of a step's copies takes one by itself, in a loop over
-                groups. Else all take the same, and may sum over the copies in it.
+            is_part: whether each of a step's copies takes one by itself, as in a loop
+                over groups. Else all take the same, and may sum over the copies in it.
             condition: bool scalar.
             yes: what to call where it is true.
             no: what to call where it is not.

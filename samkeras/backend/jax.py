@@ -1,6 +1,7 @@
 """The primitives on JAX."""
 
 import contextlib
+import contextvars
 import functools
 import itertools
 import os
@@ -41,6 +42,8 @@ from samkeras.tensors import map_floats
 # Loops over groups of examples are unrolled on CPU up to this number.
 MAX_UNROLLED = 16
 CACHE_BYTES = 2 * 2**30
+# Whether what is traced is vectorized over runs.
+_is_at_once = contextvars.ContextVar("_is_at_once", default=False)
 _compiling = ThreadPoolExecutor(thread_name_prefix="compile")
 
 
@@ -91,7 +94,16 @@ def map_each(function: Callable[[Tree], Tree], many: Tree) -> Tree:
     # those of single runs to the bit.
     if jax.default_backend() == "cpu":
         return jax.lax.map(function, many)
-    return jax.vmap(function)(many)
+    return map_at_once(function, many)
+
+
+def map_at_once(function: Callable[[Tree], Tree], many: Tree) -> Tree:
+    """`map_each` by products of many matrices."""
+    token = _is_at_once.set(True)
+    try:
+        return jax.vmap(function)(many)
+    finally:
+        _is_at_once.reset(token)
 
 
 def compile_reading(
@@ -117,7 +129,17 @@ def take_branch(
 ) -> list[Tensor]:
     if jax.default_backend() == "cpu":
         yes, no = map(_with_axes_in_order, (yes, no))
+    if _is_at_once.get():
+        # A condition that differs between runs would have all take both. A loop of one
+        # turn at most is left out where none of them needs it.
+        turns = jnp.asarray(condition, "int32")
+        return jax.lax.fori_loop(0, turns, _ignoring(yes), no())
     return jax.lax.cond(condition, yes, no)
+
+
+def _ignoring(function: Callable[[], Tree]) -> Callable[[Tensor, Tree], Tree]:
+    """The same function, as the body of a loop."""
+    return lambda number, carry: function()
 
 
 def trace(function: Callable[..., Tree], *arguments: Tree) -> Tree:

@@ -86,7 +86,7 @@ class LookSAM(SAM):
                 for r, v in zip(resize(1.0, rest), old, strict=True)
             ]
 
-        new = ops.cond(self.is_due(context), look, lambda: old)
+        new = context.cond(self.is_due(context), look, lambda: old)
         for variable, value in zip(self._kept, new, strict=True):
             variable.assign(value)
 

@@ -158,8 +158,8 @@ class Context:
 
         Args:
             is_due: bool scalar, the same on all devices.
-            yes: what to call where it is true; gives one tensor per weight.
-            no: likewise where it is not.
+            yes: what to call where it is true; gives a list of tensors.
+            no: likewise where it is not, of the same shapes and types.
         """
         _ = self.here  # a step's first pass is in no branch
         return self._branch(is_due, yes, no)

@@ -95,12 +95,12 @@ class SSAM(Perturbation):
         counts = (ops.sum(ops.cast(m, "int32")) for m in context.mask(whole))
         num_kept = (1 - self.sparsity) * ops.cast(sum(counts), "float32")
 
-        def rank() -> Tensor:
-            return _find_largest(fisher, ops.cast(ops.ceil(num_kept), "int32"))
+        def rank() -> list[Tensor]:
+            return [_find_largest(fisher, ops.cast(ops.ceil(num_kept), "int32"))]
 
         # The branch gives a number alone: weights' sizes of it would be kept twice.
         is_due = ops.equal((context.step + 1) % self.mask_every, 0)
-        least = ops.cond(is_due, rank, lambda: ops.zeros((), "float32"))
+        (least,) = context.cond(is_due, rank, lambda: [ops.zeros((), "float32")])
         for f, mask, new in zip(self._fisher, self._masks, fisher, strict=True):
             # Of what has no information nothing is perturbed in any case.
             is_large = ops.logical_and(new >= ops.cast(least, new.dtype), new > 0)

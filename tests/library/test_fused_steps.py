@@ -134,6 +134,49 @@ def test_steps_on_batches_are_those_of_fit(jit_compile):
     )
 
 
+@on_jax
+@pytest.mark.parametrize("name", ["sam", "looksam"])
+def test_models_at_once_skip_the_passes_that_none_of_them_makes(name, monkeypatch):
+    """As on a GPU, by one program of all: of two models and four steps every second has
+    a second pass. They take the steps of one alone."""
+    import jax
+
+    from samkeras.backend import jax as backend
+
+    passes = []
+
+    class Noted(keras.layers.Layer):
+        def call(self, inputs):
+            jax.debug.callback(lambda: passes.append(1))
+            return inputs
+
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(4), Noted(), keras.layers.Dense(CLASSES)]
+        inputs = keras.Input(x.shape[1:])
+        outputs = inputs
+        for layer in layers:
+            outputs = layer(outputs)
+        kinds = {"sam": samkeras.SAM, "looksam": samkeras.LookSAM}
+        model = samkeras.SAMModel(inputs, outputs)
+        method = kinds[name](0.1, every=2)
+        return compile_classifier(model, steps_per_execution=4, method=method)
+
+    x, y = random_examples(64)
+    batches = ArrayExamples(x, y, is_resident=True).batches(16, seed=0)
+    batches.start_epoch(0)
+    (rows,) = batches.take(4)
+    alone, *both = (build() for _ in range(3))
+    alone.train_on_batches(rows)
+    monkeypatch.setattr(backend, "map_each", backend.map_at_once)
+    passes.clear()
+    both[0].take_together(both, [rows, rows], True)
+    jax.effects_barrier()
+    assert len(passes) == 4 + 2  # once for both models
+    for model in both:
+        assert relative_error(model.get_weights(), alone.get_weights()) < 1e-5
+
+
 class Counting(samkeras.SAMModel):
     """Logs something of its own, which no metric holds: a batch's labels' sum."""
 

@@ -120,7 +120,7 @@ def test_a_group_gives_the_weights_and_numbers_of_single_runs(
     assert code == 0
     code, _, grouped, together = train("group", *options, "--replicas", "8")
     assert code == 0
-    monkeypatch.setattr(jax_backend(), "map_each", run_at_once)
+    monkeypatch.setattr(jax_backend(), "map_each", jax_backend().map_at_once)
     code, _, at_once, last = train("at_once", *options, "--replicas", "8")
     assert code == 0
     assert len(single) == len(apart) > 1
@@ -140,12 +140,6 @@ def jax_backend():
     from samkeras.backend import jax
 
     return jax
-
-
-def run_at_once(function, runs):
-    import jax
-
-    return jax.vmap(function)(runs)
 
 
 @needs_jax
