@@ -56,7 +56,8 @@ def group(
         session: how they are executed.
         say: told why some do not.
     """
-    if session.replicas == 1:
+    size = session.replicas or 1
+    if size == 1:
         return [[i] for i in range(len(runs))]
     is_here = session.workers == 1
     if is_here and keras.distribution.list_devices()[0].startswith("cpu"):
@@ -71,7 +72,6 @@ def group(
             reasons[reason] = None
     for reason in reasons:
         say(f"--replicas: {reason} train one after the other")
-    size = session.replicas
     return [
         places[start : start + size]
         for places in alike.values()
@@ -87,7 +87,7 @@ def _find_hindrance(run: Run, splits: Splits, session: Session) -> str | None:
     if Measuring.of(run.config).measure_every is not None:
         return "runs that are measured along their training"
     if len(run.task.devices()) > 1:
-        return "runs on several devices"
+        return "runs on several devices, unless each worker of --workers has one,"
     if not can_be_resident((splits.train, splits.validation), session.resident_data):
         return "runs whose batches come from the host"
     try:

@@ -217,7 +217,7 @@ def _stop(workers: list[_Worker]) -> None:
 def _work(connection: Connection, number: int, num_workers: int) -> None:
     """The life of a worker process, which its first process has stop by SIGTERM."""
     os.setpgrp()
-    _share_machine(number, num_workers)
+    share_machine(number, num_workers)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     memory: Memory = Recall()
     told_at: dict[int, float] = {}
@@ -295,7 +295,7 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _share_machine(number: int, num_workers: int) -> None:
+def share_machine(number: int, num_workers: int) -> None:
     """Takes a worker's share of the cores and of the GPUs, before a backend starts."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -19,8 +19,9 @@ class Session:
     """directory of the runs' files; the default one is in the project's folder"""
     workers: PositiveInt = 1
     """processes that train runs at the same time, and share the cores and GPUs"""
-    replicas: PositiveInt = 1
-    """runs that train in one program, which differ in numbers such as seed and rho"""
+    replicas: PositiveInt | None = None
+    """runs that train in one program, which differ in numbers such as seed and rho
+    (default: 1, of a figure on a GPU or TPU what its file says)"""
     ray: str | None = None
     """train the runs on the Ray cluster at this address: HOST:PORT or auto"""
     cpus_per_run: NonNegativeFloat = 1.0

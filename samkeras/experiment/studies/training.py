@@ -86,11 +86,12 @@ def prepare(
     return read
 
 
-def _with_replicas(session: Session, figure: Figure | None) -> Session:
-    """The session, in which a figure's runs train together on an accelerator."""
+def with_replicas(session: Session, figure: Figure | None) -> Session:
+    """The session, in which a figure's runs train together on an accelerator, where it
+    does not say how many do."""
     is_jax = keras.backend.backend() == "jax"
     on_cpu = keras.distribution.list_devices()[0].startswith("cpu")
-    if figure is None or session.replicas > 1 or on_cpu or not is_jax:
+    if figure is None or session.replicas is not None or on_cpu or not is_jax:
         return session
     return dataclasses.replace(session, replicas=figure.replicas)
 
@@ -126,10 +127,11 @@ def check_described(session: Session, left: Sequence[tuple[Run, Splits]]) -> Non
             "--bootstrap reads what a first run has left, in one process. "
             f"Received: {num_processes} processes"
         )
-    if session.replicas > 1 and keras.backend.backend() != "jax":
+    replicas = session.replicas or 1
+    if replicas > 1 and keras.backend.backend() != "jax":
         raise InputError(
             "--replicas needs KERAS_BACKEND=jax. "
-            f"Received: {session.replicas}, with {keras.backend.backend()}"
+            f"Received: {replicas}, with {keras.backend.backend()}"
         )
     is_whole = workload.score is not None or not workload.task.is_shared
     if num_processes > 1 and is_whole:
@@ -182,7 +184,7 @@ def train(
     Returns:
         Whether it was interrupted.
     """
-    session = _with_replicas(session, figure)
+    session = with_replicas(session, figure)
     jobs = [Job(i, runs[i], session, splits, parent) for i, splits in data.items()]
     work = {job.number: _count_work(job.run, job.splits) for job in jobs}
     varied = varied_fields(run.config for run in runs)

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 import run as command
-from samkeras.experiment.launch import groups
+from samkeras.experiment.launch import groups, workers
 from samkeras.experiment.options.methods import CLASSES
 from samkeras.experiment.options.session import Session
-from samkeras.experiment.options.targets import resolve_target
+from samkeras.experiment.options.targets import FIGURES, resolve_target
 from samkeras.experiment.runs.checkpoint import find_common_place
 from samkeras.experiment.runs.data import read_data
 from samkeras.experiment.runs.member import Member
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
+from samkeras.experiment.studies.figure import read_figure
+from samkeras.experiment.studies.training import with_replicas
 from tests import helpers
 from tests.experiment.runs.test_resume import build_noisy_model
 from workloads import mnist_mlp
@@ -285,6 +287,48 @@ def test_groups_are_no_larger_than_they_may_be():
     splits = [read_data(run.config, Recall()) for run in runs]
     found = groups.group(runs, splits, session, lambda line: None)
     assert sorted(found) == [[0, 1], [2], [3, 4], [5]]
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "backend", "expected"),
+    [
+        (None, "gpu:0", "jax", 32),
+        (1, "gpu:0", "jax", 1),
+        (4, "gpu:0", "jax", 4),
+        (None, "cpu:0", "jax", None),
+        (None, "gpu:0", "tensorflow", None),
+    ],
+)
+def test_a_figure_says_how_many_train_together(
+    given, device, backend, expected, monkeypatch
+):
+    """On an accelerator and JAX, unless the command does, also to have none."""
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: [device])
+    figure = read_figure(FIGURES / "methods_mnist.yaml")
+    assert figure.replicas == 32
+    assert with_replicas(Session(replicas=given), figure).replicas == expected
+    assert with_replicas(Session(replicas=given), None).replicas == given
+
+
+@pytest.mark.parametrize(
+    ("gpus", "num_workers", "shares", "memory"),
+    [
+        ("0,1,2", 2, ["0,2", "1"], None),
+        ("4,5", 2, ["4", "5"], None),
+        ("0", 2, ["0", "0"], "0.45"),
+        ("", 2, ["", ""], None),
+    ],
+)
+def test_workers_share_the_gpus(gpus, num_workers, shares, memory, monkeypatch):
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    for number, share in enumerate(shares):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+        monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+        workers.share_machine(number, num_workers)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == share
+        assert os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") == memory
 
 
 def test_a_backend_without_replicas_refuses_them(monkeypatch, capsys):
