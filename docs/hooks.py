@@ -3,6 +3,7 @@ of what the command line says of it, the changelog, and the check that the refer
 lacks no docstring."""
 
 import contextlib
+import functools
 import inspect
 import io
 import json
@@ -11,6 +12,7 @@ import pydoc
 import re
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import yaml
@@ -179,9 +181,11 @@ def check_docstrings(page: str) -> None:
         names = chosen[1].split(", ") if chosen else public_names(thing)
         things = [getattr(thing, name) for name in names] or [thing]
         for each in things:
-            own = methods(each) if inspect.isclass(each) else []
-            lacking = [part for part in (each, *own) if not inspect.getdoc(part)]
-            missing += [part.__qualname__ for part in lacking]
+            named = {each.__qualname__: each} if hasattr(each, "__qualname__") else {}
+            if inspect.isclass(each):
+                own = methods(each)
+                named |= {f"{each.__qualname__}.{name}": own[name] for name in own}
+            missing += [name for name in named if not inspect.getdoc(named[name])]
     if missing:
         raise PluginError(f"no docstring: {', '.join(missing)}")
 
@@ -199,12 +203,14 @@ def public_names(thing) -> list[str]:
     ]
 
 
-def methods(kind: type) -> list:
-    """The public methods that a class has first; one that it overrides is known."""
-    return [
-        method
+def methods(kind: type) -> dict:
+    """The public methods and properties that a class has first; one that it overrides
+    is known."""
+    kinds = (types.FunctionType, property, functools.cached_property)
+    return {
+        name: method
         for name, method in vars(kind).items()
-        if inspect.isfunction(method)
+        if isinstance(method, kinds)
         and not name.startswith("_")
         and not any(hasattr(base, name) for base in kind.__mro__[1:])
-    ]
+    }

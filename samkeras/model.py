@@ -81,6 +81,13 @@ class SAMModel(Trainer):
             TypeError: `method` is not a Method.
             ValueError: `l2` is negative or not finite; `m_sharpness` is not an integer
                 >= 1 or there is no method.
+
+        Examples:
+            >>> method = samkeras.SAM(rho=0.05)
+            >>> model.compile("sgd", "mse", method=method, l2=1e-4, m_sharpness=8)
+            >>> history = model.fit(x, y, batch_size=16, verbose=0).history
+            >>> sorted(history)
+            ['grad_cosine', 'grad_norm', 'loss', 'sam_grad_norm']
         """
         if perturbation is not None:
             warnings.warn(

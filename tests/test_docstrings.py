@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+import run as command
 import samkeras
 from samkeras import analysis
 from samkeras.experiment.runs import saved
@@ -48,9 +49,29 @@ def names() -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, store) -> str:
+    """The folder of a finished run of SAM."""
+    runs = tmp_path_factory.mktemp("runs")
+    options = "--dataset mnist_5k --width_mult 0.05 --train_examples 256 --epochs 1"
+    places = ["--run_dir", str(runs), "--tracking_uri", store, "--verbose", "0"]
+    line = ["workloads/mnist_mlp", *options.split(), "--sam", "--rho", "0.05", *places]
+    assert command.main(line) == 0
+    return str(next(path.parent for path in runs.glob("*/config.yaml")))
+
+
+@pytest.mark.parametrize("name", ["load_run", "SavedRun.model"])
+def test_examples_of_finished_runs_run(name, names, folder):
+    run_examples(name, names | {"folder": folder})
+
+
+@pytest.mark.parametrize("name", [*MADE, "SAMModel.compile"])
 def test_examples_run(name, names):
     """On both backends, with what they print."""
+    run_examples(name, names)
+
+
+def run_examples(name: str, names: dict[str, object]) -> None:
     docstring = inspect.getdoc(find(name))
     test = doctest.DocTestParser().get_doctest(docstring, names, name, None, None)
     assert test.examples

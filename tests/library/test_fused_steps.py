@@ -185,22 +185,30 @@ class Counting(samkeras.SAMModel):
         return {**logs, "labels": keras.ops.sum(y)}
 
 
-@pytest.mark.parametrize("is_resident", [True, False])
-def test_what_a_class_logs_is_of_the_last_step(is_resident):
-    """Where several steps are one call, from the device's data and from batches."""
+@pytest.fixture
+def counting():
+    """A model that logs something of its own."""
+    kwargs = {"steps_per_execution": 3, "method": samkeras.SAM(0.5)}
+    return compile_classifier(build_classifier(Counting), **kwargs)
+
+
+def test_what_a_class_logs_of_its_own_is_of_the_last_step(counting):
+    """In fit, where several steps are one call."""
     x, y = random_examples(96)
-    model = compile_classifier(
-        build_classifier(Counting), steps_per_execution=3, method=samkeras.SAM(0.5)
-    )
-    examples = ArrayExamples(x, y, is_resident=is_resident)
-    batches = examples.batches(32, seed=0)
+    history = counting.fit(x, y, batch_size=32, shuffle=False, verbose=0).history
+    assert history["labels"] == [np.sum(y[64:])]
+    assert "loss" in history
+
+
+@on_jax
+def test_a_loop_over_the_devices_data_gives_what_a_class_logs(counting):
+    x, y = random_examples(96)
+    batches = ArrayExamples(x, y, is_resident=True).batches(32, seed=0)
     batches.start_epoch(0)
     last = int(np.sum(batches[2][1]))
-    (taken,) = batches.take(3)
-    for function in (model.train_on_batches, model.test_on_batches):
-        logs = function(taken)
-        assert int(logs["labels"]) == last
-        assert "loss" in logs
+    (rows,) = batches.take(3)
+    for function in (counting.train_on_batches, counting.test_on_batches):
+        assert int(function(rows)["labels"]) == last
 
 
 @pytest.mark.parametrize("run_eagerly", [True, False])

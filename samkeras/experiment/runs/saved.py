@@ -115,6 +115,12 @@ class SavedRun:
         Raises:
             InputError: the weights are no longer there, or are of another model than
                 the workload builds now.
+
+        Examples:
+            >>> run = samkeras.load_run(folder)
+            >>> first, last = run.model("start"), run.model("last")
+            >>> first.count_params() == last.count_params()
+            True
         """
         from samkeras.experiment.runs.build import (
             build_model,

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,6 +47,17 @@ def test_every_workload_has_a_valid_config(workload):
     for name, value in values.items():
         expected = tuple(value) if isinstance(value, list) else value
         assert getattr(config, name) == expected
+
+
+@pytest.mark.parametrize("workload", list_workloads())
+def test_the_commands_of_a_workloads_file_are_right(workload):
+    """They stand on its page, and begin a grid."""
+    text = (ROOT / "configs" / f"{workload}.yaml").read_text()
+    commands = re.findall(r"^#   python run\.py (\S+) (.*)$", text, re.MULTILINE)
+    assert commands
+    for target, options in commands:
+        assert target == f"workloads/{workload}"
+        assert len(parse_runs(workload, shlex.split(options))) > 1
 
 
 def test_mnist_config_is_the_papers():
