@@ -3,23 +3,23 @@
 import contextlib
 import functools
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from samkeras.data.reading import for_each
 from samkeras.data.splits import Content
 from samkeras.files import read_file, replace_file
 
 # As json.dumps has a text, in a tenth of the time.
 _as_json = json.encoder.encode_basestring_ascii
 KEPT_FILES = 1_000
-PART, SMALL = 256, 2**20  # files that a thread reads; bytes that are read at once
+SMALL = 2**20  # bytes that are read at once
+HEAD = 64  # bytes that tell what a file is
 KEPT_FROM = 64 * 2**20  # bytes; smaller files are read again in less than a second
 
 
@@ -40,6 +40,7 @@ def describe_files(
     folder: Path,
     paths: Iterable[str],
     read: Callable[[], Digests] | None = None,
+    check: Callable[[bytes, str], None] | None = None,
 ) -> Content:
     """What files of a folder hold, and what they are called in it. Where they are many,
     only those that have changed make all be read again.
@@ -49,6 +50,8 @@ def describe_files(
         paths: the files, the folder's path before each.
         read: reads many files in the order of `paths`, and returns their SHA-256: bytes
             or uint8[file, 32]. None (default): they are read for that alone.
+        check: is given what each file that is read for that alone begins with, and its
+            path. Default: nothing is checked.
     """
     paths = list(paths)
     before = f"{folder}{os.sep}"  # os.path.relpath would take ten times as long
@@ -71,7 +74,7 @@ def describe_files(
         return text.hexdigest()
 
     def read_alone() -> list[bytes]:
-        return _read_digests(paths)
+        return _read_digests(paths, check)
 
     if len(paths) < KEPT_FILES and size < KEPT_FROM:
         return Content(size, digest(read_alone))
@@ -81,11 +84,17 @@ def describe_files(
     )
 
 
-def _read_digests(paths: list[str]) -> list[bytes]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = [paths[i : i + PART] for i in range(0, len(paths), PART)]
-        found = pool.map(lambda part: [*map(_read_digest, part)], parts)
-        return [*map(bytes.fromhex, itertools.chain(*found))]
+def _read_digests(
+    paths: list[str], check: Callable[[bytes, str], None] | None
+) -> list[bytes]:
+    digests = [b""] * len(paths)
+
+    def read(index: int) -> bool:
+        digests[index] = bytes.fromhex(_read_digest(paths[index], check))
+        return True
+
+    for_each(read, len(paths), "files")
+    return digests
 
 
 def combine(files: Iterable[tuple[str, Content | None]]) -> Content | None:
@@ -142,8 +151,16 @@ def _recall(path: Path, mark: tuple[int, ...], read: Callable[[], str]) -> str:
     return digest
 
 
-def _read_digest(path: str | Path) -> str:
+def _read_digest(
+    path: str | Path, check: Callable[[bytes, str], None] | None = None
+) -> str:
     if os.stat(path).st_size < SMALL:
-        return hashlib.sha256(read_file(path)).hexdigest()
+        data = read_file(path)
+        if check is not None:
+            check(data[:HEAD], str(path))
+        return hashlib.sha256(data).hexdigest()
     with open(path, "rb") as file:
+        if check is not None:
+            check(file.read(HEAD), str(path))
+            file.seek(0)
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,16 +4,14 @@ import functools
 import hashlib
 import io
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from samkeras.data.reading import for_each
 from samkeras.data.shares import (
     VALIDATION,
     choose_each,
@@ -27,6 +25,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 # What the part to train on is called, in capitals or not.
 TRAIN_NAMES = ("train", "training")
 HIDDEN = (".", "__MACOSX")  # the latter is what macOS puts into archives
+PNG = b"\x89PNG\r\n\x1a\n"
+HEADS = (b"\xff\xd8\xff", PNG, b"GIF8", b"BM")  # TensorFlow takes all of these
+BITS, COLOUR_TYPE = 24, 25  # the bytes of a PNG file that tell them
+GREY_TYPES = (0, 4)  # the latter with transparency
 DEEP = ("I", "F")  # how Pillow calls pixels of more than 8 bits: I, I;16, F
 
 
@@ -162,6 +164,25 @@ def _take(files: ImageFiles, chosen: np.ndarray) -> ImageFiles:
     return ImageFiles(tuple(files.paths[i] for i in places), files.labels[places])
 
 
+def check_head(head: bytes, path: str) -> None:
+    """Checks what an image's file begins with, as a stream decodes it: before it comes
+    to it.
+
+    Raises:
+        InputError: it is neither JPEG nor PNG, nor what the stream takes in their
+            place, or has more than 8 bits a channel.
+    """
+    if not head.startswith(HEADS):
+        raise InputError(
+            f"--dataset: {path} is not a readable image (neither JPEG nor PNG: it "
+            f"begins with {head[:8]!r})"
+        )
+    if head.startswith(PNG) and head[BITS : BITS + 1] == b"\x10":
+        raise InputError(
+            f"--dataset: images must have pixels of 8 bits. Received: {path} of 16"
+        )
+
+
 def check_sizes(paths: Iterable[str]) -> None:
     """Raises an InputError if a file is empty: before a stream comes to it."""
     for path in paths:
@@ -169,10 +190,30 @@ def check_sizes(paths: Iterable[str]) -> None:
             raise _unreadable(path)
 
 
-def find_shape(path: str) -> tuple[int, int, int]:
-    """Height, width and channels of an image, without decoding it."""
-    image = _opened(_read(path), path)
-    return image.height, image.width, 1 if _is_grey(image, path) else 3
+def find_shape(
+    paths: tuple[str, ...], channels: int | None = None
+) -> tuple[int, int, int]:
+    """Height and width of the first of images, and the channels of all: 3 where one is
+    in colour. None is decoded.
+
+    Args:
+        paths: their files.
+        channels: that are asked for anyway: whether all are grey is not looked for.
+    """
+    image = _opened(_read(paths[0]), paths[0])
+    is_grey = _is_grey(image, paths[0])
+    if is_grey and channels is None:
+
+        def is_grey_file(index: int) -> bool:
+            data = _read(paths[index])
+            if (
+                data.startswith(PNG) and len(data) > COLOUR_TYPE
+            ):  # Pillow would take three times as long
+                return data[COLOUR_TYPE] in GREY_TYPES
+            return _is_grey(_opened(data, paths[index]), paths[index])
+
+        is_grey = for_each(is_grey_file, len(paths), "images") is None
+    return image.height, image.width, 1 if is_grey else 3
 
 
 def read_images(
@@ -181,8 +222,9 @@ def read_images(
     image_size: int | None,
     resize: Callable[[np.ndarray, int], np.ndarray],
     digests: np.ndarray | None = None,
-) -> np.ndarray:
-    """Images in memory: uint8[image, *shape]. No other copy of them is made.
+) -> tuple[np.ndarray, bool]:
+    """Images in memory: uint8[image, *shape], of which no other copy is made; and
+    whether some are grey and some in colour.
 
     Args:
         paths: their files.
@@ -199,12 +241,17 @@ def read_images(
     """
     height, width, channels = shape
     images = np.zeros((len(paths), *shape), "uint8")
+    are_grey = np.zeros(len(paths), bool)
 
     def decode(index: int) -> np.ndarray:
         data = _read(paths[index])
         if digests is not None:
             digests[index] = np.frombuffer(hashlib.sha256(data).digest(), "uint8")
-        return _decode(data, paths[index], channels)
+        image, are_grey[index] = _decode(data, paths[index], channels)
+        return image
+
+    def are_mixed() -> bool:
+        return bool(are_grey.any() and not are_grey.all())
 
     first = decode(0).shape
     if first[0] <= height and first[1] <= width:
@@ -218,9 +265,9 @@ def read_images(
             inner[index] = image
             return True
 
-        other = _for_each(read, len(paths))
+        other = for_each(read, len(paths), "images")
         if other is None:
-            return images
+            return images, are_mixed()
         if image_size is None:
             found = decode(other).shape
             raise InputError(
@@ -233,40 +280,8 @@ def read_images(
         images[index] = resize(decode(index), height)
         return True
 
-    _for_each(read_resized, len(paths))
-    return images
-
-
-def _for_each(function: Callable[[int], bool], count: int) -> int | None:
-    """Calls a function of an index in threads, and says how far it is where that
-    takes more than a second. Returns an index of which it is not true, if there is
-    one."""
-    started, shown = time.monotonic(), False
-    chunk = 256
-
-    def call(start: int) -> int | None:
-        for index in range(start, min(start + chunk, count)):
-            if not function(index):
-                return index
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        starts = range(0, count, chunk)
-        try:
-            for start, failed in zip(starts, pool.map(call, starts), strict=True):
-                if failed is not None:
-                    pool.shutdown(cancel_futures=True)
-                    return failed
-                if sys.stderr.isatty() and time.monotonic() - started > 1:
-                    shown = True
-                    text = f"\rreading images: {start:,} of {count:,}"
-                    print(text, end="", file=sys.stderr, flush=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    if shown:
-        print(f"\rread {count:,} images{' ' * 20}", file=sys.stderr)
-    return None
+    for_each(read_resized, len(paths), "images")
+    return images, are_mixed()
 
 
 def _read(path: str) -> bytes:
@@ -285,10 +300,12 @@ def _opened(data: bytes, path: str) -> Any:
         raise _unreadable(path, error) from None
 
 
-def _decode(data: bytes, path: str, channels: int) -> np.ndarray:
-    """The image that a file's bytes are of: uint8[height, width, channel]."""
+def _decode(data: bytes, path: str, channels: int) -> tuple[np.ndarray, bool]:
+    """The image that a file's bytes are of, uint8[height, width, channel], and whether
+    it is grey there."""
     image, mode = _opened(data, path), "L" if channels == 1 else "RGB"
-    if not _is_grey(image, path) and channels == 1:
+    is_grey = _is_grey(image, path)
+    if not is_grey and channels == 1:  # it has changed since its shape was found
         raise InputError(
             f"--dataset: images must be all grey or all in colour. Received: {path} in "
             "colour"
@@ -299,7 +316,7 @@ def _decode(data: bytes, path: str, channels: int) -> np.ndarray:
     except Exception as error:
         raise _unreadable(path, error) from None
     shape = (image.height, image.width, channels)
-    return np.frombuffer(pixels, "uint8").reshape(shape)
+    return np.frombuffer(pixels, "uint8").reshape(shape), is_grey
 
 
 def _is_grey(image: Any, path: str) -> bool:

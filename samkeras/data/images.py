@@ -4,7 +4,6 @@ function returns, or the sample of MNIST."""
 import contextlib
 import dataclasses
 import importlib
-import itertools
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from samkeras.data.augmentation import CropFlip
 from samkeras.data.content import describe_files
 from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.image_folders import (
+    check_head,
     check_sizes,
     find_shape,
     list_folder,
@@ -46,8 +46,8 @@ from samkeras.errors import InputError, nearest
 # Bytes of pixels. Below, images are decoded as their files are read for the first time,
 # to know their content: the files of small images take as long to read as to decode.
 AHEAD = 2**29
-# Those images, until they are asked for.
-_decoded: dict[tuple[Any, ...], np.ndarray] = {}
+# Those images, and whether some are grey and some are not, until they are asked for.
+_decoded: dict[tuple[Any, ...], tuple[np.ndarray, bool]] = {}
 KERAS = "keras:"
 KERAS_NAMES = ("cifar10", "cifar100", "mnist", "fashion_mnist")
 
@@ -180,8 +180,10 @@ def _load_folder(
     folder = list_folder(path)
     files = (folder.train, folder.validation)
     sizes = [len(part.paths) for part in files]
+    # Both parts at once, so that images of different sizes make all be resized.
+    paths = (*folder.train.paths, *folder.validation.paths)
     info = image_info(
-        path.name, find_shape(folder.train.paths[0]), len(folder.classes), *sizes
+        path.name, find_shape(paths, channels), len(folder.classes), *sizes
     )
     shape = cast(tuple[int, int, int], _fitted_shape(info, image_size, channels))
     _check_size(shape, smallest)
@@ -194,10 +196,7 @@ def _load_folder(
             )
         return stream_folder(dataset, image_size)
 
-    # Both parts at once, so that images of different sizes make all be resized.
-    paths = (*folder.train.paths, *folder.validation.paths)
-
-    def read_all(digests: np.ndarray | None = None) -> np.ndarray:
+    def read_all(digests: np.ndarray | None = None) -> tuple[np.ndarray, bool]:
         return read_images(paths, shape, image_size, resize_square, digests)
 
     def digest_all() -> np.ndarray:
@@ -205,7 +204,8 @@ def _load_folder(
         ahead.append(read_all(digests))
         return digests
 
-    ahead: list[np.ndarray] = []
+    ahead: list[tuple[np.ndarray, bool]] = []
+    notes = [*folder.notes]
     fit_ahead = len(paths) * math.prod(shape) < AHEAD
     content = describe_files(path, paths, digest_all if fit_ahead else None)
     key = (content.digest, shape, image_size)
@@ -214,8 +214,9 @@ def _load_folder(
         _decoded[key] = ahead.pop()
 
     def read() -> tuple[Arrays, Arrays]:
-        images = _decoded.pop(key, None)
-        images = read_all() if images is None else images
+        images, are_mixed = _decoded.pop(key, None) or read_all()
+        if are_mixed:
+            notes.append(f"{path.name}: grey images and others, all taken in colour")
         count = sizes[0]
         return (images[:count], files[0].labels), (images[count:], files[1].labels)
 
@@ -224,7 +225,7 @@ def _load_folder(
         read,
         transform=CropFlip(),
         files={"classes.txt": "\n".join(folder.classes)},
-        notes=folder.notes,
+        notes=notes,
         content=content,
     )
 
@@ -235,7 +236,8 @@ def stream_folder(dataset: str, size: int) -> Splits[Any]:
     path = Path(os.path.expanduser(dataset))
     folder = list_folder(path)
     files = (folder.train, folder.validation)
-    check_sizes(itertools.chain(*(part.paths for part in files)))
+    paths = (*folder.train.paths, *folder.validation.paths)
+    check_sizes(paths)
 
     def read() -> tuple[Any, Any]:
         from samkeras.data.image_stream import FileStream
@@ -256,7 +258,7 @@ def stream_folder(dataset: str, size: int) -> Splits[Any]:
         read,
         files={"classes.txt": "\n".join(folder.classes)},
         notes=folder.notes,
-        content=describe_files(path, itertools.chain(*(part.paths for part in files))),
+        content=describe_files(path, paths, check=check_head),
     )
 
 

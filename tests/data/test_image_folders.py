@@ -1,8 +1,11 @@
 """Images in folders of classes: what is taken of them, and how the rest is refused."""
 
 import hashlib
+import io
 import json
 import os
+import re
+import sys
 from glob import glob
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import pytest
 from PIL import Image
 
 import run as command
-from samkeras.data import content, image_folders, images
+from samkeras.data import content, image_folders, images, reading
+from samkeras.data.image_folders import list_folder
 from samkeras.data.imagenet import load_imagenet
 from samkeras.data.images import load_images, resize_square
 from samkeras.errors import InputError
@@ -67,7 +71,7 @@ def test_parts_are_folders(tmp_path, test):
     splits = load_images(str(tmp_path), None)
     assert len(splits.train) == 30
     assert sort(*arrays_of(splits)[1]) == sort(COLOURS[:6], np.arange(6) % 3)
-    assert splits.notes == ()
+    assert not splits.notes
 
 
 @pytest.mark.one_backend
@@ -122,6 +126,73 @@ def test_an_empty_file_is_found_before_a_stream_comes_to_it(tmp_path):
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<!DOCTYPE html><html></html>", r"0\.jpg is .* JPEG nor PNG: .*'<!DOCTYP'"),
+        (None, r"must have pixels of 8 bits\. Received: .*0\.jpg of 16"),
+    ],
+)
+@pytest.mark.parametrize("small", [2**20, 8], ids=["small", "large"])
+def test_what_is_no_image_is_found_before_a_stream_comes_to_it(
+    tmp_path, monkeypatch, capsys, data, words, small
+):
+    """While the files are read for their content: a page of the web, or 16 bits."""
+    monkeypatch.setattr(content, "SMALL", small)
+    path = write(tmp_path)
+    if data is None:
+        deep = io.BytesIO()
+        Image.fromarray(np.zeros((6, 6), "uint16")).save(deep, "png")
+        data = deep.getvalue()
+    damage(tmp_path, "0.jpg", data)
+    given = ["--dataset", path, "--image_size", "32", "--dry_run"]
+    assert command.main(["workloads/imagenet_resnet50", *given]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert re.search(words, message), message
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("first", ["grey", "colour"])
+def test_grey_and_colour_may_be_mixed(tmp_path, first):
+    """Whichever is read first; all are then in colour, and that is said once."""
+    path = write(tmp_path)
+    name = Path(list_folder(tmp_path).train.paths[0])
+    others = set(tmp_path.glob("*/*.png")) - {name}
+    for file in [name] if first == "grey" else others:
+        Image.open(file).convert("L").save(file)
+    splits = load_images(path, None)
+    (x, _), (x_test, _) = arrays_of(splits)
+    assert splits.info.input_shape == x.shape[1:] == x_test.shape[1:] == (6, 6, 3)
+    np.testing.assert_array_equal(x[0], np.asarray(Image.open(name).convert("RGB")))
+    told = [note for note in splits.notes if "grey images and others" in note]
+    assert len(told) == 1
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_images_that_are_all_grey_have_one_channel(tmp_path, suffix):
+    splits = load_images(write(tmp_path, COLOURS[..., :1], suffix=suffix), None)
+    assert arrays_of(splits)[0][0].shape[1:] == (6, 6, 1)
+    assert len(splits.notes) == 1
+
+
+@pytest.mark.one_backend
+def test_reading_a_stream_s_files_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reading, "PATIENCE", -1)
+    monkeypatch.setattr(reading, "CHUNK", 20)
+    path = write(tmp_path)
+    _ = load_imagenet(path, None, 4).content
+    assert capsys.readouterr().err == ""  # of what is no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _ = load_imagenet(path, None, 4).content
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        "\rreading files: 0 of 30\rreading files: 20 of 30\rread 30"
+    )
+
+
+@pytest.mark.one_backend
 def test_a_class_may_be_called_train(tmp_path):
     """Where it holds images, beside other vehicles."""
     splits = load_images(write(tmp_path, classes=("bus", "car", "train")), None)
@@ -161,7 +232,9 @@ def test_images_of_any_sizes_and_modes(tmp_path):
     image = np.asarray(Image.open(tmp_path / "owl" / "L.JPG").convert("RGB"))
     together = np.concatenate([x, x_test])
     assert (together == resize_square(image, 5)).all(axis=(1, 2, 3)).sum() == 1
-    assert "1 files that are neither JPEG nor PNG" in splits.notes[-1]
+    *_, left_out, mixed = splits.notes
+    assert "1 files that are neither JPEG nor PNG" in left_out
+    assert mixed == f"{tmp_path.name}: grey images and others, all taken in colour"
 
 
 @pytest.mark.one_backend
