@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from samkeras.data.content import describe_files
+from samkeras.data.content import combine, describe_content, describe_files
 from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.graphs import Graph, GraphCollate, as_array
 from samkeras.data.shares import choose_each, describe_share
@@ -98,6 +98,9 @@ def load_molecule_files(
         found = [_read_molecules(file, smiles_column, notes) for file in part]
         rows.append([molecule for of_file in found for molecule in of_file])
     tasks = _find_tasks(rows, label_column, is_regression, dataset)
+    if len(rows) == 1 and _find_classes(tasks.parts[0], is_regression).any():
+        # What is to validate on was chosen of all alike before.
+        content = combine([("one in five of each class", describe_content(dataset))])
     graphs = [as_array([featurize(row.molecule) for row in part]) for part in rows]
     splits = _as_splits(path.name, graphs, tasks, is_regression, notes, "molecules")
     return _check(splits, dataset, content)
@@ -546,12 +549,12 @@ def _as_splits(
     notes: list[str],
     what: str,
 ) -> Splits[ArrayExamples]:
-    """Graphs and labels as a set, one in five to validate on where there is one part;
-    labels of a regression brought to mean 0 and variance 1 in training."""
+    """Graphs and labels as a set, one in five of each class to validate on where there
+    is one part; labels of a regression brought to mean 0 and variance 1 in training."""
     labels = tasks.parts
     if len(graphs) == 1:
         order = np.random.default_rng(0).permutation(len(graphs[0]))
-        chosen = choose_each(np.zeros(len(order), "int32"))
+        chosen = choose_each(_find_classes(labels[0], is_regression)[order])
         notes.append(describe_share(name, chosen, what))
         parts = (order[~chosen], order[chosen])
         graphs = [graphs[0][part] for part in parts]
@@ -587,6 +590,19 @@ def _as_splits(
         files=files,
         notes=notes,
     )
+
+
+def _find_classes(labels: np.ndarray, is_regression: bool) -> np.ndarray:
+    """Which class each graph is of, of one task or of those of which each graph has
+    one, -1 where that is missing: int64[graph]; of others all 0."""
+    is_missing = np.isnan(labels)
+    if not is_regression and labels.shape[1] == 1:
+        return np.where(is_missing, -1, labels).astype("int64")[:, 0]
+    has_one = ((labels == 1).sum(axis=1) == 1) & ~is_missing.any(axis=1)
+    has_none = is_missing.all(axis=1)
+    if is_regression or not (has_one | has_none).all():
+        return np.zeros(len(labels), "int64")
+    return np.where(has_none, -1, (labels == 1).argmax(axis=1))
 
 
 def _check(

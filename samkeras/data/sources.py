@@ -152,6 +152,8 @@ def check_splits(splits: Any, kind: str, dataset: str) -> Splits[Any]:
                 raise InputError(
                     f"--dataset {dataset}, {name} examples: {error}"
                 ) from None
+    if kind == "graphs" and isinstance(parts[1], ArrayExamples):
+        _check_precision(parts[1].y, dataset)
     train, validation = (
         dataclasses.replace(part, collate=collate)
         if isinstance(part, ArrayExamples)
@@ -361,6 +363,15 @@ def check_graphs(x: np.ndarray, y: np.ndarray, info: DataInfo) -> None:
     if is_wrong.any():
         raise InputError(
             f"y must be of {rule}, NaN where missing. Received: {present[is_wrong][0]}"
+        )
+
+
+def _check_precision(y: np.ndarray, dataset: str) -> None:
+    """Raises an InputError where no task has labels that an average precision is of."""
+    if not ((y == 0).any(axis=0) & (y == 1).any(axis=0)).any():
+        raise InputError(
+            f"--dataset {dataset}, validation examples: y must have both 0 and 1 in a "
+            f"task. Received: {len(y):,} examples, tasks {y.shape[1]:,}, none with both"
         )
 
 

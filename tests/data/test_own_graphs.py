@@ -9,6 +9,7 @@ import pytest
 
 import run as command
 from samkeras.data import own_graphs
+from samkeras.data.content import describe_content
 from samkeras.data.graphs import Graph
 from samkeras.data.molecules import _find_package, featurize, load_molecules
 from samkeras.errors import InputError
@@ -49,7 +50,7 @@ def test_a_table_of_smiles_has_one_label_or_many(tmp_path):
     """All columns of 0, 1 and nothing; or the one that is meant, of words."""
     rows = {
         "id": [f"M{i}" for i in range(10)],
-        "toxic": [0, 1, "", 1, 0, 1, 0, 1, "", 1],
+        "toxic": [0, 0, "", 1, 0, 1, 0, 1, "", 1],
         "weight": np.arange(10) / 7,
         "active": ["", 0, 1, 0, 1.0, 0, 1, 0, 1, 0],
         "kind": [["ether", "amine", "acid"][i % 3] for i in range(10)],
@@ -134,13 +135,59 @@ def read_tudataset(folder: Path) -> tuple[list[Graph], np.ndarray]:
     return graphs, (read["graph_labels"][:, None] == 2).astype("float32")
 
 
+def choose(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An order, and one in five of each class in it, by hand."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    ordered = labels[order, 0].tolist()
+    seen = [ordered[: i + 1].count(label) for i, label in enumerate(ordered)]
+    return order, np.array(seen) % 5 == 0
+
+
+@pytest.mark.one_backend
+def test_of_each_class_one_in_five_is_to_validate_on(tmp_path):
+    """Of rare ones too, by one task or by one for each of more classes; where a label
+    is missing as well. Runs of the choice of before are other ones."""
+    molecules = MOLECULES * 4
+    rare = [int(i % 10 == 3) if i % 4 else "" for i in range(40)]
+    names = ["acid" if i < 5 else "ester" if i < 10 else "amine" for i in range(40)]
+    for labels in (rare, names):
+        path = tmp_path / "d.csv"
+        write(path, molecules, labels, names=("smiles", "label"))
+        splits = load(str(path))
+        y = splits.validation.y
+        sums = np.nansum(y, axis=0)
+        assert splits.content not in (None, describe_content(str(path)))
+        if labels is rare:
+            assert sums == 1 == np.nansum(splits.train.y) / 3
+            assert np.isnan(y).sum() == 2
+        else:
+            assert sums.tolist() == [1, 6, 1]
+            assert len(y) == 8
+    tasks = write(
+        tmp_path / "t.csv",
+        molecules,
+        rare,
+        [1] * 20 + [0] * 20,
+        names=("smiles", "a", "b"),
+    )
+    assert load(tasks).content is None  # it is its file's
+
+
+@pytest.mark.one_backend
+def test_a_part_to_validate_on_has_both_labels(tmp_path):
+    """Or no average precision is known, which would end the run after an epoch."""
+    write(tmp_path / "train.csv", MOLECULES, [0, 1] * 5)
+    write(tmp_path / "dev.csv", MOLECULES, [1] * 10)
+    with pytest.raises(InputError, match=r"both 0 and 1 in a task\. Received: 10 ex"):
+        load(str(tmp_path))
+
+
 @pytest.mark.one_backend
 def test_a_set_of_spektral_is_what_its_files_say(proteins):
     """The same graphs as our own reader of the files has, in the order of a seed."""
     splits = load("spektral:PROTEINS")
     graphs, labels = read_tudataset(proteins)
-    order = np.random.default_rng(0).permutation(20)
-    chosen = np.arange(20) % 5 == 4
+    order, chosen = choose(labels)
     for part, places in zip(
         (splits.train, splits.validation), (order[~chosen], order[chosen]), strict=True
     ):

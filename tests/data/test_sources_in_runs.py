@@ -13,7 +13,7 @@ from samkeras.data.images import load_images
 from samkeras.experiment.runs.member import Member
 from samkeras.workload import DataInfo, Splits
 from tests.data.making import NARROW, SOURCES, TINY, write_images
-from tests.data.test_own_graphs import read_tudataset
+from tests.data.test_own_graphs import choose, read_tudataset
 from tests.helpers import arrays_of, request_stop
 
 
@@ -130,8 +130,7 @@ def own_reading() -> Splits:
     """A set of TUDataset by our own reading of its files, as a user's function gives
     it."""
     graphs, labels = READ["proteins"]
-    order = np.random.default_rng(0).permutation(len(graphs))
-    chosen = np.arange(len(graphs)) % 5 == 4
+    order, chosen = choose(labels)
     train, validation = (
         (as_array([graphs[i] for i in part]), labels[part])
         for part in (order[~chosen], order[chosen])
