@@ -187,7 +187,12 @@ def _draw_lines(
     lines: Sequence[str] = (),
 ) -> None:
     """The lines of one panel, in the colours that they have among `lines`."""
-    from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullLocator
+    from matplotlib.ticker import (
+        EngFormatter,
+        LogFormatterSciNotation,
+        MaxNLocator,
+        NullLocator,
+    )
 
     if picture.x in LOG_X:
         axes.set_xscale("log")
@@ -200,6 +205,7 @@ def _draw_lines(
         axes.set_xticks(rhos, [cell(rho) for rho in rhos])
     if picture.x == EPOCH:
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k: of any many steps
     if picture.log_y:
         axes.set_yscale("log")
     labels = {**X_LABELS, EPOCH: summary["unit"]}

@@ -1,6 +1,7 @@
 """Pictures over epochs: their curves, panels, fits and what theory says of them."""
 
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -258,6 +259,22 @@ def test_panels_are_drawn_with_bounds_notes_and_one_legend(tmp_path, canvas):
     assert "Geometric means over 2 seeds" in notes
     assert "dashed: stable lambda max, 20." in notes
     assert f"SGD, width {TIMES} 1: a factor of 0.5 an epoch (R^2 1.0000)." in notes
+
+
+def test_labels_of_many_steps_leave_room(tmp_path, canvas):
+    options = {"steps": 30_000, "eval_every": 5_000, "sam": False}
+    losses = {5_000 * i: 4.0 if i < 2 else 0.25 for i in range(1, 7)}
+    results = [make_result(0.5, curves={"loss": losses}, **options)]
+    picture = make_picture("loss", "epoch", log_y=True)  # whose labels are wide
+    figure = Figure(Path("made.yaml"), "Title", find_target("mnist_mlp"), {}, [picture])
+    draw_picture(figure, picture, results, tmp_path)
+    canvas[0].draw_without_rendering()
+    (axes,) = canvas[0].axes
+    labels = [t for t in axes.get_xticklabels() if t.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) > 3
+    for left, right in itertools.pairwise(boxes):
+        assert right.x0 - left.x1 > left.width / 2
 
 
 def test_missing_runs_are_counted_in_the_notes(tmp_path):
