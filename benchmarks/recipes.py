@@ -57,22 +57,26 @@ def make_step(args: argparse.Namespace, images: np.ndarray) -> Callable[[int], o
 
 def make_turns(name: str, images: np.ndarray) -> dict[str, Callable[[int], object]]:
     """A turn of a recipe on the device, and one on the host: a batch each."""
-    import jax
+    from keras import ops
 
+    from samkeras.backend import backend
     from samkeras.data.recipes import build_recipe
 
     recipe: Any = build_recipe(name, "cifar10", SHAPE[-1], 16, len(images))
     generator = np.random.default_rng(SEED)
-    apply = jax.jit(recipe.apply_on_device)
-    placed = jax.device_put(images)
+    apply = backend.compile_function(recipe.apply_on_device)
+    # A number of each batch is fetched: the device is waited for.
+    last = backend.compile_function(lambda batch: batch[-1, -1, -1, -1])
+    placed = ops.convert_to_tensor(images)
 
     def on_device(_: int) -> None:
-        draws = jax.device_put(recipe.draw(generator, len(images)))
-        apply(placed, draws).block_until_ready()
+        draws = recipe.draw(generator, len(images)).astype("int32")
+        draws = ops.convert_to_tensor(draws)
+        backend.fetch(last(apply(placed, draws)))
 
     def on_host(_: int) -> None:
         batch = recipe.apply(images, recipe.draw(generator, len(images)))
-        jax.device_put(batch).block_until_ready()
+        backend.fetch(last(ops.convert_to_tensor(batch)))
 
     return {name: on_device, f"{name}, host": on_host}
 

@@ -28,6 +28,8 @@ class DataInfo:
         vocabulary_size: words that have an id; None where inputs are not words.
         word_counts: how often the sentences to train on have each of them, by its id;
             None where no model asks for it.
+        num_own: how many of the training examples, the last ones, are the set's own and
+            not extra ones. None (default): all.
     """
 
     name: str
@@ -38,6 +40,7 @@ class DataInfo:
     num_classes: int | None
     vocabulary_size: int | None = None
     word_counts: tuple[int, ...] | None = None
+    num_own: int | None = None
 
 
 class Content(NamedTuple):

@@ -1,6 +1,7 @@
 """Sets of TFDS: what is known of those of images, and having them on disk."""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -74,7 +75,9 @@ def describe_tfds(dataset: str, data_dir: str | None) -> DataInfo:
     not the same in all images."""
     check_data_dir(data_dir)
     if dataset in KNOWN:
-        return image_info(dataset, *KNOWN[dataset])
+        own, _, extra = dataset.partition("+")
+        info = image_info(dataset, *KNOWN[dataset])
+        return dataclasses.replace(info, num_own=KNOWN[own][2]) if extra else info
     builder = _tfds_builder(dataset, data_dir)
     sizes = [None, None]
     if builder.is_prepared():

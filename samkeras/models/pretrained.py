@@ -151,6 +151,9 @@ def _extend(
             return layer  # an operation, which has no weights
         config = layer.get_config()
         config.pop("dtype", None)  # that of now
+        config.pop(
+            "trainable", None
+        )  # of an earlier training, whose backbone was frozen
         is_norm = isinstance(layer, layers.BatchNormalization)
         kind: Any = norm if is_norm else type(layer)
         return kind.from_config(config)

@@ -1,6 +1,9 @@
 """Augmentation as Foret et al. (2021) have it: by hand, and the same on the device."""
 
 import dataclasses
+import importlib
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -204,3 +207,16 @@ def split_rows(rows) -> list:
         )
         for place in range(len(rows))
     ]
+
+
+@pytest.mark.each_backend
+def test_the_benchmark_makes_images_on_either_backend(monkeypatch):
+    """A turn on the device, and one on the host."""
+    folder = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    benchmark = importlib.import_module("recipes")
+    images = np.zeros((4, *benchmark.SHAPE), "uint8")
+    turns = benchmark.make_turns("cutout", images)
+    assert [*turns] == ["cutout", "cutout, host"]
+    for turn in turns.values():
+        turn(0)

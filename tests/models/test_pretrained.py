@@ -94,6 +94,24 @@ def test_statistics_stay_and_all_else_is_trained(saved, images, rho):
     assert not np.array_equal(*drawn)
 
 
+def test_a_backbone_that_was_frozen_is_trained(saved, images, tmp_path):
+    """As one that was not: many are saved so, and the head alone would be trained."""
+    path, whole = saved
+    frozen = make_backbone()
+    frozen.trainable = False
+    frozen.save(tmp_path / "frozen.keras")
+    first, second = (
+        build_pretrained(SHAPE, 5, str(each))
+        for each in (path, tmp_path / "frozen.keras")
+    )
+    shapes = [[tuple(v.shape) for v in m.trainable_variables] for m in (first, second)]
+    assert shapes[0] == shapes[1]
+    assert len(shapes[1]) == 2 * 4 + 2
+    features = keras.Model(second.input, second.get_layer("pool").output)
+    expected = np.mean(whole(images.astype("float32")), axis=(1, 2))
+    np.testing.assert_allclose(features(images), expected, rtol=1e-4)
+
+
 def test_a_network_starts_anew_where_that_is_asked(saved, images):
     """With BatchNorm that learns its statistics."""
     path, backbone = saved

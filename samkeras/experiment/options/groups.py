@@ -633,8 +633,6 @@ class Recipe(Options):
     """train on means of two images each, by shares of Beta(X, X); 0: not"""
     bootstrap: bool = False
     """train anew on the labels that a first run, the same without it, predicts"""
-    drop_remainder: bool = False
-    """leave out the examples of an epoch that fill no batch"""
 
     @property
     def is_augmented(self) -> bool:
@@ -653,6 +651,16 @@ class Recipe(Options):
         names = ("cutout_size", "cutout_per")
         needed = "--augment cutout or autoaugment"
         return super().unused | dict.fromkeys(names, needed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remainder(Options):
+    """What becomes of the examples that are too few for a batch."""
+
+    heading: ClassVar[str] = "data"
+
+    drop_remainder: bool = False
+    """leave out the examples of an epoch that fill no batch"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -827,7 +835,8 @@ GROUPS: dict[str, tuple[type[Options], ...]] = {
     "max_length": (MaxLength,),
     "treebank": (Treebank,),
     "image_size": (ImageSize,),
-    "recipe": (Recipe, LabelSmoothing),
+    "recipe": (Recipe, Remainder, LabelSmoothing),
+    "remainder": (Remainder,),
     "label_smoothing": (LabelSmoothing,),
     "pretrained": (Pretrained,),
     "augmentation": (Augmentation,),

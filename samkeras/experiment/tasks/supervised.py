@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from samkeras.data.augmentation import CropFlip
 from samkeras.data.content import describe_content
 from samkeras.data.examples import ArrayExamples, Examples
 from samkeras.data.mixup import Mixup
@@ -24,6 +25,7 @@ from samkeras.experiment.options.groups import (
     MaxLength,
     Options,
     Recipe,
+    Remainder,
     Treebank,
 )
 from samkeras.seeds import derive_seed
@@ -67,8 +69,10 @@ class Supervised:
         num_train, num_validation = (
             limit or size for limit, size in zip(limits, sizes, strict=True)
         )
+        # The last examples are of the set's own, of which they are a part.
+        own = info.num_own if config.holdout_last and not limits[0] else None
         if config.holdout and num_train:
-            num_held_out = round(config.holdout * num_train)
+            num_held_out = round(config.holdout * (own or num_train))
             if not 0 < num_held_out < num_train:
                 raise InputError(
                     f"--holdout must leave examples to train and to validate on. "
@@ -84,7 +88,7 @@ class Supervised:
             # What has come up in reading is among them.
             notes[:] = [*splits.notes, *_describe_lost(splits.train, train, info)]
             if config.holdout:
-                count = round(config.holdout * len(train))
+                count = round(config.holdout * (own or len(train)))
                 # Examples of one's own may know of none but random ones.
                 which = {"last": True} if config.holdout_last else {}
                 validation, train = train.hold_out(count, **which)
@@ -104,6 +108,14 @@ class Supervised:
         info = splits.info
         is_regression = info.num_classes is None
         recipe = Recipe.of(config)
+        if recipe.is_augmented and len(info.input_shape) == 3:
+            *sides, _ = info.input_shape
+            if min(side or 2**31 for side in sides) <= CropFlip.padding:
+                raise InputError(
+                    f"--augment {recipe.augment} reflects {CropFlip.padding} pixels "
+                    "beyond each edge of an image, which must have more of them. "
+                    f"Received: {' x '.join(map(str, sides))}"
+                )
         if recipe.cuts_out and len(info.input_shape) == 3:
             *sides, channels = info.input_shape
             if recipe.augment == "autoaugment" and channels != 3:
@@ -209,7 +221,7 @@ class Supervised:
     def _training_multiple(self, config: Any) -> int:
         """What the size of every batch to train on is a multiple of."""
         multiple = self._multiple(config.batch_size, config.m_sharpness)
-        return config.batch_size if Recipe.of(config).drop_remainder else multiple
+        return config.batch_size if Remainder.of(config).drop_remainder else multiple
 
     def _multiple(self, batch_size: int, m: int | None) -> int:
         """What the size of every batch of a run is a multiple of on this machine.

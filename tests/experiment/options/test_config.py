@@ -440,6 +440,7 @@ def test_a_workloads_file_names_the_options_that_it_reads(workload):
     has = optional & option_types(find_target(workload)).keys()
     recipe = {field.name for field in dataclasses.fields(Recipe)}
     of_all = recipe | {"augment", "alpha", "label_noise", "label_smoothing"}
+    of_all |= {"drop_remainder"}
     assert has - of_all == read
 
 

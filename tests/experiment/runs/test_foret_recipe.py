@@ -6,6 +6,8 @@ import pytest
 
 import run as command
 from samkeras.data import images
+from samkeras.data.splits import Splits
+from samkeras.data.tfds_sets import describe_tfds
 from samkeras.errors import InputError
 from samkeras.experiment.options.parsing import parse_command
 from samkeras.experiment.options.targets import find_target
@@ -79,6 +81,46 @@ def test_training_is_theirs():
     assert (optimizer.nesterov, optimizer.momentum) == (True, 0.9)
     assert optimizer.global_clipnorm == 5.0
     assert (config.decay_in_loss, config.m_sharpness) == (True, 32)
+
+
+@pytest.mark.one_backend
+def test_an_epoch_of_imagenet_is_theirs():
+    """floor(1,281,167 / 4,096) steps: the last 3,215 examples fill no batch."""
+    config = parse_one("imagenet_resnet")
+    info = describe_tfds("imagenet2012", None)
+    splits = Splits(info, lambda: ([], []))
+    task = config.target.load().task
+    assert task.steps_per_epoch(config, splits) == 312
+    whole = parse_one("imagenet_resnet", "--drop_remainder", "false")
+    assert task.steps_per_epoch(whole, splits) == 313
+
+
+@pytest.mark.one_backend
+def test_a_tenth_to_validate_on_is_one_of_the_set_itself():
+    """Theirs is the last tenth of SVHN's own 73,257 digits, not of the extra ones
+    too; all of these stay."""
+    options = ["--dataset", "svhn_cropped+extra", "--holdout", "0.1", "--holdout_last"]
+    info = describe_data(parse_one("cifar_wrn", *options)).info
+    assert (info.num_validation, info.num_train) == (7_326, 604_388 - 7_326)
+    info = describe_data(parse_one("cifar_wrn", *options[:-1])).info
+    assert info.num_validation == 60_439
+    info = describe_data(parse_one("cifar_wrn", "--holdout", "0.1")).info
+    assert info.num_validation == 5_000
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("side", [4, 5])
+def test_images_that_cannot_be_reflected_are_refused(side, tmp_path):
+    """By TensorFlow in the middle of a graph; NumPy reflects them again and again."""
+    path, y = tmp_path / "tiny.npz", np.arange(8) % 2
+    x = np.full((8, side, 9, 3), 200, "uint8")
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    config = parse_one("cifar_wrn", "--dataset", str(path), "--augment", "basic")
+    if side == 5:
+        describe_data(config)
+        return
+    with pytest.raises(InputError, match=r"reflects 4 pixels .* Received: 4 x 9$"):
+        describe_data(config)
 
 
 @pytest.mark.one_backend
