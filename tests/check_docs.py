@@ -24,6 +24,7 @@ NOT_RUN = {
     r"^make demo|^source |^pip |^export ": "sets up what the others run in",
     r"^make ui|^mlflow |^docker ": "a server, which does not end",
     r"KERAS_DISTRIBUTION_": "two hosts; tests/experiment/runs/test_devices.py has them",
+    r"--dataset spektral:": "downloads a data set",
     r"--dataset my_photos": "needs pictures of one's own, and downloads weights",
     r"--ray|^ray |^salloc|^srun|^HEAD=|^kubectl": "a cluster",
 }

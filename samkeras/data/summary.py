@@ -9,6 +9,7 @@ from samkeras.data.splits import DataInfo, Splits
 
 NAMES = ("classes.txt", "tags.txt", "tasks.txt")
 SHOWN = 10  # classes
+DIGITS = 6  # that float32 keeps
 
 
 def summarize(splits: Splits[Any], in_full: bool = True) -> str:
@@ -28,10 +29,26 @@ def summarize(splits: Splits[Any], in_full: bool = True) -> str:
         sizes = _describe_sizes(part, splits.info)
         lines.append(f"{title}: {len(part):,} examples{sizes}")
         described = _describe_labels(
-            y, splits.info, names.split("\n"), None if in_full else SHOWN
+            _bring_back(y, splits.files.get("tasks.csv")),
+            splits.info,
+            names.split("\n"),
+            None if in_full else SHOWN,
         )
         lines += [f"  {line}" for line in described]
     return "\n".join(lines) + "\n"
+
+
+def _bring_back(y: np.ndarray, scales: str | None) -> np.ndarray:
+    """Numbers as their file has them, by what tells how they were brought to one
+    scale."""
+    if scales is None:
+        return y
+    rows = [row.rsplit(",", 2)[1:] for row in scales.splitlines()[1:]]
+    means, deviations = np.array(rows, "float64").T
+    back = y * deviations + means
+    for column, size in zip(back.T, abs(means) + deviations, strict=True):
+        column[:] = column.round(DIGITS - int(np.floor(np.log10(size)))) + 0.0
+    return back
 
 
 def _describe_sizes(part: Any, info: DataInfo) -> str:

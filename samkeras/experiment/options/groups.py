@@ -558,7 +558,8 @@ class Columns(Options):
     text_column: str | None = None
     """column of texts in a file, or of SMILES (default: text, sentence, ..., smiles)"""
     label_column: str | None = None
-    """column of labels (default: label, class, ...; with SMILES all other columns)"""
+    """column of labels, or property in an .sdf file (default: label, class, ...; of
+    molecules without such all of 0 and 1, in graph_regression all of numbers)"""
 
     @property
     def unused(self) -> dict[str, str]:
