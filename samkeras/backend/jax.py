@@ -10,6 +10,7 @@ import platform
 import re
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,36 @@ def is_sparse(batch: Tree) -> bool:
     return any(isinstance(leaf, JAXSparse) for leaf in leaves)
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["words"], meta_fields=["row"]
+)
+@dataclass(frozen=True)
+class Bytes:
+    """A table of bytes that is gathered by four of them at once.
+
+    Attributes:
+        words: uint32[row, ...].
+        row: the shape of a row of bytes.
+    """
+
+    words: Tensor
+    row: tuple[int, ...]
+    dtype = np.dtype("uint8")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.words), *self.row)
+
+    def take(self, index: Tensor) -> Tensor:
+        # A gather that was fused with what reads it would take single bytes.
+        words = isolate(jnp.take(self.words, index, axis=0, mode="clip"))
+        found = jax.lax.bitcast_convert_type(words, "uint8")
+        return jnp.reshape(found, (*index.shape, *self.row))
+
+
 def take_rows(table: Tensor, index: Tensor) -> Tensor:
+    if isinstance(table, Bytes):
+        return table.take(index)
     return jnp.take(table, index, axis=0, mode="clip")
 
 
@@ -213,6 +243,11 @@ def find_layout() -> Hashable:
 
 
 def place_table(array: np.ndarray) -> Tensor:
+    size = array.nbytes // max(len(array), 1)
+    on_cpu = jax.default_backend() == "cpu"  # where an element at a time is gathered
+    if on_cpu and array.dtype == np.uint8 and size and size % 4 == 0:
+        words = np.ascontiguousarray(array).reshape(len(array), size).view("uint32")
+        return Bytes(_place(words, PartitionSpec()), array.shape[1:])
     return _place(array, PartitionSpec())
 
 
@@ -498,7 +533,7 @@ class CompiledSteps:
         # By programs of their own: to compile them within the steps' takes the longer
         # the more runs there are.
         together = map(_stack_trees, (values, states, arrays))
-        joined = [many[0] if len(many) == 1 else _join(*many) for many in tables]
+        joined = [m[0] if len(m) == 1 else _stack_trees(m) for m in tables]
         bounds = map(_scalar, (first.start, first.start + first.count))
         static = (first.gather, rates, is_common)
         taken = self._together(*together, joined, *bounds, *static)
@@ -666,7 +701,7 @@ def _repeat(
 
 
 def _scalar(number: int) -> Tensor:
-    return place_table(np.asarray(number, "int32"))
+    return _place(np.asarray(number, "int32"), PartitionSpec())
 
 
 def _like(old: Tree, new: Tree) -> Tree:

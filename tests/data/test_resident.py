@@ -15,7 +15,7 @@ from samkeras.data.augmentation import CropFlip
 from samkeras.data.examples import ArrayExamples
 from samkeras.data.resident import tables
 
-SHAPE = (6, 5, 3)
+SHAPE = (6, 4, 3)
 
 
 def make_examples(count: int = 70, **options) -> ArrayExamples:
@@ -192,3 +192,20 @@ def test_nothing_crosses_from_the_host_within_an_epoch(convolves):
     with jax.transfer_guard("disallow"):
         take_epoch(1)
         take_epoch(2)
+
+
+@pytest.mark.parametrize("row", [(28, 28), (5, 4, 3), (3,), (), (7, 2)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int32"])
+def test_rows_of_a_table_are_those_of_its_array(row, dtype):
+    """Also where a backend keeps bytes in another way; of an array with strides too,
+    and a place beyond its end is the last one."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (20, *row)).astype(dtype)[::2]
+    table = backend.place_table(array)
+    index = np.array([[3, 0], [9, 3]], "int32")
+    found = backend.take_rows(table, keras.ops.convert_to_tensor(index))
+    np.testing.assert_array_equal(np.asarray(found), array[index])
+    assert (tuple(table.shape), keras.backend.standardize_dtype(table.dtype)) == (
+        array.shape,
+        dtype,
+    )
