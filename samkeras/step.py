@@ -232,11 +232,16 @@ class _Passes:
     def find_losses(self, epsilon: list[Tensor]) -> Tensor:
         """The examples' losses at w + epsilon; see `Context`."""
         self._step.check_shapes("epsilon", epsilon)
-        if self.here is None or self.here.losses is None:
-            name = type(self._step.method).__name__
+        name = type(self._step.method).__name__
+        if self.here is None or not self._uses_losses:
             raise ValueError(
                 f"{name} must say uses_losses, and ask for the gradient at the weights "
                 "before losses elsewhere"
+            )
+        if self.here.losses is None:
+            raise ValueError(
+                f"{name} asks for the losses of single examples: the loss must take "
+                "sample weights, and the model's compute_loss pass them on"
             )
         _check_read(self.made[0].raw)
         point = add(self._step.weights, epsilon)

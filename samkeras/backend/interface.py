@@ -90,6 +90,13 @@ class Interface(Protocol):
         """
         ...
 
+    def gradient_of(
+        self, function: Callable[[Tensor], Tensor], tensor: Tensor
+    ) -> Tensor | None:
+        """The gradient of function(tensor) -> scalar; None where the scalar does not
+        depend on the tensor."""
+        ...
+
     def hessian_product(
         self,
         function: Callable[[list[Tensor]], Tensor],

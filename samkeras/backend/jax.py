@@ -22,8 +22,10 @@ from jax.experimental import multihost_utils
 from jax.experimental.sparse import JAXSparse
 from jax.extend.core import (
     Literal,
+    jaxpr_as_fun,
     jaxprs_in_params,  # pyright: ignore[reportUnknownVariableType]
 )
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 from keras.optimizers.schedules import LearningRateSchedule as Rate
 
@@ -60,6 +62,19 @@ def value_and_grad(
 ) -> tuple[Tree, list[Tensor | None], keras.Variable | None]:
     (_, others), gradients = jax.value_and_grad(function, has_aux=True)(weights)
     return others, gradients, None
+
+
+def gradient_of(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor | None:
+    traced = jax.make_jaxpr(function)(tensor)
+    _, (is_used,) = dce_jaxpr(traced.jaxpr, [True])
+    if not is_used:  # where JAX has zeros
+        return None
+
+    def evaluate(x: Tensor) -> Tensor:
+        outputs = jaxpr_as_fun(traced)(x)  # pyright: ignore[reportUnknownVariableType]
+        return outputs[0]  # pyright: ignore[reportUnknownVariableType]
+
+    return jax.grad(evaluate)(tensor)
 
 
 def hessian_product(

@@ -48,6 +48,10 @@ def value_and_grad(
     return others, gradients, next(iter(raw), None)
 
 
+def gradient_of(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor | None:
+    return value_and_grad(lambda x: (function(x[0]), ()), [tensor], [], [])[1][0]
+
+
 def hessian_product(
     function: Callable[[list[Tensor]], Tensor],
     weights: list[Tensor],

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 import keras
+import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import is_number
 from samkeras.methods.method import NORM_EPSILON, Context, Role, resize
 from samkeras.methods.sam import SAM, SAMOptions
-from samkeras.tensors import add, dot, global_norm, scale
+from samkeras.tensors import add, dot, global_norm, scale, widest
 
 Tensor = Any
+ROUNDING = 10  # in units of the last place, of vectors that are equal
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -76,14 +78,22 @@ class LookSAM(SAM):
         old = [ops.convert_to_tensor(variable) for variable in self._kept]
 
         def look() -> list[Tensor]:
-            length = global_norm(context.gradient) + NORM_EPSILON
-            direction = scale(context.gradient, 1 / length)
-            along = scale(direction, dot(result, direction))
-            rest = [r - a for r, a in zip(result, along, strict=True)]
-            # At length 1, which the steps between need not find again.
+            dtype = widest(result)
+            gradient, found = (
+                [ops.cast(t, dtype) for t in tensors]
+                for tensors in (context.gradient, result)
+            )
+            length = global_norm(gradient) + NORM_EPSILON
+            direction = scale(gradient, 1 / length)
+            along = scale(direction, dot(found, direction))
+            rest = [f - a for f, a in zip(found, along, strict=True)]
+            # At length 1, which the steps between need not find again; at 0 where it is
+            # rounding errors alone, as with a rho of 0.
+            least = ROUNDING * float(np.finfo(dtype).eps) * global_norm(found)
+            size = ops.where(global_norm(rest) <= least, 0.0, 1.0)
             return [
                 ops.cast(r, v.dtype)
-                for r, v in zip(resize(1.0, rest), old, strict=True)
+                for r, v in zip(resize(size, rest), old, strict=True)
             ]
 
         new = context.cond(self.is_due(context), look, lambda: old)

@@ -48,7 +48,8 @@ class Point(NamedTuple):
         loss: scalar. Where the method says `uses_losses`, else None.
         losses: what each example adds to the loss, times their number, float[example]:
             its own loss times its weight, where the training loss is a mean of them.
-            Where the method says so, and at w alone.
+            Where the method says so, and at w alone; None where `compute_loss` takes no
+            weights of examples.
     """
 
     gradient: list[Tensor]
@@ -139,7 +140,12 @@ class Context:
 
     def losses_at(self, epsilon: list[Tensor]) -> Tensor:
         """The examples' losses at w + epsilon, see `Point`, which cost a third of a
-        pass: nothing is differentiated, and BatchNorm's statistics stay."""
+        pass: nothing is differentiated, and BatchNorm's statistics stay.
+
+        Raises:
+            ValueError: the method does not say `uses_losses`, or has not looked at w
+                before; or the loss takes no weights of examples.
+        """
         return self._find_losses(epsilon)
 
     def hessian_product(self, vector: list[Tensor]) -> list[Tensor]:

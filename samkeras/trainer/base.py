@@ -158,20 +158,17 @@ class BaseTrainer(keras.Model):
         )
         return y_pred, loss
 
-    def _find_losses(self, batch: Batch, y_pred: Any) -> Tensor:
+    def _find_losses(self, batch: Batch, y_pred: Any) -> Tensor | None:
         """What each example adds to the loss, times their number: its own loss, where
-        the loss is their mean. float32[example].
-
-        Raises:
-            ValueError: the loss takes no weights of examples.
+        the loss is their mean. float32[example]; None where the loss takes no weights
+        of examples.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         first = next(array for array in keras.tree.flatten(x) if array is not None)
         count = ops.shape(first)[0]
 
-        def weigh(shares: list[Tensor]) -> tuple[Tensor, Any]:
-            (share,) = shares  # of each example, in a loss that is linear in them
-
+        # The loss is linear in the share of each example.
+        def weigh(share: Tensor) -> Tensor:
             def like(rank: int) -> Tensor:
                 return ops.reshape(share, (-1, *[1] * (rank - 1)))
 
@@ -188,15 +185,13 @@ class BaseTrainer(keras.Model):
                 weights = keras.tree.map_structure(make, y_pred)
             else:
                 weights = keras.tree.map_structure(apply, sample_weight)
-            loss = self._compute_loss(
+            return self._compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=weights, training=True
             )
-            return loss, ()
 
-        ones = ops.ones((count,), "float32")
-        _, (losses,), _ = backend.value_and_grad(weigh, [ones], [], [])
+        losses = backend.gradient_of(weigh, ops.ones((count,), "float32"))
         if losses is None:
-            raise ValueError("to choose examples, the loss must take sample weights")
+            return None
         # Keras divides a part's loss by their number.
         return losses * ops.cast(count * backend.count_parts(), "float32")
 

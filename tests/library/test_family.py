@@ -283,6 +283,8 @@ LIMITS = {
     "wsam_0": (lambda: samkeras.WSAM(0.1, gamma=0.0), "sgd"),
     "wsam_gnp": (lambda: samkeras.WSAM(0.1, gamma=4 / 9, decoupled=False), "gnp"),
     "looksam": (lambda: samkeras.LookSAM(0.1, every=1), "sam"),
+    "looksam_rho_0": (lambda: samkeras.LookSAM(0.0, every=3), "sgd"),
+    "looksam_tiny": (lambda: samkeras.LookSAM(1e-9, every=3), "sgd"),
     "looksam_0": (lambda: samkeras.LookSAM(0.1, alpha=0.0, every=3), "sam_every_3"),
     "aesam": (lambda: samkeras.AESAM(0.1, threshold=-9.0), "sam"),
     "aesam_never": (lambda: samkeras.AESAM(0.1, threshold=99.0), "sgd"),

@@ -74,6 +74,24 @@ def test_det_weighs_a_point_by_its_loss():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_det_bears_points_far_up():
+    """Where the cube of the mean is below the smallest float32: by hand in float64."""
+    method = samkeras.DetSAM(0.1, lam=1.0, samples=2)
+    rises = ops.convert_to_tensor([60.0, 90.0])
+    found = ops.convert_to_numpy(method.weigh(rises, None))
+    first, second = math.exp(-30), math.exp(-45)
+    expected = np.array([first, second]) / 2 / ((first + second) / 2) ** 3
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_det_trains_at_its_default():
+    """A network without BatchNorm, which the authors' radius throws far."""
+    keras.utils.set_random_seed(1)
+    model = compile_classifier(build_classifier(), method=samkeras.DetSAM())
+    losses = train(model, *random_examples(), epochs=5)["loss"]
+    assert losses[-1] < losses[0]
+
+
 def test_trace_is_the_mean_over_its_points():
     method = samkeras.TraceSAM(0.1, lam=0.5, samples=2)
     found = step_of(give(method, [1, 0], [0, 1]))
@@ -319,17 +337,30 @@ def test_what_does_not_say_that_it_uses_losses_gets_none():
 
 
 def test_a_loss_without_weights_is_refused():
-    """It cannot tell examples from each other: TensorFlow sees that."""
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("JAX's gradients are zero where there is none")
+    """It cannot tell examples from each other; where nobody chooses some it may."""
 
     class Own(samkeras.SAMModel):
         def compute_loss(self, x, y, y_pred, sample_weight, training=True):
-            return ops.mean(y_pred)
+            return ops.mean(ops.square(y_pred))
 
-    model = compile_classifier(build_classifier(Own), method=samkeras.ESAM())
-    with pytest.raises(ValueError, match="the loss must take sample weights"):
-        model.train_on_batch(*random_examples(8))
+    batch = random_examples(8)
+    for kwargs in ({}, {"m_sharpness": 4}):
+        model = compile_classifier(
+            build_classifier(Own), method=samkeras.ESAM(), **kwargs
+        )
+        before = model.get_weights()
+        with pytest.raises(
+            ValueError, match=r"ESAM .* the loss must take sample weigh"
+        ):
+            model.train_on_batch(*batch)
+        assert relative_error(model.get_weights(), before) == 0
+    ends = []
+    for method in (samkeras.TraceSAM(0.1), samkeras.RandomPerturbation(0.1)):
+        keras.utils.set_random_seed(1)
+        model = compile_classifier(build_classifier(Own), method=method)
+        model.train_on_batch(*batch)
+        ends.append(model.get_weights())
+    assert relative_error(*ends) < 1e-6
 
 
 @pytest.mark.parametrize(

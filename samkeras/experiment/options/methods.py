@@ -75,7 +75,7 @@ CHOICES = ("method", "only", "scope", "decoupled", "sam_every", "sam_start")
 DEFAULTS = {
     "asam": {"rho": 0.5},
     "trace": {"rho": 0.01, "lam": 1.0},
-    "det": {"rho": 1.0, "lam": 1.0},
+    "det": {"rho": 0.01, "lam": 1.0},
     "frobenius": {"rho": 0.005, "lam": 0.005, "sam_samples": 2},
     "gnp": {"rho": 0.1, "sam_alpha": 0.8},
     "looksam": {"rho": 0.1, "sam_alpha": 0.7, "sam_every": 5},
