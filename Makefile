@@ -1,12 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
+ORACLES := .venv-oracles
 BIN := $(VENV)/bin
 PORT ?= $(or $(MLFLOW_PORT),5000)
 # A file's tests in one process: they share what takes long.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-faults test-newest lint format docs check-docs dist ui clean
+.PHONY: demo test test-slow test-faults test-newest test-oracles lint format docs check-docs dist ui clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python run.py workloads/synthetic_mlp --width_mult 1,10 --sam true,false
@@ -34,6 +35,13 @@ test-newest:
 	status=0; for backend in jax tensorflow; do \
 	KERAS_BACKEND=$$backend $(NEWEST)/bin/python -m pytest $(PARALLEL) -m "not slow and not faults" \
 	tests/test_architecture.py tests/library tests/models tests/analysis || status=1; done; exit $$status
+
+# Methods beside those of other packages, which need PyTorch
+test-oracles:
+	$(PYTHON) -m venv --clear $(ORACLES)
+	$(ORACLES)/bin/python -m pip install --quiet -r requirements-oracles.txt
+	for backend in jax tensorflow; do \
+	KERAS_BACKEND=$$backend $(ORACLES)/bin/python -m pytest tests/library/test_oracles.py || exit 1; done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -63,7 +71,7 @@ ui: $(VENV)/.installed
 	$(BIN)/mlflow ui --port $(PORT) --backend-store-uri sqlite:///mlflow/mlflow.db
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist *.egg-info .pytest_cache .ruff_cache site
+	rm -rf $(VENV) $(NEWEST) $(ORACLES) build dist *.egg-info .pytest_cache .ruff_cache site
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "samkeras needs Python 3.11 to 3.13; choose one with make PYTHON=python3.11")'

@@ -36,7 +36,7 @@ class AESAM(SAM):
     which are smaller: more groups are perturbed.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, ours.
         threshold: c, a finite number or a schedule of the step. Default 0, the mean of
             the authors'.
         ema_decay: d, >= 0 and < 1. Default 0.9, the authors'.

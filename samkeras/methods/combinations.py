@@ -27,7 +27,8 @@ class GSAM(SAM):
     to g.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, ours; in
+            big_vision it falls from 0.6 to 0.1.
         alpha: weight of g_o, a number >= 0. Default 0.4, that of the authors' class;
             0.6 for vision transformers in big_vision.
         options: those of `SAM` and `Perturbation`.
@@ -116,7 +117,7 @@ class WSAM(SAM):
     g alone then. With gamma 0.5 the first is SAM's, with 0 it is g.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, the authors'.
         gamma: how much sharpness counts, >= 0 and < 1. Default 0.9, the authors'.
         decoupled: whether the sharpness passes the optimizer by. Default True, the
             authors'.
@@ -169,7 +170,7 @@ class StableSAM(SAM):
     One of two methods that are called SSAM.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, ours.
         options: those of `SAM` and `Perturbation`.
 
     Raises:

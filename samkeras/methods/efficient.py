@@ -36,7 +36,7 @@ class ESAM(Perturbation):
 
     Args:
         rho: norm of epsilon before it is masked, a number >= 0 or a schedule. Default
-            0.05.
+            0.05, the authors'.
         beta: share of the weights that are perturbed, > 0 and <= 1. Default 0.6, the
             authors' for CIFAR. It saves nothing here.
         gamma: share of the examples whose gradient is taken, > 0 and <= 1. Default 0.5,

@@ -80,9 +80,12 @@ class FSAM(_AveragingPerturbation):
     is rounding errors.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
-        sigma: share of the average that is taken off, a number >= 0. Default 1.
-        ema_decay: decay of the average, >= 0 and < 1. Default 0.9.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, that of the
+            authors' class; 0.2 in their script for CIFAR-100.
+        sigma: share of the average that is taken off, a number >= 0. Default 1, the
+            paper's.
+        ema_decay: decay of the average, >= 0 and < 1. Default 0.9, that of the
+            authors' class; 0.6 in that script.
         order: "code" or "paper". Default "code".
         options: those of `Perturbation`.
 
@@ -152,7 +155,7 @@ class VaSSO(_AveragingPerturbation):
     the opposite of F-SAM: along what the gradients of batches have in common.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, ours.
         theta: weight of the newest gradient, > 0 and <= 1; with 1 it is SAM. Default
             0.9, that of an example in the authors' code.
         options: those of `Perturbation`.

@@ -29,7 +29,7 @@ class UnifiedSAM(Perturbation):
     which is SAM for lam = 1 and UnnormalizedSAM for lam = 0.
 
     Args:
-        rho: a number >= 0 or a schedule. Default 0.05.
+        rho: a number >= 0 or a schedule. Default 0.05, ours.
         lam: how far it is normalized, a number from 0 to 1, or a keras
             LearningRateSchedule of the step. Default 0.5, ours.
         options: those of `Perturbation`.
@@ -85,7 +85,7 @@ class MongeSAM(Perturbation):
     formula is derived from the metric, and not compared with the authors' code.
 
     Args:
-        rho: radius in the metric, a number >= 0 or a schedule. Default 0.05.
+        rho: radius in the metric, a number >= 0 or a schedule. Default 0.05, ours.
         options: those of `Perturbation`.
 
     Raises:
@@ -117,7 +117,7 @@ class LightSAM(Perturbation):
     keras' Adagrad.
 
     Args:
-        rho: a number >= 0 or a schedule. Default 0.05.
+        rho: a number >= 0 or a schedule. Default 0.05, ours.
         only, every, start: see `Perturbation`.
 
     Raises:

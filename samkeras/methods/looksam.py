@@ -33,7 +33,8 @@ class LookSAM(SAM):
     tensor, as in most code in public, a weight that is a scalar would have no g_v.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.1.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.1, that of public
+            code.
         alpha: weight of g_v, a number >= 0. Default 0.7, the authors'.
         options: those of `SAM` and `Perturbation`; `every` is k, by default 5, the
             authors'.

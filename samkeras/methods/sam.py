@@ -42,7 +42,8 @@ class SAM(Perturbation):
     reached, so that epsilon never leaves the ball of radius rho.
 
     Args:
-        rho: radius of the ball, a number >= 0 or a schedule. Default 0.05.
+        rho: radius of the ball, a number >= 0 or a schedule. Default 0.05, the authors'
+            for CIFAR-10 and ImageNet.
         p: norm of the ball, 1 < p <= inf. Default 2.
         steps: number k >= 1 of ascent steps, each costs one pass. Default 1.
         options: those of `Perturbation`.
@@ -126,7 +127,7 @@ class SecondOrderSAM(Perturbation):
     and zero where g is. It costs about two passes more than SAM's.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, SAM's.
         options: those of `Perturbation`.
 
     Raises:
@@ -167,7 +168,7 @@ class UnnormalizedSAM(Perturbation):
     (Andriushchenko and Flammarion 2022).
 
     Args:
-        rho: factor of the gradient, a number >= 0 or a schedule. Default 0.05.
+        rho: factor of the gradient, a number >= 0 or a schedule. Default 0.05, SAM's.
         options: those of `Perturbation`.
 
     Raises:
@@ -193,7 +194,7 @@ class RandomPerturbation(Perturbation):
     backend and needs nothing saved.
 
     Args:
-        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05.
+        rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, SAM's.
         seed: seed of the directions, 0 <= seed < 2**32. Default 0.
         options: those of `Perturbation`.
 

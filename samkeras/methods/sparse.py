@@ -34,7 +34,7 @@ class SSAM(Perturbation):
 
     Args:
         rho: norm of epsilon before it is masked, a number >= 0 or a schedule. Default
-            0.05.
+            0.05, ours.
         sparsity: share of the weights that are not perturbed, >= 0 and < 1. Default
             0.5, that of most of the paper's results.
         mask_every: steps from one mask to the next, >= 1. Default 100, ours; the

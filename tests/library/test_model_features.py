@@ -161,6 +161,33 @@ def test_weighted_training_with_rho_of_zero_is_plain_keras(weighting):
     assert relative_error(*weights) < 1e-7  # float32
 
 
+def test_averaged_weights_with_rho_of_zero_are_plain_keras():
+    """The optimizer's average of the weights (`use_ema`), and the weights that it takes
+    the place of every other step and at the end, to the bit."""
+    ends = []
+    for model_class in (samkeras.SAMModel, keras.Model):
+        keras.utils.set_random_seed(3)
+        optimizer = keras.optimizers.SGD(
+            0.1,
+            use_ema=True,
+            ema_momentum=0.9,
+            ema_overwrite_frequency=2,
+        )
+        model = build_classifier(model_class)
+        is_ours = model_class is samkeras.SAMModel
+        kwargs = {"method": samkeras.SAM(0.0)} if is_ours else {}
+        compile_classifier(model, optimizer=optimizer, run_eagerly=True, **kwargs)
+        for batch in batches_of(*random_examples(48)):
+            model.train_on_batch(*batch)
+        weights = model.get_weights()
+        optimizer.finalize_variable_values(model.trainable_variables)
+        averages = model.get_weights()
+        assert relative_error(averages, weights) > 1e-4
+        ends.append([*weights, *averages])
+    for ours, theirs in zip(*ends, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_frozen_layers_are_neither_perturbed_nor_moved():
     """epsilon, the logged norm, l2 and the step leave a frozen layer out."""
     x, y = random_examples(16)

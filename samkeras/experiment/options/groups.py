@@ -167,6 +167,9 @@ class Method(Options):
     ema_decay: Fraction = 0.9
     """with method fsam or aesam: decay of the running mean of the gradients or of their
     norms"""
+    fsam_order: Literal["code", "paper"] = "code"
+    """with method fsam: whether the mean is that before the step, as in the authors'
+    code, or with its gradient, as in the paper"""
     theta: PositiveShare = 0.9
     """with method vasso: weight of the newest gradient in their running mean"""
     lam: NonNegativeFloat = 0.5

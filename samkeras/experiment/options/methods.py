@@ -38,6 +38,7 @@ CLASS_OPTIONS = {
     "eta": ("asam",),
     "sigma": ("fsam",),
     "ema_decay": ("fsam", "aesam"),
+    "fsam_order": ("fsam",),
     "theta": ("vasso",),
     "lam": ("unified", "trace", "det", "frobenius"),
     "sam_samples": ("trace", "det", "frobenius"),
@@ -57,6 +58,7 @@ CLASS_OPTIONS = {
 ARGUMENTS = {
     "ascent_steps": "steps",
     "mask_sparsity": "sparsity",
+    "fsam_order": "order",
     "esam_beta": "beta",
     "esam_gamma": "gamma",
     "sam_alpha": "alpha",
@@ -70,7 +72,15 @@ OPTIONS = {"method": _ALL, **CLASS_OPTIONS, "m_sharpness": _ALL}
 _OF_ANY = ("method", "rho", "m_sharpness")
 # Those that choose among methods, each of which is a line of its own in figures and
 # tables; of the others a method is taken at its best numbers.
-CHOICES = ("method", "only", "scope", "decoupled", "sam_every", "sam_start")
+CHOICES = (
+    "method",
+    "only",
+    "scope",
+    "fsam_order",
+    "decoupled",
+    "sam_every",
+    "sam_start",
+)
 # What takes the place of a workload's defaults, which are for SAM itself.
 DEFAULTS = {
     "asam": {"rho": 0.5},

@@ -25,7 +25,7 @@ from tests.helpers import find_mark, make_config, parse_runs
 
 # Arguments that are no options: the paper's control has one seed for all runs.
 # AE-SAM's threshold falls over a run's steps.
-NO_OPTIONS = {"fsam": {"order"}, "aesam": {"threshold"}, "random": {"seed"}}
+NO_OPTIONS = {"aesam": {"threshold"}, "random": {"seed"}}
 NO_OPTIONS |= {name: {"seed"} for name in ("esam", "trace", "det", "frobenius")}
 
 
@@ -60,7 +60,7 @@ def test_a_methods_options_are_its_classs_arguments(method):
 def test_a_method_is_built_of_its_options(method):
     """Each at a value of its own."""
     values = {"rho": 0.25, "p": "inf", "ascent_steps": 3}
-    values.update(eta=0.125, sigma=0.5, ema_decay=0.75)
+    values.update(eta=0.125, sigma=0.5, ema_decay=0.75, fsam_order="paper")
     values.update(only="bias", scope="layer", theta=0.25, lam=0.75)
     values.update(mask_sparsity=0.75, mask_every=7, sam_samples=5)
     values.update(esam_beta=0.125, esam_gamma=0.75)

@@ -88,6 +88,8 @@ SAM_PRUNED += ["--sparsity", "0.5", "--label_noise", "0.2"]
 # A method and an optimizer that have states of their own.
 FSAM_ADAMW = ["--sam", "--method", "fsam", "--optimizer", "adamw"]
 FSAM_ADAMW += ["--weight_decay", "0.01"]
+# Every fifth step is perturbed, and it is stopped before steps 12 and 18.
+LOOKSAM = ["--sam", "--method", "looksam"]
 
 
 @pytest.mark.exact
@@ -101,8 +103,9 @@ FSAM_ADAMW += ["--weight_decay", "0.01"]
         ),
         (SAM_PRUNED, [("train", 2, 6)]),
         (FSAM_ADAMW, [("train", 1, 3), ("train", 2, 0)]),
+        (LOOKSAM, [("train", 1, 3), ("train", 2, 0)]),
     ],
-    ids=["sam", "random_pruned", "fsam_adamw"],
+    ids=["sam", "random_pruned", "fsam_adamw", "looksam"],
 )
 def test_an_interrupted_run_ends_with_the_same_weights(
     train, options, places, tmp_path
