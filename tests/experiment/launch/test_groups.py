@@ -159,6 +159,28 @@ def test_a_run_takes_its_share_of_the_groups_time(train, records):
 
 
 @needs_jax
+@pytest.mark.parametrize("options", [[], ["--replicas", "2"], ["--label_noise", "0.2"]])
+def test_nothing_crosses_from_the_host_unasked_after_the_first_epoch(
+    options, train, monkeypatch
+):
+    """In a whole run: its steps, records, best weights and checkpoints."""
+    import jax
+
+    end_epoch = Member.end_epoch
+
+    def guard(self, *args):
+        end_epoch(self, *args)
+        jax.config.update("jax_transfer_guard", "disallow")
+
+    monkeypatch.setattr(Member, "end_epoch", guard)
+    try:
+        code, out, _, _ = train("runs", "--sam", "--epochs", "3", *options)
+    finally:
+        jax.config.update("jax_transfer_guard", "allow")
+    assert code == 0, out
+
+
+@needs_jax
 def test_a_run_that_becomes_infinite_fails_alone(train):
     options = ["--learning_rate", "0.05,1e30", "--replicas", "2"]
     code, out, weights, runs = train("group", *options)

@@ -33,6 +33,20 @@ def num_shared(monkeypatch):
     return lambda: len(runs)
 
 
+def test_a_model_is_built_once_a_run(train, monkeypatch):
+    """And once more of one shape, to know its size."""
+    built, build = [], mnist_mlp.workload.build
+
+    def note(*args):
+        built.append(args)
+        return build(*args)
+
+    workload = dataclasses.replace(mnist_mlp.workload, build=note)
+    monkeypatch.setattr(mnist_mlp, "workload", workload)
+    assert train(*OPTIONS, "--seed", "0,1,2", target=MNIST)[0] == 0
+    assert len(built) == 3 + 1
+
+
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
 
@@ -50,7 +64,7 @@ def read_runs(runs) -> dict[str, tuple]:
     found = {}
     for run in runs:
         if "grid" not in run.tags:
-            curves = {k: v for k, v in run.curves.items() if "per_second" not in k}
+            curves = {k: v for k, v in run.curves.items() if "second" not in k}
             files = sorted(run.folder.glob("*.weights.h5"))
             found[run.name] = curves, *map(read_weights, files)
     return found
