@@ -32,10 +32,14 @@ import pytest
 gc.set_threshold(50_000, 20, 20)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what is the same on both backends on one of them."""
     if keras.backend.backend() == "jax":
         return
+    for item in items:
+        if item.get_closest_marker("slow_on_tensorflow"):
+            item.add_marker(pytest.mark.slow)
     skip = pytest.mark.skip(reason="knows nothing of backends: run on JAX")
     for item in items:
         each = item.get_closest_marker("each_backend")

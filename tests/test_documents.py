@@ -141,6 +141,7 @@ def test_the_reference_wants_docstrings(monkeypatch):
         hooks.check_docstrings("::: samkeras.methods.sam\n    members: [SAM]\n")
 
 
+@pytest.mark.slow_on_tensorflow
 def test_measure_sharpness(tmp_path, monkeypatch):
     """All that is measured is a number, of all the examples."""
     monkeypatch.chdir(tmp_path)

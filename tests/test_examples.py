@@ -18,6 +18,9 @@ FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
+pytestmark = pytest.mark.slow_on_tensorflow
+
+
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """A function: an example and options -> the names that it leaves, and what it

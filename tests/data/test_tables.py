@@ -285,6 +285,7 @@ def test_other_folders_are_refused(tmp_path):
         load_sentences(str(tmp_path), None, None)
 
 
+@pytest.mark.slow_on_tensorflow
 def test_many_classes_are_learnt(tmp_path, records):
     """Beyond the share of the largest, with SAM and without."""
     words = ("alpha", "beta", "gamma")

@@ -135,6 +135,7 @@ def test_other_folders_are_refused(tmp_path):
         load_treebank(str(tmp_path), None, None, "upos")
 
 
+@pytest.mark.slow_on_tensorflow
 def test_tags_are_learnt(tmp_path, records):
     """Beyond the share of the most frequent one, with SAM and without."""
     rng = np.random.default_rng(0)

@@ -43,6 +43,7 @@ def trained(records, tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.slow_on_tensorflow
 def test_labels_are_what_the_first_run_predicts(trained, tmp_path, monkeypatch):
     """The classes of the largest logits of its last weights, of images as they are; how
     many labels differ is recorded. With --rerun they are predicted again; the same
@@ -74,6 +75,7 @@ def test_labels_are_what_the_first_run_predicts(trained, tmp_path, monkeypatch):
     trained("two", None)
 
 
+@pytest.mark.slow_on_tensorflow
 def test_a_second_run_goes_on_with_its_labels(trained, tmp_path):
     """To the bit that of one without a stop, though the first one's weights are gone
     since: each of them is stopped once."""

@@ -276,6 +276,7 @@ def test_an_interrupted_grid_goes_on(train, recorded, monkeypatch):
         assert list(child.curves["val_loss"]) == [0, 1]
 
 
+@pytest.mark.slow_on_tensorflow
 @pytest.mark.each_backend
 def test_workers_train_the_same_grid(call, in_mlflow):
     """Two processes: the metrics of one process, nested in one parent, finished."""

@@ -118,6 +118,7 @@ def test_what_is_asked_for_later_is_added(trained, store, tmp_path, monkeypatch)
     assert "trace" in read_numbers(find_run(trained, "sam"))
 
 
+@pytest.mark.slow_on_tensorflow
 def test_a_run_alone_is_measured_as_among_others(trained, tmp_path):
     """Whose models it takes the place of: smoothness takes a step of training, with the
     optimizer and method as they were, and takes it back."""

@@ -495,6 +495,7 @@ def test_a_wrong_monitor_is_told_before_a_game_is_played(
     assert not any(records.values())
 
 
+@pytest.mark.slow_on_tensorflow
 def test_a_run_is_recorded(train, tmp_path, monkeypatch):
     """SAM with SNIP: its curves over observations, a film of a game, weights that are
     zero, and one program to train, on one device of two."""
