@@ -293,6 +293,45 @@ def test_a_model_of_float64_is_measured_in_float64():
     np.testing.assert_allclose(top.values, expected[:2], rtol=1e-12)
 
 
+def test_a_neuron_of_relu_has_its_hessian():
+    """Of (c relu(w x + b) - y)^2 / 2, by hand, in float64: J J' and the residual times
+    what w and b have with c; nothing of an example that the neuron is off for."""
+    keras.config.set_floatx("float64")  # of the loss, too
+    keras.config.set_dtype_policy("float64")
+    w, b, c = 0.7, 0.2, -1.3
+    x, y = np.array([[0.5], [1.5], [-2.0]]), np.array([[0.3], [-1.0], [4.0]])
+    with backend.double_precision():
+        inputs = keras.Input((1,), dtype="float64")
+        hidden = layers.Dense(1, activation="relu")(inputs)
+        model = keras.Model(inputs, layers.Dense(1, use_bias=False)(hidden))
+        model.set_weights([np.array([[w]]), np.array([b]), np.array([[c]])])
+        model.compile(loss=lambda y, y_pred: ops.square(y_pred - y)[:, 0] / 2)
+        found = find_dense(analysis.DataLoss(model, (x, y)))
+    expected = np.zeros((3, 3))
+    for (at,), (target,) in zip(x, y, strict=True):
+        height = w * at + b
+        if height > 0:
+            slopes = np.array([c * at, c, height])
+            mixed = np.array([[0, 0, at], [0, 0, 1], [at, 1, 0]])
+            expected += np.outer(slopes, slopes) + (c * height - target) * mixed
+    np.testing.assert_allclose(found, expected / len(x), rtol=1e-12, atol=1e-14)
+
+
+def test_the_sharpness_of_a_product_that_is_the_map():
+    """Of the sum of squares over whitened inputs, at no loss: twice the sum of both
+    factors' largest singular values, squared."""
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(3, use_bias=False)(inputs)
+    model = keras.Model(inputs, layers.Dense(5, use_bias=False)(hidden))
+    model.compile(loss=lambda y, y_pred: ops.sum(ops.square(y_pred - y), axis=-1))
+    x = 2 * np.eye(4, dtype="float32")  # of covariance 1
+    data = analysis.DataLoss(model, (x, model.predict_on_batch(x)))
+    assert data.loss() < 1e-10
+    first, second = (np.linalg.svd(w)[1][0] for w in model.get_weights())
+    (top,) = analysis.top_eigenvalues(model, data, 1).values
+    assert top == pytest.approx(2 * (first**2 + second**2), rel=1e-4)
+
+
 def test_batches_may_come_one_by_one():
     x, y = random_examples(10)
     model = compile_classifier(build_classifier(keras.Model))

@@ -136,6 +136,15 @@ def test_every_weight_has_a_gradient_without_batch_norm():
 
 
 @pytest.mark.one_backend
+def test_shake_drop_keeps_less_from_block_to_block():
+    """In a line, to a half in the last one: 1 - place / (2 blocks)."""
+    with shapes_alone():
+        model = build_pyramidnet((8, 8, 3), 10, 0.05, depth=20, shake_drop=True)
+    keeps = [layer.keep for layer in model.layers if isinstance(layer, ShakeDrop)]
+    assert keeps == pytest.approx([11 / 12, 10 / 12, 9 / 12, 8 / 12, 7 / 12, 6 / 12])
+
+
+@pytest.mark.one_backend
 def test_sets_are_standardized_by_their_own_statistics():
     assert find_statistics("cifar100", 3) == find_statistics("keras:cifar100", 3)
     means = {find_statistics(n, 3)[0] for n in ("cifar10", "cifar100", "svhn_cropped")}

@@ -20,6 +20,7 @@ from samkeras.models.lstm import build_lstm
 from samkeras.models.mlp import build_mlp
 from samkeras.models.pyramidnet import build_pyramidnet
 from samkeras.models.resnet import build_resnet18, build_resnet50
+from samkeras.models.shake_shake import build_shake_shake
 from samkeras.models.tagger import build_tagger
 from samkeras.models.wide_resnet import build_wide_resnet
 from tests.helpers import weights_by_path, weights_float64
@@ -33,6 +34,7 @@ from tests.references import (  # noqa: E402
     pyramidnet,
     resnet18,
     resnet50,
+    shake_shake,
     tagger,
     wide_resnet,
 )
@@ -130,6 +132,18 @@ def test_residual_networks(build, logits, depth, size):
     assert set(paths) == set(averages)
     for path, value in zip(paths, state, strict=True):
         assert_close(value, averages[path])
+
+
+def test_shake_shake():
+    """Outside training: what is mixed in it is drawn anew."""
+    x = random_pixels(4, 8, 8, 3)
+    model = randomize(build_shake_shake(x.shape[1:], CLASSES, 1 / 24, depth=8))
+    weights = weights_by_path(model.trainable_variables)
+    averages = weights_by_path(
+        [v for v in model.non_trainable_variables if "moving" in v.name]
+    )
+    expected = in_float64(shake_shake.logits)(weights, averages, x)
+    assert_close(model.predict_on_batch(x), expected)
 
 
 def random_words(vocabulary_size: int) -> np.ndarray:

@@ -58,6 +58,27 @@ def test_the_rank_that_is_missing_is_the_loss_that_is_left():
     assert model.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_step_of_unnormalized_sam_on_two_numbers():
+    """(u v x - y)^2 by hand: at w + rho g, not at w + rho g / |g|."""
+    u, v, x, y, rho, rate = 0.5, 1.5, 2.0, 1.0, 0.1, 0.01
+    inputs = keras.Input((1,))
+    hidden = keras.layers.Dense(1, use_bias=False)(inputs)
+    model = samkeras.SAMModel(inputs, keras.layers.Dense(1, use_bias=False)(hidden))
+    model.set_weights([np.array([[u]]), np.array([[v]])])
+    model.compile(
+        samkeras.SGD(rate), SumOfSquares(), method=samkeras.UnnormalizedSAM(rho)
+    )
+    model.train_on_batch(np.array([[x]]), np.array([[y]]))
+
+    def gradient(u, v):
+        return np.array([v, u]) * 2 * (u * v * x - y) * x
+
+    place = np.array([u, v]) + rho * gradient(u, v)  # (0.8, 1.6)
+    np.testing.assert_allclose(place, [0.8, 1.6])
+    expected = np.array([u, v]) - rate * gradient(*place)
+    np.testing.assert_allclose(np.ravel(model.get_weights()), expected, rtol=1e-5)
+
+
 def test_the_first_layer_alone_is_trained():
     """By the gradient of the closed form, which is linear in W where no sign changes;
     all else stays to the bit."""

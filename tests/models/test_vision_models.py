@@ -81,6 +81,21 @@ def test_the_last_scale_of_a_bottleneck_starts_at_zero():
     assert zeros == {f"stage{stage}_block1_norm3/gamma" for stage in range(1, 5)}
 
 
+def test_vgg_starts_as_xavier_normal():
+    """Each layer by its own numbers of inputs and outputs, nothing cut off: PyTorch's
+    xavier_normal_ of gain 1, where He's would double the variance."""
+    for layer in build_vgg11((32, 32, 3), 10, 1 / 4).layers:
+        if not hasattr(layer, "kernel"):
+            continue
+        kernel = np.asarray(layer.kernel)
+        places = math.prod(kernel.shape[:-2])
+        expected = math.sqrt(2 / (places * sum(kernel.shape[-2:])))
+        sizes = kernel / expected
+        assert np.std(sizes) == pytest.approx(1, abs=4 / math.sqrt(2 * kernel.size))
+        assert not np.any(np.asarray(layer.bias))
+        assert kernel.size < 5_000 or np.abs(sizes).max() > 3
+
+
 @pytest.mark.parametrize("build", [build_resnet18, build_vit, build_vgg11])
 def test_models_start_with_outputs_of_their_scale(build):
     """Logits of order one, for initializers that fit: neither dead nor exploding."""
