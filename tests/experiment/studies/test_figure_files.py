@@ -31,6 +31,8 @@ OTHER_PICTURES = {
     "table2_top_5": "table2_imagenet",
     "foret_lambda_max": "foret_spectrum",
     "foret_lambda_ratio": "foret_spectrum",
+    "foret_spectrum_lambda_max": "foret_spectrum",
+    "foret_spectrum_lambda_ratio": "foret_spectrum",
     "figure20b_mnist": "figure20a_mnist",
     "figure6b_mnist": "figure6a_mnist",
     "figure6b_s3_mnist": "figure6a_mnist",

@@ -258,28 +258,95 @@ def test_figures_are_drawn_of_data_of_ones_own(kind, write, records, tmp_path):
     assert Path(dataset).name.split(":")[0] in changes
 
 
+def check_functions(figures: Path) -> None:
+    """SAM's function is simpler at each width but the least, and far simpler at the
+    largest, whose SGD keeps its joints."""
+    folder = figures / "figure2_relu__preset=small"
+    slopes = {
+        (float(row["width_mult"]), row["sam"] == "True"): float(row["slope_variation"])
+        for row in read_csv(folder / "runs.csv")
+    }
+    ratios = [slopes[width, True] / slopes[width, False] for width in (0.1, 0.5, 1.0)]
+    assert max(ratios) < 0.8
+    assert ratios[2] < 0.3
+
+
+def check_ranks(figures: Path) -> None:
+    """Of rank 10 the loss comes to rounding in a straight line, of rank 4 to that of
+    the best approximation, and not below it."""
+    folder = figures / "figure6c_factorization__preset=small"
+    summary = json.loads((folder / "summary.json").read_text())
+    fits = [fit for fit in summary["fits"] if fit["panel"].endswith("10")]
+    assert len(fits) == 2
+    assert all(fit["r2"] > 0.99 and fit["factor"] < 0.8 for fit in fits)
+    (best,) = (b["value"] for b in summary["bounds"] if b["panel"].endswith("4"))
+    least = {
+        rank: min(
+            float(point["val_loss"])
+            for point in read_csv(folder / "figure6c_factorization.csv")
+            if point["rank"].endswith(rank)
+        )
+        for rank in ("10", "4")
+    }
+    assert least["10"] < 1e-20
+    assert best * 0.9999 < least["4"] < best * 1.05
+
+
+def check_widths(figures: Path) -> None:
+    """The test error falls with the width, of SGD and of SAM: from the least width to
+    any other, and to the largest most of all."""
+    folder = figures / "figure21_allen_zhu__preset=small"
+    for sam in ("True", "False"):
+        rows = [row for row in read_csv(folder / "runs.csv") if row["sam"] == sam]
+        rows.sort(key=lambda row: int(row["num_params"]))
+        errors = [float(row["best"]) for row in rows]
+        assert max(errors[1:]) < 0.95 * errors[0]
+        assert errors[-1] == min(errors) < 0.85 * errors[0]
+
+
+MUST_HOLD = {
+    "figure2_relu": check_functions,
+    "figure6c_factorization": check_ranks,
+    "figure21_allen_zhu": check_widths,
+}
+
+
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
     """The directory of all studies, which share their runs."""
     return tmp_path_factory.mktemp("studies")
 
 
-# TensorFlow, whose steps are others, but not the figures, takes two of them.
+# TensorFlow, whose steps are others, but not the figures, takes some of them.
+ON_TENSORFLOW = ["figure1_mnist", "figure5a_mnist", "table1_wrn", "table4_label_noise"]
+
+
 @pytest.mark.each_backend
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    NAMES if keras.backend.backend() == "jax" else ["figure1_mnist", "figure5a_mnist"],
+    NAMES if keras.backend.backend() == "jax" else ON_TENSORFLOW,
 )
 def test_every_small_study_runs_to_its_picture(name, studies, capsys):
-    """With `--preset small`, on its sample: a point from every run, and pictures."""
+    """With `--preset small`, on its sample: a point from every run, and pictures; a
+    finite number in each cell of a table. What must hold at that scale, too, does."""
     places = ["--run_dir", str(studies / "runs")]
     places += ["--tracking_uri", f"sqlite:///{studies}/mlflow.db"]
     target = f"configs/figures/{name}.yaml"
     code = command.main([target, "--preset", "small", *places])
     out, err = capsys.readouterr()
     assert code == 0, out + err
-    for drawn in read_figure(FIGURES / f"{name}.yaml").pictures:
+    figure = read_figure(FIGURES / f"{name}.yaml")
+    assert figure.pictures or figure.tables
+    for told in figure.tables:
+        folder = studies / "runs" / "figures" / f"{told.name}__preset=small"
+        cells = read_csv(folder / f"{told.name}.csv")
+        assert len(cells) > 1
+        assert all(math.isfinite(float(cell[told.y])) for cell in cells)
+        assert (folder / f"{told.name}.txt").stat().st_size > 0
+    if name in MUST_HOLD:
+        MUST_HOLD[name](studies / "runs" / "figures")
+    for drawn in figure.pictures:
         folder = studies / "runs" / "figures" / f"{drawn.name}__preset=small"
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["finished"] == summary["runs"] > 0
