@@ -150,10 +150,9 @@ def _extend(
         if not isinstance(layer, layers.Layer):
             return layer  # an operation, which has no weights
         config = layer.get_config()
-        config.pop("dtype", None)  # that of now
-        config.pop(
-            "trainable", None
-        )  # of an earlier training, whose backbone was frozen
+        # Those of now, not of an earlier training, whose backbone may have been frozen.
+        for name in ("dtype", "trainable"):
+            config.pop(name, None)
         is_norm = isinstance(layer, layers.BatchNormalization)
         kind: Any = norm if is_norm else type(layer)
         return kind.from_config(config)
