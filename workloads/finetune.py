@@ -31,4 +31,5 @@ workload = Workload(
     metrics=[accuracy],
     monitor="val_accuracy",
     mode="max",
+    version=2,  # what was saved frozen is trained
 )

@@ -84,7 +84,7 @@ class LookSAM(SAM):
                 [ops.cast(t, dtype) for t in tensors]
                 for tensors in (context.gradient, result)
             )
-            length = global_norm(gradient) + NORM_EPSILON
+            length = ops.maximum(global_norm(gradient), NORM_FLOOR)
             direction = scale(gradient, 1 / length)
             along = scale(direction, dot(found, direction))
             rest = [f - a for f, a in zip(found, along, strict=True)]

@@ -160,7 +160,8 @@ class Context:
 
     def cond(self, is_due: Tensor, yes: Passes, no: Passes) -> list[Tensor]:
         """What one of two functions gives, as of `keras.ops.cond`, which make passes or
-        none: those of the other cost nothing. The pass at w is made before.
+        none: those of the other cost nothing, but where several runs are one program of
+        a GPU, which always calls `no`. The pass at w is made before.
 
         Args:
             is_due: bool scalar, the same on all devices.

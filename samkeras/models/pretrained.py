@@ -150,9 +150,7 @@ def _extend(
         if not isinstance(layer, layers.Layer):
             return layer  # an operation, which has no weights
         config = layer.get_config()
-        # Those of now, not of an earlier training, whose backbone may have been frozen.
-        for name in ("dtype", "trainable"):
-            config.pop(name, None)
+        config.pop("dtype", None)  # that of now
         is_norm = isinstance(layer, layers.BatchNormalization)
         kind: Any = norm if is_norm else type(layer)
         return kind.from_config(config)
@@ -160,6 +158,7 @@ def _extend(
     copy = keras.models.clone_model(
         model, input_tensors=given, clone_function=renew, recursive=True
     )
+    copy.trainable = True  # an earlier training may have frozen layers
     outputs = keras.tree.flatten(copy.output)
     if len(outputs) > 1:
         raise InputError(f"--backbone {backbone} must be a model of one output")

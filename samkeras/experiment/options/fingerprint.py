@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from samkeras.experiment.options.config import NEW_NAMES
 from samkeras.experiment.options.groups import Config, PPOOptions
+from samkeras.experiment.options.measures import VERSION
 
 # What 0.1 hashed of every run, whether it had the option or not. To go with 0.3.
 _OF_ALL = {
@@ -94,7 +95,7 @@ def find_marks(
 
     They are of the options that differ from their defaults, so that an option that is
     new changes none; of the workload's module, and of its version, which is raised by a
-    change of what it imports.
+    change of what it imports; and of the measures' where they are taken along it.
 
     Args:
         config: the run's options.
@@ -114,6 +115,8 @@ def find_marks(
     about: dict[str, Any] = {"version": version} if version > 1 else {}
     if content is not None:
         about["content"] = content
+    if "measure_every" in ours:  # what is measured is a part of the training then
+        about["measures"] = VERSION
     apart = [{name: value} for name, value in about.items()]
     module = _digest_module(config.target.path)
     now = _hash([backend, ours, {**about, "module": module}])

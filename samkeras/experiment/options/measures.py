@@ -1,6 +1,9 @@
 """What `--measure` takes. Without keras, which takes seconds to import and --help needs
 not."""
 
+# Of what measures give: numbers of an earlier one are not taken for this one's.
+VERSION = 3
+
 # Each measure, with the numbers that it gives.
 MEASURES: dict[str, tuple[str, ...]] = {
     "eigenvalues": (

@@ -16,7 +16,7 @@ from samkeras.data.examples import Examples
 from samkeras.data.splits import DataInfo
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import Measuring
-from samkeras.experiment.options.measures import ALONG, TOGETHER
+from samkeras.experiment.options.measures import ALONG, TOGETHER, VERSION
 from samkeras.experiment.runs.alike import Alike
 from samkeras.experiment.runs.build import build_model, in_precision, undone
 from samkeras.experiment.runs.measures import Arrays, Measured, make_loss, take
@@ -25,9 +25,6 @@ from samkeras.experiment.runs.saved import SavedRun, Which
 from samkeras.experiment.tracking.record import Record
 from samkeras.files import replace_file
 from samkeras.model import SAMModel
-
-# Of what measures give: numbers of an earlier one are not taken for this one's.
-VERSION = 3
 
 
 class Meter:

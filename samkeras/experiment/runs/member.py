@@ -39,19 +39,21 @@ class Place(NamedTuple):
 
 
 class Clock:
-    """The seconds that a run takes, those of earlier commands among them.
+    """The seconds that a run takes, those of the commands that it goes on from among
+    them.
 
     Args:
-        logger: the run's record.
         share: the run's part of the time in which several train together.
+
+    Attributes:
+        before: what the commands before took.
     """
 
-    def __init__(self, logger: Record, share: float = 1.0):
-        self._began, self._share = time.monotonic(), share
-        self._before = logger.metrics.get("seconds", 0.0)
+    def __init__(self, share: float = 1.0):
+        self._began, self._share, self.before = time.monotonic(), share, 0.0
 
     def read(self) -> float:
-        return self._before + self._share * (time.monotonic() - self._began)
+        return self.before + self._share * (time.monotonic() - self._began)
 
 
 class Member:
@@ -140,7 +142,6 @@ class Member:
             **logs,
             "learning_rate": rate_at(self._rate, (epoch + 1) * steps - 1),
             "examples_per_second": place.examples_per_second,
-            "seconds": self._clock.read(),
         }
         log_step = self._config.log_step(epoch, steps)
         self._logger.log_metrics(metrics, step=log_step)
@@ -148,6 +149,7 @@ class Member:
         if self.monitor not in scores:
             raise unknown_monitor(self._config, scores)
         measured = self._meter.measure(model, batches, epoch)
+        measured = {**measured, "seconds": self._clock.read()}
         self._logger.log_metrics(measured, step=log_step)
         self.final, self._finite_logs = scores[self.monitor], logs
         if self._is_best(self.final):
@@ -182,7 +184,7 @@ class Member:
         returns where to go on."""
 
         def check(arrays: Arrays, values: dict[str, Any]) -> None:
-            missing = {*self._values(Place())} - values.keys()
+            missing = {*self._values(Place())} - values.keys() - {"seconds"}
             missing |= batches.capture().keys() - arrays.keys()
             if missing:
                 raise CheckpointError(f"has no {', '.join(sorted(missing))}")
@@ -200,6 +202,8 @@ class Member:
         batches.restore(arrays)
         self.best, self.best_epoch = values["best"], values["best_epoch"]
         self.final = values["final"]
+        # Checkpoints of old do not say.
+        self._clock.before = values.get("seconds", 0.0)
         if self.best is not None:
             count = len(model.weights)
             self.best_weights = [arrays[f"best/{i}"] for i in range(count)]
@@ -237,6 +241,8 @@ class Member:
             "compiled_programs": model.count_programs(),
             "passes": self._run.passes,
         }
+        if "seconds" not in self._logger.metrics:  # all its epochs are of old
+            metrics["seconds"] = self._clock.read()
         # One value each, which MLflow draws as bars.
         self._logger.log_metrics(metrics, step=0)
         last = _save_weights(model, folder / "last.weights.h5")
@@ -251,6 +257,7 @@ class Member:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "final": self.final,
+            "seconds": self._clock.read(),
             **place._asdict(),
         }
 

@@ -63,7 +63,7 @@ def train(
     except (InputError, OSError) as error:
         return without_metrics(run, splits.info, Failure(str(error)))
     checkpoints = Checkpoints(logger.folder, mark, progress.say, newest)
-    clock = Clock(logger, share)
+    clock = Clock(share)
     try:
         if session.rerun:
             checkpoints.clear()

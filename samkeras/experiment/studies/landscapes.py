@@ -11,6 +11,7 @@ import numpy as np
 from samkeras.analysis import Line, Plane
 from samkeras.errors import InputError
 from samkeras.experiment.options.config import varied_fields
+from samkeras.experiment.options.measures import VERSION
 from samkeras.experiment.runs.landscapes import (
     Track,
     View,
@@ -20,7 +21,6 @@ from samkeras.experiment.runs.landscapes import (
     take_line,
     take_plane,
 )
-from samkeras.experiment.runs.measuring import VERSION
 from samkeras.experiment.runs.saved import SavedRun, Which
 from samkeras.experiment.studies import tables
 from samkeras.experiment.studies.drawing import COLOURS, opened, place_below

@@ -104,7 +104,10 @@ def measure_results(
             progress.end(found)
             is_whole &= found.is_whole
             measured.append(found)
-            numbers = {**result.numbers, **found.numbers}
+            # What is measured anew may know less than the run has recorded before.
+            names = {n for e in found.entries for n in MEASURES[e.measure]}
+            known = {k: v for k, v in result.numbers.items() if k not in names}
+            numbers = {**known, **found.numbers}
             results[position] = dataclasses.replace(result, numbers=numbers)
     options = Measuring.of(results[next(iter(folders))].config)
     return draw_together(measured, "last", options, tracker) and is_whole

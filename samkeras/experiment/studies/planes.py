@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from samkeras.errors import InputError
 from samkeras.experiment.options.groups import Measuring
+from samkeras.experiment.options.measures import VERSION
 from samkeras.experiment.runs.data import describe_data
 from samkeras.experiment.runs.landscapes import look_at_both
-from samkeras.experiment.runs.measuring import VERSION
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.runs.run import Run

@@ -15,7 +15,7 @@ from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import FIGURES, resolve_target
 from samkeras.experiment.runs.checkpoint import find_common_place
 from samkeras.experiment.runs.data import read_data
-from samkeras.experiment.runs.member import Member
+from samkeras.experiment.runs.member import Clock, Member
 from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.figure import read_figure
@@ -159,11 +159,26 @@ def test_a_run_takes_its_share_of_the_groups_time(train, records):
 
 
 @needs_jax
+def test_a_run_adds_the_seconds_of_the_commands_that_it_goes_on_from(
+    train, monkeypatch
+):
+    """Also of one that was stopped within an epoch."""
+    monkeypatch.setattr(Clock, "read", lambda self: self.before + 100)
+    options = ["--steps_per_execution", "3"]
+    for place in (("train", 0, 3), ("train", 1, 3)):
+        assert train("parts", *options, stop_at=place)[0] == 130
+    code, _, _, (*_, run) = train("parts", *options)
+    assert code == 0
+    assert list(run.curves["seconds"].values()) == [200, 300]
+
+
+@needs_jax
 @pytest.mark.parametrize("options", [[], ["--replicas", "2"], ["--label_noise", "0.2"]])
 def test_nothing_crosses_from_the_host_unasked_after_the_first_epoch(
     options, train, monkeypatch
 ):
-    """In a whole run: its steps, records, best weights and checkpoints."""
+    """In a whole run: no batch, number or weight goes to the device unasked. What comes
+    from a CPU's own memory the guard does not see."""
     import jax
 
     end_epoch = Member.end_epoch
@@ -343,11 +358,9 @@ def test_a_figure_says_how_many_train_together(
     ],
 )
 def test_workers_share_the_gpus(gpus, num_workers, shares, memory, monkeypatch):
-    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
     for number, share in enumerate(shares):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-        monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
-        monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+        monkeypatch.setattr(os, "environ", {"CUDA_VISIBLE_DEVICES": gpus})
         workers.share_machine(number, num_workers)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == share
         assert os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") == memory

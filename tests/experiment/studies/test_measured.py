@@ -1,5 +1,6 @@
 """Runs that are measured: along their training, when they are over, and later."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -469,3 +470,22 @@ def test_a_wrong_analysis_is_one_line(trained, capsys, arguments, message):
 def test_wrong_options_are_one_line(tmp_path, capsys, options, message):
     assert run(tmp_path / "runs", "sqlite:///unused.db", *options) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_is_no_longer_known_is_not_shown(trained, store, capsys, monkeypatch):
+    """Of runs that an earlier version has measured: where a fifth eigenvalue may be
+    zero there is no ratio, though one is recorded."""
+    recorded = read_numbers(find_run(trained, "sgd"))["lambda_ratio"]
+
+    def forget(name, subject, take=measuring.take):
+        found = take(name, subject)
+        numbers = {k: v for k, v in found.numbers.items() if k != "lambda_ratio"}
+        return dataclasses.replace(found, numbers=numbers)
+
+    monkeypatch.setattr(measuring, "VERSION", measuring.VERSION + 1)
+    monkeypatch.setattr(measuring, "take", forget)
+    assert run(trained, store, *SMALL, *MEASURED) == 0
+    out = capsys.readouterr().out
+    assert "lambda_max" in out
+    assert "lambda_ratio" not in out
+    assert f"{recorded:.4g}" not in out
