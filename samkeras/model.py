@@ -285,7 +285,7 @@ class SAMModel(Trainer):
         metrics = super().metrics
         if self._rule.metrics is None:
             return metrics
-        return [*metrics, self._rule.metrics]
+        return metrics + self._rule.metrics.metrics
 
     def get_metrics_result(self) -> dict[str, Any]:
         # The gradients' metrics exist in training only: evaluate leaves them out.

@@ -6,26 +6,24 @@ import keras
 from keras import ops
 
 from samkeras.backend import backend
-from samkeras.tensors import dot, global_norm, scale, widest
+from samkeras.tensors import NORM_FLOOR, dot, global_norm, scale, widest
 
 Tensor = Any
 
 GRADIENT_METRICS = ("grad_norm", "sam_grad_norm", "grad_cosine")
 # A prime, so that of steps of which some are perturbed all kinds are compared.
 COMPARE_EVERY = 11
-NORM_FLOOR = 1e-30  # for gradients of zero; small ones near a minimum stay above it
 
 
-class GradientMetrics(keras.metrics.Metric):
+class GradientMetrics:
     """Means over an epoch of what `compare_gradients` says of the two gradients.
 
-    One metric of three results: apart, each would take a step's time for its own
-    scalars, of which networks of a few units notice.
+    A plain object, so that a model holding one does not track its metrics: a model
+    compiled anew drops the old ones.
     """
 
     def __init__(self):
-        super().__init__(name="gradients")
-        self.sums = self.add_variable((2, len(GRADIENT_METRICS)), "zeros", name="sums")
+        self.metrics = [keras.metrics.Mean(name=name) for name in GRADIENT_METRICS]
 
     def is_due(self, step: Tensor) -> Tensor:
         """Whether to compare the gradients at a step: bool scalar.
@@ -33,27 +31,17 @@ class GradientMetrics(keras.metrics.Metric):
         Every eleventh step and the first of each epoch: the mean is as good, and the
         comparison costs time.
         """
-        _, counts = self._rows()
-        is_first = ops.equal(counts[-1], 0)
+        is_first = ops.equal(self.metrics[-1].count, 0)
         return ops.logical_or(is_first, ops.equal(step % COMPARE_EVERY, 0))
 
-    def update_state(self, statistics: dict[str, Tensor]) -> None:
+    def update(self, statistics: dict[str, Tensor]) -> None:
         """Adds one step's statistics to the means."""
-        values = ops.stack([statistics[name] for name in GRADIENT_METRICS])
-        # Neither steps that a LossScaleOptimizer skips have a gradient to speak of,
-        # nor steps where the comparison was not due a result.
-        is_known = ops.isfinite(values)
-        known = ops.where(is_known, values, ops.zeros_like(values))
-        added = ops.stack([known, ops.cast(is_known, known.dtype)])
-        self.sums.assign_add(ops.cast(added, self.sums.dtype))
-
-    def result(self) -> dict[str, Tensor]:
-        means = ops.divide_no_nan(*self._rows())
-        return dict(zip(GRADIENT_METRICS, ops.unstack(means), strict=True))
-
-    def _rows(self) -> list[Tensor]:
-        """The totals, and how many values are in them."""
-        return ops.unstack(ops.convert_to_tensor(self.sums))
+        for metric in self.metrics:
+            value = statistics[metric.name]
+            # Neither steps that a LossScaleOptimizer skips have a gradient to speak of,
+            # nor steps where the comparison was not due a result.
+            finite = ops.isfinite(value)
+            metric.update_state(ops.where(finite, value, 0.0), finite)
 
 
 def compare_gradients(

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 Tensor = Any
+NORM_FLOOR = 1e-30  # for gradients of zero; small ones near a minimum stay above it
 
 
 def widest(tensors: list[Tensor]) -> str:

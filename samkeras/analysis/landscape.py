@@ -426,8 +426,9 @@ def _to_vector(
     loss: DataLoss, weights: Sequence[Any] | np.ndarray, name: str
 ) -> np.ndarray:
     """Weights, which may be a flat vector already, as one."""
-    is_flat = isinstance(weights, np.ndarray) and weights.ndim == 1
-    if is_flat and weights.dtype != object:  # else a list of arrays, kept as one
+    if isinstance(weights, np.ndarray) and weights.dtype == object:
+        weights = [*weights]  # a list of arrays, kept as one
+    if isinstance(weights, np.ndarray) and weights.ndim == 1:
         if len(weights) != loss.size:
             raise ValueError(
                 f"{name} has {len(weights):,} numbers, the model {loss.size:,}"

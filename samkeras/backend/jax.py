@@ -437,9 +437,6 @@ class CompiledSteps:
         inputs: variables that no step changes, read anew at each call.
         num_steps: number of batches that one call takes from its iterator, >= 1.
         state_shardings: shardings of `state`, or None.
-        read_logs: the logs of the step that led to a state, where the state tells
-            them. A loop then leaves them to its end, and small networks' steps are
-            the faster for it. None: each step makes its own.
     """
 
     def __init__(
@@ -448,12 +445,10 @@ class CompiledSteps:
         inputs: list[keras.Variable],
         num_steps: int,
         state_shardings: Any,
-        read_logs: Callable[[Tree], Logs] | None = None,
     ):
         # Traced once for a shape of batches, whichever programs take it.
         self._step, self._raw_step = jax.jit(step, inline=True), step
         self._inputs, self._num_steps = inputs, num_steps
-        self._read_logs = read_logs
         out_shardings = None if state_shardings is None else (None, state_shardings)
         compile_ = functools.partial(
             jax.jit, donate_argnums=1, out_shardings=out_shardings
@@ -578,11 +573,9 @@ class CompiledSteps:
     ) -> tuple[Logs, Tree]:
         def body(state: Tree, batch: Tree) -> tuple[Tree, Logs]:
             logs, new_state = self._step(values, state, batch)
-            return _like(state, new_state), {} if self._read_logs else logs
+            return _like(state, new_state), logs
 
         state, logs = jax.lax.scan(body, state, batches)
-        if self._read_logs:
-            return self._read_logs(state), state
         return jax.tree.map(lambda log: log[-1], logs), state
 
     def _take_row(
@@ -609,7 +602,7 @@ class CompiledSteps:
         def take(number: Tensor, state: Tree) -> tuple[Logs, Tree]:
             return self._take_row(values, state, gather, tables, rows, number)
 
-        return _repeat(take, state, start, end, self._read_logs)
+        return _repeat(take, state, start, end)
 
     def _take_together(
         self,
@@ -638,7 +631,7 @@ class CompiledSteps:
                 batch = _read(gather, tables, rows, at)
                 return self._raw_step(values, state, batch, rate)
 
-            return _repeat(take, state, start, end, self._read_logs)
+            return _repeat(take, state, start, end)
 
         numbers: Tensor = jnp.arange(len(jax.tree.leaves(states)[0]))
         return map_each(take_one, (states, values, rows, numbers, own))
@@ -695,16 +688,8 @@ def _repeat(
     state: Tree,
     start: Tensor,
     end: Tensor,
-    read_logs: Callable[[Tree], Logs] | None,
 ) -> tuple[Logs, Tree]:
     """Takes steps, of any number of which is one program."""
-    if read_logs:
-
-        def advance(number: Tensor, state: Tree) -> Tree:
-            return _like(state, take(number, state)[1])
-
-        state = jax.lax.fori_loop(start, end, advance, state)
-        return read_logs(state), state
 
     def body(number: Tensor, carry: tuple[Logs, Tree]) -> tuple[Logs, Tree]:
         logs, new_state = take(number, carry[1])

@@ -9,9 +9,9 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.hyperparameter import is_number
-from samkeras.methods.method import NORM_EPSILON, Context, Role, resize
+from samkeras.methods.method import Context, Role, resize
 from samkeras.methods.sam import SAM, SAMOptions
-from samkeras.tensors import add, dot, global_norm, scale, widest
+from samkeras.tensors import NORM_FLOOR, add, dot, global_norm, scale, widest
 
 Tensor = Any
 ROUNDING = 10  # in units of the last place, of vectors that are equal

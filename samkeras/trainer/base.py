@@ -239,7 +239,7 @@ class BaseTrainer(keras.Model):
         logs = self.compute_metrics(x, y, gradients.y_pred, sample_weight=sample_weight)
         if rule.metrics is not None:
             if statistics:
-                rule.metrics.update_state(statistics)
+                rule.metrics.update(statistics)
             logs = {**logs, **self.get_gradient_metrics_result()}
         return logs
 
@@ -341,7 +341,7 @@ class BaseTrainer(keras.Model):
         """The gradients' metrics so far in the epoch; none without a method."""
         if self._rule.metrics is None:
             return {}
-        return self._rule.metrics.result()
+        return {m.name: m.result() for m in self._rule.metrics.metrics}
 
     def _read_logs(self) -> Logs:
         """The means of the epoch so far."""

@@ -170,7 +170,7 @@ class Trainer(BaseTrainer):
         if keras.distribution.distribution() is not None:
             shardings = self._get_state_sharding_spec()
         self.train_function = CompiledSteps(
-            step, inputs, self.steps_per_execution, shardings, self._find_reader(True)
+            step, inputs, self.steps_per_execution, shardings
         )
 
     @contextlib.contextmanager
@@ -203,23 +203,8 @@ class Trainer(BaseTrainer):
             weights, non_trainable, _, metrics = self._get_state_sharding_spec()
             shardings = (weights, non_trainable, metrics)
         self.test_function = CompiledSteps(
-            step, [], self.steps_per_execution, shardings, self._find_reader(False)
+            step, [], self.steps_per_execution, shardings
         )
-
-    def _find_reader(self, is_training: bool) -> Callable[[Any], Logs] | None:
-        """How to read the logs of a step from the state after it; None where a class
-        logs something of its own."""
-        step = "train_step" if is_training else "test_step"
-        own = type(self)
-        for name, usual in ((step, Trainer), ("compute_metrics", keras.Model)):
-            if getattr(own, name) is not getattr(usual, name):
-                return None
-
-        def read(state: Any) -> Logs:
-            with Scope(zip(self.metrics_variables, state[-1], strict=True)):
-                return self._read_logs() if is_training else self.get_metrics_result()
-
-        return read
 
     def count_programs(self) -> int:
         """The programs compiled to train and to evaluate: one for each shape of a

@@ -404,6 +404,10 @@ def test_bad_input_is_said_in_one_line():
         analysis.interpolation(model, data, own, np.ones(30), batch_norm="refit")
     with pytest.raises(ValueError, match=r"one array for each.* Received: 100,000$"):
         analysis.interpolation(model, data, [0.0] * 100_000, own, batch_norm="refit")
+    objects = np.empty(len(own), object)
+    objects[:] = [np.array(w) for w in own]  # as np.load may give them
+    path = analysis.interpolation(model, data, objects, own, batch_norm="refit")
+    assert np.ptp(path.train["loss"]) == pytest.approx(0, abs=1e-6)
     for points in (np.ones((1, 4)), np.ones((5, 4)), np.outer(range(5), np.ones(4))):
         with pytest.raises(ValueError, match="all points lie on one line"):
             analysis.pca_directions(points)

@@ -539,6 +539,21 @@ def test_it_is_another_in_the_limit(build, other):
     assert relative_error(weights, train_by_other(other)) < 2e-7
 
 
+def test_looksam_keeps_no_rounding_errors_near_a_minimum():
+    """With a rho of 0 nothing is orthogonal to a gradient, however small it is."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3,))
+    model = samkeras.SAMModel(inputs, keras.layers.Dense(1)(inputs))
+    method = samkeras.LookSAM(0.0, every=2)
+    model.compile(samkeras.SGD(0.1), "mse", method=method)
+    x = np.random.default_rng(0).standard_normal((16, 3)).astype("float32")
+    y = np.asarray(model(x)) + np.float32(1e-6) * x[:, :1]
+    model.train_on_batches([(x, y)])
+    assert len(method.state) > 0
+    for kept in method.state:
+        assert not np.any(np.asarray(kept))
+
+
 def count_in_hlo(text: str) -> list[list[int]]:
     """The products of matrices in the branches of each conditional of a program."""
     computation = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*?^}", re.M | re.S)

@@ -112,6 +112,16 @@ def test_a_backbone_that_was_frozen_is_trained(saved, images, tmp_path):
     np.testing.assert_allclose(features(images), expected, rtol=1e-4)
 
 
+def test_a_layer_that_was_frozen_within_another_is_trained(tmp_path):
+    inputs = keras.Input(SHAPE)
+    wrapped = keras.layers.TimeDistributed(keras.layers.Dense(4))
+    frozen = keras.Model(inputs, wrapped(inputs))
+    frozen.trainable = False
+    frozen.save(tmp_path / "frozen.keras")
+    model = build_pretrained(SHAPE, 5, str(tmp_path / "frozen.keras"))
+    assert len(model.trainable_variables) == 2 + 2
+
+
 def test_a_network_starts_anew_where_that_is_asked(saved, images):
     """With BatchNorm that learns its statistics."""
     path, backbone = saved
