@@ -79,9 +79,10 @@ def describe_files(
     if len(paths) < KEPT_FILES and size < KEPT_FROM:
         return Content(size, digest(read_alone))
     mark = (size, int.from_bytes(marks.digest()[:8]), len(paths))
-    return Content(
-        size, _recall(folder.resolve(), mark, lambda: digest(read or read_alone))
-    )
+    # What was not checked when it was read is no reason not to read it.
+    kind = "" if check is None else "checked:"
+    found = _recall(folder.resolve(), mark, lambda: digest(read or read_alone), kind)
+    return Content(size, found)
 
 
 def _read_digests(
@@ -134,11 +135,13 @@ def _digest(path: Path, mark: tuple[int, ...]) -> str:
     return _recall(path, mark, functools.partial(_read_digest, path))
 
 
-def _recall(path: Path, mark: tuple[int, ...], read: Callable[[], str]) -> str:
+def _recall(
+    path: Path, mark: tuple[int, ...], read: Callable[[], str], kind: str = ""
+) -> str:
     """A digest, kept on disk for other processes and commands, together with the mark
-    that tells the content from what is later of its name."""
+    that tells the content from what is later of its name; those of a kind apart."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{kind}{path}".encode()).hexdigest()[:16]
     kept = caches / "samkeras" / "digests" / f"{name}.json"
     with contextlib.suppress(OSError, ValueError):
         *known, digest = json.loads(kept.read_text())

@@ -12,8 +12,8 @@ from samkeras.data.images import (
     load_images,
     stream_folder,
 )
+from samkeras.data.names import is_function
 from samkeras.data.resized_crop import ResizedCrop
-from samkeras.data.sources import is_function
 from samkeras.data.splits import Splits
 from samkeras.data.tfds_sets import (
     SAMPLE,

@@ -30,7 +30,8 @@ from samkeras.data.image_folders import (
     memory_limit,
     read_images,
 )
-from samkeras.data.sources import call_function, is_function
+from samkeras.data.names import is_function
+from samkeras.data.sources import call_function
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tfds_sets import (
     KNOWN,

@@ -10,6 +10,13 @@ import numpy as np
 
 from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.graphs import Graph, GraphCollate, as_array, split_graphs
+from samkeras.data.names import (
+    FREESOLV,
+    MOLPCBA,
+    SOLUBILITY,
+    has_no_columns,
+    is_function,
+)
 from samkeras.data.own_graphs import (
     convert_spektral,
     is_molecules,
@@ -18,13 +25,13 @@ from samkeras.data.own_graphs import (
     load_spektral,
     mend_spektral,
 )
-from samkeras.data.sources import call_function, find_object, is_function
+from samkeras.data.sources import call_function, find_object
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tables import refuse_columns
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
 
-MOLPCBA, SAMPLE, ENERGIES = "ogbg_molpcba", "solubility", "freesolv"
+SAMPLE, ENERGIES = SOLUBILITY, FREESOLV
 NUM_FEATURES = 9
 # Tasks, training and validation examples, for those who have not got the set yet.
 KNOWN = {MOLPCBA: (128, 350_343, 43_793), SAMPLE: (3, 1_025, 257)}
@@ -78,8 +85,8 @@ def load_molecules(
         InputError: there is no such set, or it can neither be read nor downloaded.
     """
     names = [ENERGIES] if is_regression else [*KNOWN]
-    is_known = dataset in (*names, *KNOWN)
-    if is_known or not is_molecules(dataset):
+    is_own = not has_no_columns(dataset) and is_molecules(dataset)
+    if not (is_own or has_no_columns(dataset)):
         columns = {"text_column": smiles_column, "label_column": label_column}
         refuse_columns(dataset, **columns)
     if is_function(dataset):
@@ -97,7 +104,7 @@ def load_molecules(
         splits = load_molecule_files(str(path), "smiles", "expt", True, featurize)
         info = dataclasses.replace(splits.info, name=ENERGIES)
         return dataclasses.replace(splits, info=info)
-    if not is_known and is_molecules(dataset):
+    if is_own:
         columns = (smiles_column, label_column)
         return load_molecule_files(dataset, *columns, is_regression, featurize)
     if dataset not in names:

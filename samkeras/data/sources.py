@@ -8,10 +8,11 @@ import hashlib
 import importlib
 import inspect
 import json
+import operator
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,9 @@ from samkeras.data.splits import Content, DataInfo, Splits
 from samkeras.errors import InputError, nearest
 from samkeras.imports import explain, import_file
 
-# keras and spektral are other sources of ours, and TFDS has names of these kinds, too.
-OTHERS = "keras|spektral|huggingface|kubric|robotics"
-FUNCTION = re.compile(
-    rf"(.+\.py|(?!(?:{OTHERS}):)[^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)"
-)
 PARTS = ("training", "validation")
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
-
-
-def is_function(dataset: str) -> bool:
-    """Whether a data set's name is module:function, with packages before it or not, or
-    path.py:function."""
-    return FUNCTION.fullmatch(dataset) is not None
+NOT_OWN = {"samkeras", *sys.stdlib_module_names}  # packages, of which builtins is one
 
 
 @functools.lru_cache(maxsize=4)
@@ -136,7 +127,10 @@ def check_splits(splits: Any, kind: str, dataset: str) -> Splits[Any]:
             f"--dataset {dataset} must return samkeras.workload.Splits, with a "
             f"DataInfo as its info. Received: {type(splits).__name__}"
         )
-    info, wanted = splits.info, _KINDS[kind]
+    try:
+        info, wanted = _as_plain(splits.info), _KINDS[kind]
+    except InputError as error:
+        raise InputError(f"--dataset {dataset}: {error}") from None
     if not wanted.is_met(info):
         raise InputError(
             f"--dataset {dataset}: this workload needs {wanted.what}. Received: "
@@ -152,8 +146,7 @@ def check_splits(splits: Any, kind: str, dataset: str) -> Splits[Any]:
                 raise InputError(
                     f"--dataset {dataset}, {name} examples: {error}"
                 ) from None
-    if kind == "graphs" and isinstance(parts[1], ArrayExamples):
-        _check_precision(parts[1].y, dataset)
+    check_precision(parts[1], info, dataset)
     train, validation = (
         dataclasses.replace(part, collate=collate)
         if isinstance(part, ArrayExamples)
@@ -163,19 +156,19 @@ def check_splits(splits: Any, kind: str, dataset: str) -> Splits[Any]:
     changes: dict[str, Any] = {
         "num_train": len(train),
         "num_validation": len(validation),
-        "word_counts": _as_counts(info) or None,
     }
     if not _are_graphs(kind):
         # Two classes of sentences are one output of the workload's model.
         is_binary = kind == "sentences" and info.num_classes == 2
         changes["num_outputs"] = 1 if is_binary else info.num_classes
+    told = _list_told(splits, info, kind)
     return dataclasses.replace(
         splits,
         info=dataclasses.replace(info, **changes),
         read=lambda: (train, validation),
         collate=collate,
         transform=splits.transform or wanted.transform,
-        content=splits.content or _digest(parts, _list_told(splits, kind), dataset),
+        content=splits.content or _digest(parts, told, dataset),
     )
 
 
@@ -210,7 +203,7 @@ _KINDS = {
         "sentences of tagged words: a vocabulary_size, word_counts of that length and "
         "num_classes",
         lambda info: (
-            info.vocabulary_size == len(_as_counts(info)) > 0
+            info.vocabulary_size == len(info.word_counts or ()) > 0
             and (info.num_classes or 0) > 1
         ),
         SequenceCollate(has_token_labels=True),
@@ -239,9 +232,48 @@ def _has_nodes(info: DataInfo) -> bool:
     return is_of_nodes and info.vocabulary_size is None
 
 
-def _as_counts(info: DataInfo) -> tuple[int, ...]:
-    """How often training has each word, given as any numbers in a row; or none."""
-    return tuple(map(int, () if info.word_counts is None else info.word_counts))
+def _as_plain(info: DataInfo) -> DataInfo:
+    """A description whose numbers are Python's own, whatever they were given as: JSON
+    has no others.
+
+    Raises:
+        InputError: some are no whole numbers.
+    """
+    names, shape = ("num_outputs", "num_classes", "vocabulary_size"), info.input_shape
+    changes: dict[str, Any] = {n: _as_whole(n, getattr(info, n)) for n in names}
+    if not isinstance(shape, Iterable):
+        raise InputError(f"input_shape must be a tuple of numbers. Received: {shape!r}")
+    changes["input_shape"] = tuple(_as_whole("input_shape", n) for n in shape)
+    changes["word_counts"] = _as_counts(info.word_counts)
+    return dataclasses.replace(info, **changes)
+
+
+def _as_whole(name: str, number: Any) -> int | None:
+    try:
+        return None if number is None else operator.index(number)
+    except TypeError:
+        raise InputError(
+            f"{name} must be of whole numbers or None. Received: {number!r}"[:200]
+        ) from None
+
+
+def _as_counts(given: Any) -> tuple[int, ...] | None:
+    """How often training has each word, given as any whole numbers in a row; None where
+    there are none."""
+    if given is None:
+        return None
+    rule = "word_counts must be whole numbers from 0 on, how often each word is there"
+    if not isinstance(given, Iterable):
+        raise InputError(f"{rule}. Received: {given!r}")
+    counts = [*given]
+    for count in counts:
+        try:
+            is_right = float(count).is_integer() and count >= 0
+        except (TypeError, ValueError, OverflowError):
+            is_right = False
+        if not is_right or isinstance(count, str):
+            raise InputError(f"{rule}. Received: {count!r}"[:200])
+    return tuple(map(int, counts)) or None
 
 
 def _describe(info: DataInfo) -> str:
@@ -366,8 +398,16 @@ def check_graphs(x: np.ndarray, y: np.ndarray, info: DataInfo) -> None:
         )
 
 
-def _check_precision(y: np.ndarray, dataset: str) -> None:
-    """Raises an InputError where no task has labels that an average precision is of."""
+def check_precision(examples: Any, info: DataInfo, dataset: str) -> None:
+    """Checks that examples to validate on have an average precision, where they are
+    graphs of classes.
+
+    Raises:
+        InputError: no task has both labels.
+    """
+    if not isinstance(examples, ArrayExamples) or not _KINDS["graphs"].is_met(info):
+        return
+    y = examples.y
     if not ((y == 0).any(axis=0) & (y == 1).any(axis=0)).any():
         raise InputError(
             f"--dataset {dataset}, validation examples: y must have both 0 and 1 in a "
@@ -388,10 +428,10 @@ def _digest(parts: tuple[Any, ...], told: dict[str, Any], dataset: str) -> Conte
     return Content(size, digest.hexdigest())
 
 
-def _list_told(splits: Splits[Any], kind: str) -> dict[str, Any]:
+def _list_told(splits: Splits[Any], info: DataInfo, kind: str) -> dict[str, Any]:
     """What is told of examples in memory and decides on a run, where it is neither what
     they themselves have nor what the workload does of itself."""
-    info, wanted, told = splits.info, _KINDS[kind], dict[str, Any]()
+    wanted, told = _KINDS[kind], dict[str, Any]()
     parts = [
         part
         for part in (splits.train, splits.validation)
@@ -400,8 +440,9 @@ def _list_told(splits: Splits[Any], kind: str) -> dict[str, Any]:
     if not parts:
         return told
     if not _are_graphs(kind):  # whose classes are 0 and 1
-        is_one_hot = kind == "images" and parts[0].y.ndim == 2
-        count = parts[0].y.shape[1] if is_one_hot else _count_ids(p.y for p in parts)
+        y = parts[0].y  # in a column of its own they are numbers of classes
+        is_one_hot = kind == "images" and y.ndim == 2 and y.shape[1] > 1
+        count = y.shape[1] if is_one_hot else _count_ids(p.y for p in parts)
         if info.num_classes != count:
             told["num_classes"] = info.num_classes
     if info.vocabulary_size is not None:
@@ -409,9 +450,8 @@ def _list_told(splits: Splits[Any], kind: str) -> dict[str, Any]:
             told["vocabulary_size"] = info.vocabulary_size
         words = parts[0].x[parts[0].x != PAD]
         counts = np.bincount(words, minlength=info.vocabulary_size).tolist()
-        given = _as_counts(info)
-        if given and [*given] != counts:
-            told["word_counts"] = given
+        if info.word_counts and [*info.word_counts] != counts:
+            told["word_counts"] = info.word_counts
     for name in ("transform", "collate"):
         given, usual = getattr(splits, name), getattr(wanted, name)
         if given is not None and _describe_object(given) != _describe_object(usual):
@@ -427,18 +467,50 @@ def _count_ids(arrays: Iterable[np.ndarray]) -> float:
     return max(float(array.max()) for array in found) + 1
 
 
-def _describe_object(thing: Any) -> str:
-    """What an object is, wherever it is: its class, with its code where that is a
-    user's own, and its attributes."""
-    kind, text = type(thing), type(thing).__qualname__
-    if not kind.__module__.startswith("samkeras."):
-        with contextlib.suppress(OSError, TypeError):
-            text += inspect.getsource(kind)
+def _describe_object(thing: Any, within: tuple[int, ...] = ()) -> str:
+    """What an object is, wherever it is: its class, with the code of it and of those it
+    is made of where that is a user's own, and its attributes.
+
+    Args:
+        thing: the object.
+        within: the ids of those that it is an attribute of.
+    """
+    kind = type(thing)
+    text = kind.__qualname__ + "".join(map(_find_code, kind.__mro__))
     for name, value in sorted(getattr(thing, "__dict__", {}).items()):
-        is_array = isinstance(value, np.ndarray) and value.dtype != object
-        shown = hashlib.sha256(value.tobytes()).hexdigest() if is_array else repr(value)
-        text += f" {name}={ADDRESS.sub('', shown)}"
+        text += f" {name}={_describe_value(value, (*within, id(thing)))}"
     return text
+
+
+def _describe_value(value: Any, within: tuple[int, ...]) -> str:
+    """What an attribute is: all of it, and the same in every process."""
+    inner = (*within, id(value))
+    if id(value) in within:
+        return "..."
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.tolist()
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(value.tobytes()).hexdigest()
+        return f"{value.dtype.str}{value.shape}{digest}"
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        items = value.items() if isinstance(value, Mapping) else value
+        parts = [_describe_value(item, inner) for item in items]
+        if isinstance(value, set | frozenset):  # their order is by chance
+            parts.sort()
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if inspect.isfunction(value) or inspect.isclass(value):
+        return f"{value.__qualname__}{_find_code(value)}"
+    if type(value).__repr__ is object.__repr__ or dataclasses.is_dataclass(value):
+        return _describe_object(value, within)
+    return ADDRESS.sub("", repr(value))
+
+
+def _find_code(thing: Any) -> str:
+    """The code of a class or function of a user's own; of others none."""
+    if str(thing.__module__).partition(".")[0] not in NOT_OWN:
+        with contextlib.suppress(OSError, TypeError):
+            return inspect.getsource(thing)
+    return ""
 
 
 def _arrays(parts: tuple[Any, ...], dataset: str) -> Iterator[np.ndarray]:

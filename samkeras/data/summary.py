@@ -1,5 +1,7 @@
 """What was read, in words: examples, sizes, classes and how often each occurs."""
 
+import csv
+import io
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from samkeras.data.splits import DataInfo, Splits
 NAMES = ("classes.txt", "tags.txt", "tasks.txt")
 SHOWN = 10  # classes
 DIGITS = 6  # that float32 keeps
+SCALES = ("task", "mean", "deviation")  # the columns of tasks.csv
 
 
 def summarize(splits: Splits[Any], in_full: bool = True) -> str:
@@ -29,7 +32,7 @@ def summarize(splits: Splits[Any], in_full: bool = True) -> str:
         sizes = _describe_sizes(part, splits.info)
         lines.append(f"{title}: {len(part):,} examples{sizes}")
         described = _describe_labels(
-            _bring_back(y, splits.files.get("tasks.csv")),
+            _bring_back(y, splits.files.get("tasks.csv", "")),
             splits.info,
             names.split("\n"),
             None if in_full else SHOWN,
@@ -38,16 +41,20 @@ def summarize(splits: Splits[Any], in_full: bool = True) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bring_back(y: np.ndarray, scales: str | None) -> np.ndarray:
+def _bring_back(y: np.ndarray, scales: str) -> np.ndarray:
     """Numbers as their file has them, by what tells how they were brought to one
     scale."""
-    if scales is None:
+    try:
+        header, *rows = csv.reader(io.StringIO(scales, newline=""))
+        means, deviations = np.array([row[1:] for row in rows], "float64").T
+    except (ValueError, csv.Error):
+        return y  # a function's own file may be called so, too
+    if tuple(header) != SCALES or y.shape[1:] != means.shape:
         return y
-    rows = [row.rsplit(",", 2)[1:] for row in scales.splitlines()[1:]]
-    means, deviations = np.array(rows, "float64").T
     back = y * deviations + means
     for column, size in zip(back.T, abs(means) + deviations, strict=True):
-        column[:] = column.round(DIGITS - int(np.floor(np.log10(size)))) + 0.0
+        if 0 < size < np.inf:  # no label in training has any
+            column[:] = column.round(DIGITS - int(np.floor(np.log10(size)))) + 0.0
     return back
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from samkeras.data.shares import VALIDATION, describe_left_out
 from samkeras.errors import InputError, nearest
-from samkeras.files import TABLES
 
 WHOLE = re.compile(r"[-+]?[0-9]{1,15}(\.0*)?")
 LONGEST = 2**27  # characters of a field
@@ -88,11 +87,6 @@ class Table:
         return texts
 
 
-def is_table(path: str) -> bool:
-    """Whether a file is called as a table is."""
-    return path.lower().endswith(TABLES)
-
-
 def refuse_columns(dataset: str, **columns: str | None) -> None:
     """Raises an InputError if columns are named of what has none.
 
@@ -106,6 +100,11 @@ def refuse_columns(dataset: str, **columns: str | None) -> None:
                 f"--{option} {name} needs --dataset FILE.csv, .tsv or .jsonl, or a "
                 f"folder of such. Received: --dataset {dataset}"
             )
+
+
+def as_lines(names: Iterable[str]) -> str:
+    """Names, each in a line of its own, whatever lines it may have itself."""
+    return "\n".join(re.sub("[\r\n]+", " ", name) for name in names)
 
 
 def read_table(path: Path) -> Table:

@@ -14,6 +14,7 @@ import numpy as np
 
 from samkeras.data.content import describe_files, mark_files
 from samkeras.data.examples import ArrayExamples
+from samkeras.data.names import is_function
 from samkeras.data.sequences import (
     NO_LABEL,
     SequenceCollate,
@@ -21,7 +22,7 @@ from samkeras.data.sequences import (
     encode,
 )
 from samkeras.data.shares import HELD_OUT, choose_each
-from samkeras.data.sources import call_function, cut, is_function
+from samkeras.data.sources import call_function, cut
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.data.tables import find_parts, read_lines
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder

@@ -1,5 +1,6 @@
 """What local files hold: the same in whatever file, read once where it is much."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def test_a_file_is_read_to_its_end(tmp_path, monkeypatch):
     path.write_bytes(b"0123456789")
     monkeypatch.setattr(os, "read", lambda descriptor, _: read(descriptor, 3))
     assert read_file(path) == b"0123456789"
+
+
+def test_what_was_read_unchecked_is_checked(tmp_path, monkeypatch):
+    """Though its digest is kept; what was checked is not read again."""
+    monkeypatch.setattr(content, "KEPT_FILES", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path, seen = tmp_path / "1.png", []
+    path.write_bytes(b"RIFF")
+    describe = functools.partial(describe_files, tmp_path, [str(path)])
+    known = describe()
+    for _ in range(2):
+        assert describe(check=lambda head, name: seen.append((head, name))) == known
+    assert seen == [(b"RIFF", str(path))]
 
 
 @pytest.mark.parametrize("name", ["mnist", "mnist:3.0.1", "", "no/such.npz"])

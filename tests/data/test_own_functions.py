@@ -1,6 +1,7 @@
 """Data sets that a user's function returns: what is taken, and how the rest is
 refused."""
 
+import dataclasses
 import textwrap
 from pathlib import Path
 
@@ -63,6 +64,7 @@ KNOWN = {
     "tags": "a154fe95",
     "graphs": "270ccab2",
     "graphs of numbers": "4dcdac50",
+    "images in a column": "0a5a17d0",
 }
 
 
@@ -128,6 +130,115 @@ def test_what_examples_have_themselves_is_not_told(write):
 
 
 @pytest.mark.one_backend
+def test_labels_in_a_column_tell_their_classes(write):
+    """As flat ones: a run that was there before is known by the same digest."""
+    content = load_images(write("give(IMAGES, LABELS[:, None])"), None).content
+    assert content.digest[:8] == KNOWN["images in a column"]
+    more = "give(IMAGES, LABELS[:, None], outputs=4, classes=4)"
+    assert load_images(write(more, "more"), None).content != content
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        ("images", "outputs={0}(4), classes={0}(4)"),
+        ("images", "shape=({0}(4), {0}(4), {0}(1))"),
+        ("sentences", "vocabulary_size={0}(9), shape=(None,)"),
+        ("tags", "word_counts=[{0}(i) for i in (0, 5, 5, 4, 9)], **WORDS"),
+    ],
+)
+def test_numbers_of_numpy_are_told_as_others(write, kind, numbers):
+    """JSON, by which what is told is digested, has none of them."""
+    given = RIGHT[kind].partition(",")[0] + ", " + "LABELS"
+    given = "give(IDS, IDS % 3" if kind == "tags" else given
+    found = [
+        LOADERS[kind](write(f"{given}, {numbers.format(each)})", name))
+        for name, each in (("a", "int"), ("b", "np.int64"))
+    ]
+    assert found[0].content == found[1].content
+    one, other = (dataclasses.replace(each.info, name="") for each in found)
+    assert one == other
+    whole = (other.num_classes, other.num_outputs, other.vocabulary_size)
+    assert {*map(type, (*whole, *other.input_shape))} <= {int, type(None)}
+
+
+CHANGES = """
+class Base:
+    def apply(self, images, draws):
+        return images
+
+    evaluate = apply
+
+class Mine(Base):
+    def __init__(self, value):
+        self.value = value
+
+    def draw(self, generator, count):
+        return np.zeros(count)
+"""
+
+
+@pytest.mark.one_backend
+def test_code_that_a_transform_inherits_is_of_its_content(write):
+    """An edit of it makes other runs, as one of the class itself."""
+    digests = set()
+    for number, change in enumerate(("images", "images + 1", "images")):
+        code = CHANGES.replace("return images", f"return {change}")
+        name = write("give(IMAGES, LABELS, transform=Mine(1))", f"n{number}")
+        with open(name.removesuffix(":load"), "a") as file:
+            file.write(code)
+        digests.add(load_images(name, None).content.digest)
+    assert len(digests) == 2
+
+
+class Values:
+    """What has an attribute, and says nothing of it."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def change(array: np.ndarray) -> np.ndarray:
+    changed = array.copy()
+    changed.flat[array.size // 2] += 1
+    return changed
+
+
+LARGE = np.arange(5000.0)
+NESTED = [
+    lambda array: (array, 1),
+    lambda array: [{"a": array}],
+    lambda array: np.array([array, None], object),
+    lambda array: Values([array]),
+    lambda array: array.reshape(2, -1) if array[2500] > 2500 else array,
+]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("nest", NESTED)
+def test_all_of_an_attribute_is_of_the_content(nest):
+    """Of a large array too, whose middle its repr leaves out; and its shape."""
+    one, same, other = (
+        sources._describe_object(Values(nest(array)))
+        for array in (LARGE, LARGE.copy(), change(LARGE))
+    )
+    assert one == same != other
+
+
+@pytest.mark.one_backend
+def test_the_order_of_a_set_is_not_of_the_content():
+    """It is by chance: a run would not be found again."""
+    one, same = {8, 0}, {0, 8}
+    assert repr(one) != repr(same)
+    told = [sources._describe_object(Values({"a": (each,)})) for each in (one, same)]
+    assert told[0] == told[1]
+    own = Values(None)
+    own.value = [own]
+    assert "..." in sources._describe_object(own)
+
+
+@pytest.mark.one_backend
 def test_a_module_of_the_folder_is_found(write, tmp_path, monkeypatch):
     (tmp_path / "own_data").mkdir()
     write(RIGHT["images"], "own_data/sets")
@@ -176,6 +287,23 @@ BAD = [
     ("sentences", "give(IDS, LABELS - 1, **WORDS)", "y must be from 0 to 2", "-1"),
     ("sentences", "give(IDS / 2, LABELS, **WORDS)", "whole numbers", "float64"),
     ("tags", "give(IDS, IDS % 3, **WORDS)", "word_counts", "vocabulary_size 5"),
+    *(
+        (
+            "tags",
+            f"give(IDS, IDS % 3, word_counts={counts}, **WORDS)",
+            "word_counts must be whole numbers from 0 on",
+            received,
+        )
+        for counts, received in (
+            ("['a'] * 5", "'a'"),
+            ("5", "5"),
+            ("[np.nan] * 5", "nan"),
+            ("[0, 5, 1.5, 4, 4]", "1.5"),
+            ("[0, 5, -1, 4, 4]", "-1"),
+        )
+    ),
+    ("images", "give(IMAGES, LABELS, classes='3')", "num_classes must be", "'3'"),
+    ("images", "give(IMAGES, LABELS, 16)", "input_shape must be a tuple", "16"),
     ("tags", RIGHT["tags"].replace("% 3", "% 3 - 3"), "y must be from -2", "-3"),
     (
         "sentences",
@@ -238,6 +366,17 @@ def test_tasks_of_whole_numbers_are_shown_one_by_one(write):
     shown = summarize(load_molecules(name, None))
     assert "label 0: 6 of 9 are 1, 0 missing; majority 0.6667" in shown
     assert "label 1: 3 of 9 are 1, 0 missing; majority 0.6667" in shown
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", "task,mean,deviation\n", "task,mean,deviation\na,b,c\n"]
+)
+def test_a_file_of_a_functions_own_scales_nothing(write, text):
+    """Though it may be called as ours is."""
+    splits = load_molecules(write(RIGHT["graphs of numbers"]), None, is_regression=True)
+    named = dataclasses.replace(splits, files={"tasks.csv": text})
+    assert summarize(named) == summarize(splits)
 
 
 @pytest.mark.one_backend

@@ -1,6 +1,8 @@
 """Molecules and other graphs of a user's own: what is taken, and how the rest is
 refused."""
 
+import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from samkeras.data import own_graphs
 from samkeras.data.content import describe_content
 from samkeras.data.graphs import Graph
 from samkeras.data.molecules import _find_package, featurize, load_molecules
+from samkeras.data.summary import summarize
 from samkeras.errors import InputError
-from tests.helpers import arrays_of
+from samkeras.experiment.runs.data import describe_data
+from tests.helpers import arrays_of, parse_runs
 
 MOLECULES = ["CCO", "CCN", "CCC", "c1ccccc1", "CC(=O)O", "CO", "CN", "C", "CCCl", "O"]
 
@@ -108,6 +112,47 @@ def test_numbers_are_brought_to_one_scale(tmp_path):
 
 
 @pytest.mark.one_backend
+def test_a_task_without_labels_in_training_is_shown(tmp_path):
+    """It has no scale: nothing of it is known, and nothing of the others changes."""
+    values, none = [i / 4 for i in range(10)], [""] * 10
+    names = ("smiles", "a", "b")
+    write(tmp_path / "train.csv", MOLECULES, values, none, names=names)
+    write(tmp_path / "val.csv", MOLECULES, values, values, names=names)
+    shown = summarize(load(str(tmp_path), regression=True))
+    assert shown.count("a: from 0 to 2.25, mean 1.125") == 2
+    assert shown.count("b: all missing") == 2
+
+
+@pytest.mark.one_backend
+def test_numbers_beyond_a_float_are_refused(tmp_path):
+    """They would all be learnt as 0."""
+    for scale in (1e300, 1e-200):
+        values = [scale * (1 + i % 3) for i in range(10)]
+        path = write(tmp_path / "d.csv", values, names=("smiles", "value"))
+        with pytest.raises(
+            InputError, match=r"d\.csv: numbers must .* value, up to 3e"
+        ):
+            load(path, None, "value", regression=True)
+
+
+@pytest.mark.one_backend
+def test_a_task_is_called_as_its_column_is(tmp_path):
+    """Whatever signs its name has: they end no row of what a run is saved with."""
+    names = ["a\nb", "c\u2028d", 'e "f", g', "h"]
+    with open(tmp_path / "d.csv", "w", newline="") as file:
+        rows = [(each, *[11 - i] * 4) for i, each in enumerate(MOLECULES)]
+        csv.writer(file).writerows([("smiles", *names), *rows])
+    splits = load(str(tmp_path / "d.csv"), regression=True)
+    shown = summarize(splits)
+    for name in ("a b", *names[1:]):
+        assert shown.count(f"  {name}: from ") == 2
+    assert shown.count("to 10, mean") == 4
+    header, *found = csv.reader(io.StringIO(splits.files["tasks.csv"], newline=""))
+    assert header == ["task", "mean", "deviation"]
+    assert [row[0] for row in found] == names
+
+
+@pytest.mark.one_backend
 def test_columns_that_number_the_rows_are_no_labels(tmp_path):
     """Such as the index that pandas writes: a network would learn it."""
     ids, values = range(5, 15), [i * i % 7 for i in range(10)]
@@ -180,6 +225,25 @@ def test_a_part_to_validate_on_has_both_labels(tmp_path):
     write(tmp_path / "dev.csv", MOLECULES, [1] * 10)
     with pytest.raises(InputError, match=r"both 0 and 1 in a task\. Received: 10 ex"):
         load(str(tmp_path))
+
+
+@pytest.mark.one_backend
+def test_the_part_that_is_validated_on_has_both_labels(tmp_path, capsys, records):
+    """Also where it is only the first ones."""
+    write(tmp_path / "d" / "train.csv", MOLECULES, [0, 1] * 5)
+    write(tmp_path / "d" / "dev.csv", MOLECULES, [1] * 5 + [0] * 5)
+    given = ["workloads/ogbg_gcn", "--dataset", str(tmp_path / "d")]
+    given += ["--run_dir", str(tmp_path / "runs")]
+    assert command.main([*given, "--validation_examples", "5"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "validation examples: y must have both 0 and 1" in message
+    assert "5 examples, tasks 1, none with both" in message
+    assert not (tmp_path / "runs").exists()
+    found = describe_data(
+        *parse_runs("ogbg_gcn", [*given[1:], "--validation_examples", "6"])
+    )
+    assert len(found.validation) == 6
 
 
 @pytest.mark.one_backend

@@ -198,13 +198,14 @@ def test_nothing_crosses_from_the_host_within_an_epoch(convolves):
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "int32"])
 def test_rows_of_a_table_are_those_of_its_array(row, dtype):
     """Also where a backend keeps bytes in another way; of an array with strides too,
-    and a place beyond its end is the last one."""
+    and on JAX a place beyond its end is the last one."""
     rng = np.random.default_rng(0)
     array = rng.integers(0, 256, (20, *row)).astype(dtype)[::2]
     table = backend.place_table(array)
-    index = np.array([[3, 0], [9, 3]], "int32")
+    last = 12 if keras.backend.backend() == "jax" else 9  # TensorFlow has no other
+    index = np.array([[3, 0], [9, last]], "int32")
     found = backend.take_rows(table, keras.ops.convert_to_tensor(index))
-    np.testing.assert_array_equal(np.asarray(found), array[index])
+    np.testing.assert_array_equal(np.asarray(found), array[np.minimum(index, 9)])
     assert (tuple(table.shape), keras.backend.standardize_dtype(table.dtype)) == (
         array.shape,
         dtype,

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import run as command
-from samkeras.data import sentences
+from samkeras.data import molecules, names, sentences
 from samkeras.data.sentences import load_sentences
 from samkeras.errors import InputError
 from samkeras.experiment.options.fingerprint import find_marks
+from samkeras.experiment.runs.data import describe_data
 from samkeras.losses import ClassCrossentropy
 from samkeras.scores import class_accuracy
 from tests.data.making import write_sdf
@@ -122,6 +123,54 @@ def test_columns_are_refused_where_there_are_none(tmp_path, capsys):
         assert message.count("\n") == 1
         assert f"--{option}" in message
         assert "needs --dataset FILE.csv, .tsv or .jsonl" in message
+
+
+@pytest.mark.one_backend
+def test_a_grid_has_sets_with_columns_and_without(tmp_path, monkeypatch):
+    """The name of a column is of the runs that have some; it makes no other run of the
+    others, whatever stands in the folder."""
+    for name in names.KNOWN:
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "d.csv", names=("text", "mood"))
+    without = ["mine.py:load", "keras:imdb", "spektral:PROTEINS", *names.KNOWN]
+    given = ["--dataset", ",".join(["d.csv", *without])]
+    first, *others = parse_runs("sst2_lstm", [*given, "--label_column", "mood"])
+    _, *bare = parse_runs("sst2_lstm", given)
+    assert len(describe_data(first).train) == 10
+    for one, other in zip(others, bare, strict=True):
+        assert find_marks(one, 1, "jax") == find_marks(other, 1, "jax")
+    for dataset in ("tweets", "glue/cola"):  # which may be folders elsewhere
+        (config,) = parse_runs(
+            "sst2_lstm", ["--dataset", dataset, "--label_column", "mood"]
+        )
+        with pytest.raises(InputError, match="--label_column mood needs"):
+            describe_data(config)
+
+
+@pytest.mark.one_backend
+def test_a_set_without_columns_is_read_in_such_a_grid(tmp_path, monkeypatch):
+    """Of either kind; a folder that is called as it is not taken for it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "freesolv").mkdir()
+    given = ["--dataset", "freesolv,freesolv.csv", "--label_column", "expt"]
+    energies, _ = parse_runs("graph_regression", given)
+    assert describe_data(energies).info.num_train == 514
+    sample = tmp_path / "sample.csv"
+    rows = [(text, "positive" if mood == "yes" else "negative") for text, mood in ROWS]
+    write(sample, rows * 10, ("text", "sentiment"))
+    monkeypatch.setattr(sentences, "_find_sample", lambda: sample)
+    sentences._read.cache_clear()
+    (tmp_path / "crowdflower").mkdir()
+    given = ["--dataset", "crowdflower,d.csv", "--label_column", "mood"]
+    tweets, _ = parse_runs("sst2_lstm", given)
+    assert describe_data(tweets).info.num_train == 108
+    sentences._read.cache_clear()  # of the sample, which is another one
+
+
+@pytest.mark.one_backend
+def test_sets_that_are_known_are_those_of_the_workloads():
+    assert {*molecules.KNOWN, molecules.ENERGIES, sentences.SAMPLE} < {*names.KNOWN}
 
 
 @pytest.mark.one_backend

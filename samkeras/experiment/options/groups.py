@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+from samkeras.data.names import has_no_columns
 from samkeras.errors import InputError, nearest
 from samkeras.experiment.options.fields import (
     ClosedUnitInterval,
@@ -568,9 +569,13 @@ class Columns(Options):
     def unused(self) -> dict[str, str]:
         # By its name alone: what stands there may differ from machine to machine, and
         # runs must not. What else has no columns is refused where it is read.
-        if not getattr(self, "dataset", "").lower().endswith(".sdf"):
-            return super().unused
-        return super().unused | {"text_column": "--dataset FILE.csv, .tsv or .jsonl"}
+        dataset, names = getattr(self, "dataset", ""), ()
+        if has_no_columns(dataset):
+            names = ("text_column", "label_column")
+        elif dataset.lower().endswith(".sdf"):
+            names = ("text_column",)
+        needed = "--dataset FILE.csv, .tsv or .jsonl"
+        return super().unused | dict.fromkeys(names, needed)
 
 
 @dataclass(frozen=True, kw_only=True)

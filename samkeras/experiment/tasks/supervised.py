@@ -12,6 +12,7 @@ from samkeras.data.examples import ArrayExamples, Examples
 from samkeras.data.mixup import Mixup
 from samkeras.data.order import count_places
 from samkeras.data.recipes import build_recipe
+from samkeras.data.sources import check_precision
 from samkeras.data.splits import DataInfo, Splits
 from samkeras.errors import InputError
 from samkeras.experiment.machine import name_backend
@@ -92,7 +93,9 @@ class Supervised:
                 # Examples of one's own may know of none but random ones.
                 which = {"last": True} if config.holdout_last else {}
                 validation, train = train.hold_out(count, **which)
-            return train, validation.first(limits[1])
+            validation = validation.first(limits[1])
+            check_precision(validation, info, Dataset.of(config).dataset)
+            return train, validation
 
         return dataclasses.replace(
             splits,
