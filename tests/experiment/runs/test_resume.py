@@ -21,7 +21,7 @@ from samkeras.backend import backend
 from samkeras.experiment.runs import checkpoint
 from samkeras.experiment.runs.checkpoint import CheckpointError, Checkpoints
 from samkeras.experiment.runs.interrupt import StopRequest, hidden_from_children
-from samkeras.experiment.runs.member import Member
+from samkeras.experiment.runs.member import Clock, Member
 from samkeras.experiment.runs.run import Run
 from tests import helpers
 from tests.helpers import make_config, parse_runs
@@ -331,8 +331,8 @@ def test_weights_that_cannot_be_written_leave_no_file(tmp_path):
     """Neither half of one, nor an open one, with which HDF5 would crash at the end."""
     model = helpers.compile_classifier(helpers.build_classifier())
     helpers.train(model, *helpers.random_examples(16))
-    record = Mock(folder=tmp_path)
-    member = Member(Run(make_config("mnist_mlp")), 0.1, record, Mock(), Mock(), Mock())
+    record, run = Mock(folder=tmp_path, metrics={}), Run(make_config("mnist_mlp"))
+    member = Member(run, 0.1, record, Mock(), Mock(), Mock(), Clock())
     member.best_weights = model.get_weights()
     whole = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, whole[1]))

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 import samkeras
 from samkeras.data.batches import EpochBatches
 from samkeras.experiment.runs import build, data
-from samkeras.experiment.runs.member import Member, Place
+from samkeras.experiment.runs.member import Clock, Member, Place
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.runs.turns import train_together
 from samkeras.experiment.tasks.validation import ExampleValidation
@@ -222,7 +222,9 @@ def test_of_equal_epochs_the_first_is_best(mode, values):
     (config,) = parse_runs("synthetic_mlp", [])
     workload = dataclasses.replace(config.target.load(), mode=mode)
     run = Mock(config=config, workload=workload, passes=1.0)
-    made = Member(run, 0.1, Mock(), Mock(), Mock(), Mock())
+    meter = Mock()
+    meter.measure.return_value = {}
+    made = Member(run, 0.1, Mock(), Mock(), Mock(), meter, Clock())
     model = Mock(weights=[], masks=None)
     model.get_weights.return_value = []
     model.state.return_value = {}

@@ -220,7 +220,7 @@ def test_an_interrupted_figure_is_of_what_there_is(draw, tmp_path, monkeypatch):
     """Runs that are not trained yet are counted, and the exit code is 130."""
     trained = []
 
-    def train(run, *_):
+    def train(run, *_, **__):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(run)
