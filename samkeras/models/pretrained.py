@@ -158,7 +158,9 @@ def _extend(
     copy = keras.models.clone_model(
         model, input_tensors=given, clone_function=renew, recursive=True
     )
-    copy.trainable = True  # an earlier training may have frozen layers
+    # An earlier training may have frozen layers; a model on TensorFlow tells them not.
+    for layer in list_layers(copy):
+        layer.trainable = True
     outputs = keras.tree.flatten(copy.output)
     if len(outputs) > 1:
         raise InputError(f"--backbone {backbone} must be a model of one output")
