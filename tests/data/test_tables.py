@@ -170,7 +170,7 @@ def test_a_set_without_columns_is_read_in_such_a_grid(tmp_path, monkeypatch):
 
 @pytest.mark.one_backend
 def test_sets_that_are_known_are_those_of_the_workloads():
-    assert {*molecules.KNOWN, molecules.ENERGIES, sentences.SAMPLE} < {*names.KNOWN}
+    assert {*molecules.KNOWN, molecules.FREESOLV, sentences.TWEETS} < {*names.KNOWN}
 
 
 @pytest.mark.one_backend
