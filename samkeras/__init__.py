@@ -9,6 +9,7 @@ _HOME = {
     "SAMModel": "samkeras.model",
     "Method": "samkeras.methods",
     "Perturbation": "samkeras.methods",
+    "Number": "samkeras.methods",
     "SAM": "samkeras.methods",
     "SecondOrderSAM": "samkeras.methods",
     "UnnormalizedSAM": "samkeras.methods",

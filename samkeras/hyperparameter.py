@@ -4,14 +4,16 @@
 # pyright: reportUnnecessaryIsInstance=false
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self, overload
 
 import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 Tensor = Any
+Fits = Callable[[float], bool]
 
 
 def is_integer(value: Any) -> bool:
@@ -25,31 +27,43 @@ def is_number(value: Any, least: float) -> bool:
     return is_real and least <= float(value) < math.inf
 
 
+def is_at_least_0(number: float) -> bool:
+    return number >= 0
+
+
 class Hyperparameter:
-    """A non-negative number, or a schedule of it, that may change without recompiling.
+    """A number, or a schedule of it, that may change without recompiling.
 
     The number lives in a variable that belongs to no layer, so that it is neither
     counted nor saved among a model's weights.
 
     Args:
-        value: a finite number >= 0, or a keras LearningRateSchedule of the step.
+        value: a finite number, or a keras LearningRateSchedule of the step.
         name: what error messages call it.
+        allowed: what they say that it must be. Default "a finite number >= 0".
+        fits: number -> whether it is so. Default: whether it is >= 0.
 
     Raises:
-        ValueError: the number is negative, infinite or NaN.
+        ValueError: the number does not fit, or is infinite or NaN.
         TypeError: neither a number nor a schedule.
     """
 
-    def __init__(self, value: float | LearningRateSchedule, name: str):
-        self._name = name
+    def __init__(
+        self,
+        value: float | LearningRateSchedule,
+        name: str,
+        allowed: str = "a finite number >= 0",
+        fits: Fits = is_at_least_0,
+    ):
+        self._name, self._allowed, self._fits = name, allowed, fits
         self._schedule = value if isinstance(value, LearningRateSchedule) else None
         self.variables: list[keras.Variable] = []
         if self._schedule is None:
-            number = self._checked(value)
+            self._given = self._checked(value)
             # The dtype is explicit because JAX recompiles when a number whose type was
             # left open is assigned one whose type is not.
             variable = keras.Variable(
-                number, trainable=False, dtype=_widest_float(), name=name
+                self._given, trainable=False, dtype=_widest_float(), name=name
             )
             self.variables = [variable]
 
@@ -59,7 +73,10 @@ class Hyperparameter:
         if self._schedule is not None:
             return self._schedule
         # A sum first: several TensorFlow devices mirror the variable itself.
-        return float(keras.ops.convert_to_numpy(keras.ops.add(self.variables[0], 0.0)))
+        held = keras.ops.convert_to_numpy(keras.ops.add(self.variables[0], 0.0))
+        # 0.1, not 0.10000000149, unless the variable itself was assigned.
+        is_given = held == _rounded(self._given, held.dtype.name)
+        return self._given if is_given else float(held)
 
     @value.setter
     def value(self, value: float) -> None:
@@ -73,7 +90,8 @@ class Hyperparameter:
                 f"{self._name} was made as a number and can be set to another: give a "
                 f"schedule when it is made. Received: {self._name}={value!r}"
             )
-        self.variables[0].assign(self._checked(value))
+        self._given = self._checked(value)
+        self.variables[0].assign(self._given)
 
     def at(self, step: Tensor, dtype: str) -> Tensor:
         """The number at optimizer step `step` (int scalar): a scalar of `dtype`."""
@@ -88,15 +106,94 @@ class Hyperparameter:
                 f"Received: {self._name}={value!r}"
             )
         number = float(value)
-        if not (math.isfinite(number) and number >= 0):
+        # What is a little below 1 may be 1 in float32, which steps compute in.
+        numbers = (number, _rounded(number, "float32"))
+        if not (math.isfinite(number) and all(map(self._fits, numbers))):
             raise ValueError(
-                f"{self._name} must be a finite number >= 0. "
+                f"{self._name} must be {self._allowed}. "
                 f"Received: {self._name}={value!r}"
             )
         return number
+
+
+class Number:
+    """A number of a method, said in its class: an attribute that a compiled step reads
+    at each call. Assigning it recompiles nothing, and trainings that differ in such
+    numbers alone are one program. It may be a keras LearningRateSchedule of the step.
+
+    Args:
+        allowed: what it must be, as error messages say it. Default "a finite number
+            >= 0".
+        fits: finite number -> whether it is so. Default: whether it is >= 0.
+
+    Examples:
+        >>> class Damped(samkeras.UnnormalizedSAM):
+        ...     '''Whose gradient is taken by a share.'''
+        ...
+        ...     share = samkeras.Number("a number from 0 to 1", lambda x: 0 <= x <= 1)
+        ...
+        ...     def __init__(self, rho=0.05, share=0.5, **options):
+        ...         super().__init__(rho, **options)
+        ...         self.share = share
+        ...
+        ...     def combine(self, context, perturbed):
+        ...         share = self.number(context, "share")  # a scalar tensor
+        ...         return [share * g for g in perturbed]
+        >>> model.compile("sgd", "mse", method=Damped(share=0.25))
+        >>> model.method.share = 0.75  # takes effect without recompiling
+        >>> model.method.get_config()
+        {'rho': 0.05, 'share': 0.75}
+    """
+
+    def __init__(
+        self, allowed: str = "a finite number >= 0", fits: Fits = is_at_least_0
+    ):
+        self._allowed, self._fits, self._name = allowed, fits, ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Any: ...
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        try:
+            return vars(instance)[self._name].value
+        except KeyError:
+            raise AttributeError(
+                f"{owner.__name__}.__init__ has set no {self._name}"
+            ) from None
+
+    def __set__(self, instance: object, value: float | LearningRateSchedule) -> None:
+        # The instance's own attribute of that name, which Python looks at last.
+        known = vars(instance).get(self._name)
+        if known is None:
+            known = Hyperparameter(value, self._name, self._allowed, self._fits)
+            vars(instance)[self._name] = known
+        else:
+            known.value = value
+
+
+def numbers_of(kind: type) -> list[str]:
+    """The names of the `Number`s of a class, those of its bases first."""
+    return [
+        name
+        for each in reversed(kind.__mro__)
+        for name, value in vars(each).items()
+        if isinstance(value, Number)
+    ]
 
 
 def _widest_float() -> str:
     """What NumPy's float64 is on the backend: float32 on JAX unless x64 is enabled."""
     number = keras.ops.convert_to_tensor(np.zeros(1, "float64"))
     return keras.backend.standardize_dtype(number.dtype)
+
+
+def _rounded(number: float, dtype: str) -> float:
+    """The number as a type of floats holds it."""
+    with np.errstate(over="ignore"):
+        return float(np.dtype(dtype).type(number))

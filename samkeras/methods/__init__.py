@@ -1,5 +1,6 @@
 """Sharpness-aware methods: how a training step's gradient is found."""
 
+from samkeras.hyperparameter import Number
 from samkeras.methods.adaptive import ASAM
 from samkeras.methods.aesam import AESAM
 from samkeras.methods.combinations import GNP, GSAM, WSAM, StableSAM
@@ -36,6 +37,7 @@ __all__ = [
     "Method",
     "MomentumSAM",
     "MongeSAM",
+    "Number",
     "Perturbation",
     "Point",
     "RandomPerturbation",

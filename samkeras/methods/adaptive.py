@@ -7,7 +7,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_number
+from samkeras.hyperparameter import Number
 from samkeras.methods.method import (
     NORM_EPSILON,
     Context,
@@ -35,38 +35,39 @@ class ASAM(Perturbation):
     Args:
         rho: radius, a number >= 0 or a schedule. Default 0.5, the authors' for
             CIFAR-10.
-        eta: what keeps weights near zero moving, a number >= 0. Default 0.01, the
-            authors'. With 0 a weight of zero is not perturbed.
+        eta: what keeps weights near zero moving, a number >= 0 or a schedule. Default
+            0.01, the authors'. With 0 a weight of zero is not perturbed.
         p: norm of the ball, 2 or inf. Default 2.
         options: those of `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `eta` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.ASAM(rho=0.5))
     """
 
+    eta = Number()
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.5,
-        eta: float = 0.01,
+        eta: float | LearningRateSchedule = 0.01,
         p: float = 2.0,
         **options: Unpack[PerturbationOptions],
     ):
         super().__init__(rho, **options)
-        if not is_number(eta, 0):
-            raise ValueError(f"eta must be a finite number >= 0. Received: eta={eta!r}")
         if p not in (2, math.inf):
             raise ValueError(f"p must be 2 or inf. Received: p={p!r}")
-        self.eta = float(eta)
+        self.eta = eta
         self.p = float(p)
 
     def epsilon(self, context: Context) -> list[Tensor]:
         gradient = context.gradient
+        eta = self.number(context, "eta")
         lengths = [
-            ops.ones_like(w) if role.is_offset else ops.abs(w) + self.eta
+            ops.ones_like(w) if role.is_offset else ops.abs(w) + ops.cast(eta, w.dtype)
             for w, role in zip(context.weights, context.roles, strict=True)
         ]
         lengths = [ops.cast(t, g.dtype) for t, g in zip(lengths, gradient, strict=True)]
@@ -87,7 +88,7 @@ class ASAM(Perturbation):
     def get_config(self) -> dict[str, Any]:
         # Strict JSON has no infinity.
         p = "inf" if math.isinf(self.p) else self.p
-        return {**super().get_config(), "eta": self.eta, "p": p}
+        return {**super().get_config(), "p": p}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -1,6 +1,5 @@
 """AE-SAM: SAM where the gradient is large."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -8,8 +7,8 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_number
-from samkeras.methods.method import Context, Role
+from samkeras.hyperparameter import Number
+from samkeras.methods.method import FRACTION, Context, Role
 from samkeras.methods.sam import SAM, SAMOptions
 from samkeras.tensors import dot
 
@@ -39,38 +38,29 @@ class AESAM(SAM):
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, ours.
         threshold: c, a finite number or a schedule of the step. Default 0, the mean of
             the authors'.
-        ema_decay: d, >= 0 and < 1. Default 0.9, the authors'.
+        ema_decay: d, >= 0 and < 1, or a schedule. Default 0.9, the authors'.
         options: those of `SAM` and `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho`, `threshold` or `ema_decay` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.AESAM(rho=0.1, threshold=0.5))
     """
 
+    threshold = Number("a finite number", lambda x: True)
+    ema_decay = Number(*FRACTION)
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
         threshold: float | LearningRateSchedule = 0.0,
-        ema_decay: float = 0.9,
+        ema_decay: float | LearningRateSchedule = 0.9,
         **options: Unpack[SAMOptions],
     ):
         super().__init__(rho, **options)
-        is_schedule = isinstance(threshold, LearningRateSchedule)
-        if not is_schedule and not is_number(threshold, -sys.float_info.max):
-            raise ValueError(
-                "threshold must be a finite number or a keras LearningRateSchedule. "
-                f"Received: threshold={threshold!r}"
-            )
-        if not is_number(ema_decay, 0) or ema_decay >= 1:
-            raise ValueError(
-                "ema_decay must be a number >= 0 and < 1. "
-                f"Received: ema_decay={ema_decay!r}"
-            )
-        self.threshold = threshold
-        self.ema_decay = float(ema_decay)
+        self.threshold, self.ema_decay = threshold, ema_decay
         self.passes = 1 + (self.passes - 1) / 2
 
     def build(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
@@ -79,9 +69,7 @@ class AESAM(SAM):
 
     def is_due(self, context: Context) -> Tensor | None:
         squared, mean, variance = self._look(context)
-        threshold = self.threshold
-        if isinstance(threshold, LearningRateSchedule):
-            threshold = ops.cast(threshold(context.step), variance.dtype)
+        threshold = ops.cast(self.number(context, "threshold"), variance.dtype)
         is_large = squared >= mean + threshold * ops.sqrt(variance)
         is_turn = super().is_due(context)
         return is_large if is_turn is None else ops.logical_and(is_turn, is_large)
@@ -94,12 +82,8 @@ class AESAM(SAM):
     def _look(self, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """The squared norm of the gradient, and its mean and variance with it."""
         squared = ops.cast(dot(context.gradient, context.gradient), "float32")
-        mean = self.ema_decay * self._mean + (1 - self.ema_decay) * squared
+        decay = ops.cast(self.number(context, "ema_decay"), "float32")
+        mean = decay * self._mean + (1 - decay) * squared
         deviation = ops.square(squared - mean)
-        variance = self.ema_decay * self._variance + (1 - self.ema_decay) * deviation
+        variance = decay * self._variance + (1 - decay) * deviation
         return squared, mean, variance
-
-    def get_config(self) -> dict[str, Any]:
-        threshold = keras.saving.serialize_keras_object(self.threshold)
-        own = {"threshold": threshold, "ema_decay": self.ema_decay}
-        return {**super().get_config(), **own}

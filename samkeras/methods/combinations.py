@@ -5,8 +5,8 @@ from typing import Any, Unpack
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_number
-from samkeras.methods.method import NORM_EPSILON, Context
+from samkeras.hyperparameter import Number
+from samkeras.methods.method import FRACTION, NORM_EPSILON, Context
 from samkeras.methods.sam import SAM, SAMOptions
 from samkeras.tensors import add, dot, global_norm, scale
 
@@ -29,35 +29,34 @@ class GSAM(SAM):
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, ours; in
             big_vision it falls from 0.6 to 0.1.
-        alpha: weight of g_o, a number >= 0. Default 0.4, that of the authors' class;
-            0.6 for vision transformers in big_vision.
+        alpha: weight of g_o, a number >= 0 or a schedule. Default 0.4, that of the
+            authors' class; 0.6 for vision transformers in big_vision.
         options: those of `SAM` and `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `alpha` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("adamw", "mse", method=samkeras.GSAM(rho=0.1, alpha=0.6))
     """
 
+    alpha = Number()
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
-        alpha: float = 0.4,
+        alpha: float | LearningRateSchedule = 0.4,
         **options: Unpack[SAMOptions],
     ):
         super().__init__(rho, **options)
-        self.alpha = _checked("alpha", alpha)
+        self.alpha = alpha
 
     def combine(self, context: Context, perturbed: list[Tensor]) -> list[Tensor]:
         direction = scale(perturbed, 1 / (global_norm(perturbed) + NORM_EPSILON))
         along = scale(direction, dot(context.gradient, direction))
         orthogonal = _subtract(context.gradient, along)
-        return add(perturbed, scale(orthogonal, -self.alpha))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "alpha": self.alpha}
+        return add(perturbed, scale(orthogonal, -self.number(context, "alpha")))
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -73,31 +72,31 @@ class GNP(SAM):
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.1, the authors' for
             CIFAR.
-        alpha: weight of SAM's gradient, a number >= 0. Default 0.8, the authors'.
+        alpha: weight of SAM's gradient, a number >= 0 or a schedule. Default 0.8, the
+            authors'.
         options: those of `SAM` and `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `alpha` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.GNP(rho=0.1, alpha=0.8))
     """
 
+    alpha = Number()
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.1,
-        alpha: float = 0.8,
+        alpha: float | LearningRateSchedule = 0.8,
         **options: Unpack[SAMOptions],
     ):
         super().__init__(rho, **options)
-        self.alpha = _checked("alpha", alpha)
+        self.alpha = alpha
 
     def combine(self, context: Context, perturbed: list[Tensor]) -> list[Tensor]:
-        return _mix(context.gradient, perturbed, self.alpha)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "alpha": self.alpha}
+        return _mix(context.gradient, perturbed, self.number(context, "alpha"))
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -118,35 +117,37 @@ class WSAM(SAM):
 
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, the authors'.
-        gamma: how much sharpness counts, >= 0 and < 1. Default 0.9, the authors'.
+        gamma: how much sharpness counts, >= 0 and < 1, or a schedule. Default 0.9, the
+            authors'.
         decoupled: whether the sharpness passes the optimizer by. Default True, the
             authors'.
         options: those of `SAM` and `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `gamma` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("adam", "mse", method=samkeras.WSAM(rho=0.05, gamma=0.8))
     """
 
+    gamma = Number(*FRACTION)
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
-        gamma: float = 0.9,
+        gamma: float | LearningRateSchedule = 0.9,
         decoupled: bool = True,
         **options: Unpack[SAMOptions],
     ):
         super().__init__(rho, **options)
-        self.gamma = _checked("gamma", gamma, below=1)
+        self.gamma = gamma
         self.decoupled = bool(decoupled)
-        self._alpha = self.gamma / (1 - self.gamma)
 
     def combine(self, context: Context, perturbed: list[Tensor]) -> list[Tensor]:
         if self.decoupled:
             return perturbed
-        return _mix(context.gradient, perturbed, self._alpha)
+        return _mix(context.gradient, perturbed, self._weigh(context))
 
     def split(
         self, context: Context, result: list[Tensor]
@@ -154,11 +155,14 @@ class WSAM(SAM):
         if not self.decoupled:
             return result, None
         sharpness = _subtract(result, context.gradient)
-        return context.gradient, scale(sharpness, self._alpha)
+        return context.gradient, scale(sharpness, self._weigh(context))
+
+    def _weigh(self, context: Context) -> Tensor:
+        gamma = self.number(context, "gamma")
+        return gamma / (1 - gamma)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"gamma": self.gamma, "decoupled": self.decoupled}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "decoupled": self.decoupled}
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -193,17 +197,7 @@ class StableSAM(SAM):
         return scale(perturbed, global_norm(context.gradient) / length)
 
 
-def _checked(name: str, value: float, below: float = float("inf")) -> float:
-    """A number >= 0 and < `below`."""
-    if not is_number(value, 0) or value >= below:
-        limit = "" if below == float("inf") else f" and < {below}"
-        raise ValueError(
-            f"{name} must be a finite number >= 0{limit}. Received: {name}={value!r}"
-        )
-    return float(value)
-
-
-def _mix(first: list[Tensor], second: list[Tensor], share: float) -> list[Tensor]:
+def _mix(first: list[Tensor], second: list[Tensor], share: Tensor) -> list[Tensor]:
     return add(scale(first, 1 - share), scale(second, share))
 
 

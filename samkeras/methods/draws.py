@@ -51,7 +51,7 @@ class Draws:
             ]
 
     def choose(
-        self, tensors: list[Tensor], step: Tensor, probability: float
+        self, tensors: list[Tensor], step: Tensor, probability: Tensor
     ) -> list[Tensor]:
         """A bool tensor of the shape of each, true with a probability > 0 and <= 1.
 
@@ -61,9 +61,10 @@ class Draws:
         Args:
             tensors: what they are like.
             step: int scalar; different numbers give different draws.
-            probability: of each entry.
+            probability: of each entry, a multiple of 2^-24.
         """
-        least = ops.convert_to_tensor(round((1 - probability) * (2**32 - 1)), "uint32")
+        # Of 24 bits, which float32 holds.
+        least = ops.cast(ops.round((1 - probability) * 2**24), "int32")
         found: list[Tensor] = []
         for number, tensor in enumerate(tensors):
             key = ops.cast(step * len(tensors) + number, "uint32")
@@ -73,7 +74,8 @@ class Draws:
                 ops.arange(math.prod(tensor.shape), dtype="int32"), "uint32"
             )
             bits = _mix(ops.bitwise_xor(places * _number(GOLDEN), key))
-            found.append(ops.reshape(bits >= least, tensor.shape))
+            places = ops.cast(_shifted(bits, 8), "int32")
+            found.append(ops.reshape(places >= least, tensor.shape))
         return found
 
 
@@ -85,7 +87,11 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def _fold(bits: Tensor, shift: int) -> Tensor:
-    return ops.bitwise_xor(bits, ops.bitwise_right_shift(bits, _number(shift)))
+    return ops.bitwise_xor(bits, _shifted(bits, shift))
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    return ops.bitwise_right_shift(bits, _number(by))
 
 
 def _number(value: int) -> Tensor:

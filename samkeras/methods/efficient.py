@@ -7,9 +7,15 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_number
+from samkeras.hyperparameter import Number, is_number
 from samkeras.methods.draws import Draws
-from samkeras.methods.method import Context, Perturbation, PerturbationOptions, resize
+from samkeras.methods.method import (
+    SHARE,
+    Context,
+    Perturbation,
+    PerturbationOptions,
+    resize,
+)
 
 Tensor = Any
 FORWARD = 1 / 3  # of a pass, the rest of which is the backward one
@@ -37,8 +43,8 @@ class ESAM(Perturbation):
     Args:
         rho: norm of epsilon before it is masked, a number >= 0 or a schedule. Default
             0.05, the authors'.
-        beta: share of the weights that are perturbed, > 0 and <= 1. Default 0.6, the
-            authors' for CIFAR. It saves nothing here.
+        beta: share of the weights that are perturbed, > 0 and <= 1, or a schedule.
+            Default 0.6, the authors' for CIFAR. It saves nothing here.
         gamma: share of the examples whose gradient is taken, > 0 and <= 1. Default 0.5,
             the authors'.
         seed: seed of the masks, 0 <= seed < 2**32. Default 0.
@@ -47,40 +53,39 @@ class ESAM(Perturbation):
     Raises:
         ValueError: an argument is out of its range, or the loss takes no weights of
             examples.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `beta` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.ESAM(rho=0.05, gamma=0.5))
     """
 
     uses_losses = True
+    beta = Number(*SHARE)
 
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
-        beta: float = 0.6,
+        beta: float | LearningRateSchedule = 0.6,
         gamma: float = 0.5,
         seed: int = 0,
         **options: Unpack[PerturbationOptions],
     ):
         super().__init__(rho, **options)
-        for name, value in (("beta", beta), ("gamma", gamma)):
-            if not is_number(value, 0) or not 0 < value <= 1:
-                raise ValueError(
-                    f"{name} must be a number > 0 and <= 1. Received: {name}={value!r}"
-                )
+        if not is_number(gamma, 0) or not 0 < gamma <= 1:
+            raise ValueError(
+                f"gamma must be a number > 0 and <= 1. Received: gamma={gamma!r}"
+            )
         self._draws = Draws(seed)
-        self.beta, self.gamma, self.seed = float(beta), float(gamma), self._draws.seed
+        self.beta, self.gamma, self.seed = beta, float(gamma), self._draws.seed
         is_whole = self.gamma == 1  # all are taken, whatever their losses
         self.passes = 1 + (self.gamma + (0 if is_whole else FORWARD)) / self.every
 
     def epsilon(self, context: Context) -> list[Tensor]:
         epsilon = self.in_scope(context, resize, context.gradient)
-        if self.beta == 1:
-            return epsilon
-        chosen = self._draws.choose(epsilon, context.step, self.beta)
+        beta = self.number(context, "beta")
+        chosen = self._draws.choose(epsilon, context.step, beta)
         return [
-            ops.where(is_chosen, e / self.beta, ops.zeros_like(e))
+            ops.where(is_chosen, e / ops.cast(beta, e.dtype), ops.zeros_like(e))
             for is_chosen, e in zip(chosen, epsilon, strict=True)
         ]
 
@@ -106,5 +111,5 @@ class ESAM(Perturbation):
         return ops.cast(ops.ceil(share), "int32")
 
     def get_config(self) -> dict[str, Any]:
-        own = {"beta": self.beta, "gamma": self.gamma, "seed": self.seed}
+        own = {"gamma": self.gamma, "seed": self.seed}
         return {**super().get_config(), **own}

@@ -8,57 +8,50 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_number
+from samkeras.hyperparameter import Number
 from samkeras.methods.method import (
+    FRACTION,
+    SHARE,
     Context,
     Perturbation,
     PerturbationOptions,
     Role,
     resize,
 )
+from samkeras.tensors import add, scale
 
 Tensor = Any
 ORDERS = ("code", "paper")
 
 
 class _AveragingPerturbation(Perturbation):
-    """One with a moving average of the gradients.
-
-    Args:
-        decay: of the average.
-    """
+    """One with a moving average of the gradients."""
 
     starts_at_gradient = True
     """whether the average starts at the first gradient, or at zero"""
 
-    def __init__(
-        self,
-        rho: float | LearningRateSchedule,
-        decay: float,
-        **options: Unpack[PerturbationOptions],
-    ):
-        super().__init__(rho, **options)
-        self._decay = decay
+    def decay(self, context: Context) -> Tensor:
+        """The decay of the average at a step."""
+        raise NotImplementedError
 
     def build(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
         self._has_mean = self.add_state((), "has_mean")
         self._means = [self.add_state_like(w, "gradient_mean") for w in weights]
 
     def update(self, context: Context, result: list[Tensor]) -> None:
-        means = context.mask(self._average(context.gradient))
+        means = context.mask(self.average(context))
         for variable, mean in zip(self._means, means, strict=True):
             variable.assign(mean)
         self._has_mean.assign(1.0)
 
-    def _average(self, gradient: list[Tensor]) -> list[Tensor]:
-        """The mean with one more gradient."""
+    def average(self, context: Context) -> list[Tensor]:
+        """The mean with the gradient of a step."""
+        old = [ops.convert_to_tensor(mean) for mean in self._means]
         wide = [
-            ops.cast(g, m.dtype) for g, m in zip(gradient, self._means, strict=True)
+            ops.cast(g, m.dtype) for g, m in zip(context.gradient, old, strict=True)
         ]
-        means = [
-            self._decay * m + (1 - self._decay) * g
-            for m, g in zip(self._means, wide, strict=True)
-        ]
+        decay = self.decay(context)
+        means = add(scale(old, decay), scale(wide, 1 - decay))
         if not self.starts_at_gradient:
             return means
         has_mean = self._has_mean > 0
@@ -82,67 +75,55 @@ class FSAM(_AveragingPerturbation):
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, that of the
             authors' class; 0.2 in their script for CIFAR-100.
-        sigma: share of the average that is taken off, a number >= 0. Default 1, the
-            paper's.
-        ema_decay: decay of the average, >= 0 and < 1. Default 0.9, that of the
-            authors' class; 0.6 in that script.
+        sigma: share of the average that is taken off, a number >= 0 or a schedule.
+            Default 1, the paper's.
+        ema_decay: decay of the average, >= 0 and < 1, or a schedule. Default 0.9, that
+            of the authors' class; 0.6 in that script.
         order: "code" or "paper". Default "code".
         options: those of `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho`, `sigma` or `ema_decay` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.FSAM(rho=0.1, ema_decay=0.95))
     """
 
+    sigma = Number()
+    ema_decay = Number(*FRACTION)
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
-        sigma: float = 1.0,
-        ema_decay: float = 0.9,
+        sigma: float | LearningRateSchedule = 1.0,
+        ema_decay: float | LearningRateSchedule = 0.9,
         order: Literal["code", "paper"] = "code",
         **options: Unpack[PerturbationOptions],
     ):
-        if not is_number(sigma, 0):
-            raise ValueError(
-                f"sigma must be a finite number >= 0. Received: sigma={sigma!r}"
-            )
-        if not is_number(ema_decay, 0) or ema_decay >= 1:
-            raise ValueError(
-                "ema_decay must be a number >= 0 and < 1. "
-                f"Received: ema_decay={ema_decay!r}"
-            )
         if order not in ORDERS:
             raise ValueError(
                 f"order must be one of {', '.join(ORDERS)}. Received: order={order!r}"
             )
-        super().__init__(rho, float(ema_decay), **options)
-        self.sigma = float(sigma)
-        self.ema_decay = float(ema_decay)
+        super().__init__(rho, **options)
+        self.sigma, self.ema_decay = sigma, ema_decay
         self.order = order
         self.starts_at_gradient = order == "code"
 
+    def decay(self, context: Context) -> Tensor:
+        return self.number(context, "ema_decay")
+
     def epsilon(self, context: Context) -> list[Tensor]:
         gradient = context.gradient
-        means = self._means
-        if self.order == "paper":
-            means = self._average(gradient)
-        differences = [
-            g - self.sigma * ops.cast(m, g.dtype)
-            for g, m in zip(gradient, means, strict=True)
-        ]
+        is_before = self.order == "code"
+        means: list[Any] = self._means if is_before else self.average(context)
+        means = [ops.cast(m, g.dtype) for m, g in zip(means, gradient, strict=True)]
+        differences = add(gradient, scale(means, -self.number(context, "sigma")))
         # What was pruned lately, or is not perturbed, still has a mean.
         return self.in_scope(context, resize, context.mask(differences))
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "sigma": self.sigma,
-            "ema_decay": self.ema_decay,
-            "order": self.order,
-        }
+        return {**super().get_config(), "order": self.order}
 
 
 @keras.saving.register_keras_serializable(package="samkeras")
@@ -156,38 +137,36 @@ class VaSSO(_AveragingPerturbation):
 
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.05, ours.
-        theta: weight of the newest gradient, > 0 and <= 1; with 1 it is SAM. Default
-            0.9, that of an example in the authors' code.
+        theta: weight of the newest gradient, > 0 and <= 1, or a schedule; with 1 it is
+            SAM. Default 0.9, that of an example in the authors' code.
         options: those of `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `theta` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.VaSSO(rho=0.1, theta=0.4))
     """
 
+    theta = Number(*SHARE)
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
-        theta: float = 0.9,
+        theta: float | LearningRateSchedule = 0.9,
         **options: Unpack[PerturbationOptions],
     ):
-        if not is_number(theta, 0) or not 0 < theta <= 1:
-            raise ValueError(
-                f"theta must be a number > 0 and <= 1. Received: theta={theta!r}"
-            )
-        super().__init__(rho, 1 - float(theta), **options)
-        self.theta = float(theta)
+        super().__init__(rho, **options)
+        self.theta = theta
+
+    def decay(self, context: Context) -> Tensor:
+        return 1 - self.number(context, "theta")
 
     def epsilon(self, context: Context) -> list[Tensor]:
         gradient = context.gradient
         means = [
             ops.cast(m, g.dtype)
-            for m, g in zip(self._average(gradient), gradient, strict=True)
+            for m, g in zip(self.average(context), gradient, strict=True)
         ]
         return self.in_scope(context, resize, context.mask(means))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "theta": self.theta}

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_number
+from samkeras.hyperparameter import Number
 from samkeras.methods.method import (
     NORM_EPSILON,
     Context,
@@ -36,11 +36,13 @@ class UnifiedSAM(Perturbation):
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `lam` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.UnifiedSAM(rho=0.1, lam=0.9))
     """
+
+    lam = Number("a number from 0 to 1", lambda x: 0 <= x <= 1)
 
     def __init__(
         self,
@@ -49,18 +51,10 @@ class UnifiedSAM(Perturbation):
         **options: Unpack[PerturbationOptions],
     ):
         super().__init__(rho, **options)
-        if not isinstance(lam, LearningRateSchedule):
-            if not is_number(lam, 0) or lam > 1:
-                raise ValueError(
-                    f"lam must be a number from 0 to 1. Received: lam={lam!r}"
-                )
-            lam = float(lam)
-        self.lam: float | LearningRateSchedule = lam
+        self.lam = lam
 
     def epsilon(self, context: Context) -> list[Tensor]:
-        lam: Any = self.lam
-        if isinstance(lam, LearningRateSchedule):
-            lam = lam(context.step)
+        lam = self.number(context, "lam")
 
         def ascend(rho: Tensor, gradient: list[Tensor]) -> list[Tensor]:
             norm = global_norm(gradient) + NORM_EPSILON
@@ -68,10 +62,6 @@ class UnifiedSAM(Perturbation):
             return scale(gradient, rho * (1 - share) + rho * share / norm)
 
         return self.in_scope(context, ascend, context.gradient)
-
-    def get_config(self) -> dict[str, Any]:
-        lam = keras.saving.serialize_keras_object(self.lam)
-        return {**super().get_config(), "lam": lam}
 
 
 @keras.saving.register_keras_serializable(package="samkeras")

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_number
+from samkeras.hyperparameter import Number
 from samkeras.methods.method import Context, Role, resize
 from samkeras.methods.sam import SAM, SAMOptions
 from samkeras.tensors import NORM_FLOOR, add, dot, global_norm, scale, widest
@@ -35,31 +35,29 @@ class LookSAM(SAM):
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.1, that of public
             code.
-        alpha: weight of g_v, a number >= 0. Default 0.7, the authors'.
+        alpha: weight of g_v, a number >= 0 or a schedule. Default 0.7, the authors'.
         options: those of `SAM` and `Perturbation`; `every` is k, by default 5, the
             authors'.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `alpha` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.LookSAM(rho=0.1, every=10))
     """
 
+    alpha = Number()
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.1,
-        alpha: float = 0.7,
+        alpha: float | LearningRateSchedule = 0.7,
         **options: Unpack[SAMOptions],
     ):
         options.setdefault("every", 5)
         super().__init__(rho, **options)
-        if not is_number(alpha, 0):
-            raise ValueError(
-                f"alpha must be a finite number >= 0. Received: alpha={alpha!r}"
-            )
-        self.alpha = float(alpha)
+        self.alpha = alpha
 
     def build(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
         is_kept = self.every > 1
@@ -71,7 +69,8 @@ class LookSAM(SAM):
             return gradient
         kept = [ops.cast(v, g.dtype) for v, g in zip(self._kept, gradient, strict=True)]
         kept = context.mask(kept)
-        return add(gradient, scale(kept, self.alpha * global_norm(gradient)))
+        alpha = self.number(context, "alpha")
+        return add(gradient, scale(kept, alpha * global_norm(gradient)))
 
     def update(self, context: Context, result: list[Tensor]) -> None:
         if not self._kept:
@@ -102,5 +101,5 @@ class LookSAM(SAM):
             variable.assign(value)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"alpha": self.alpha, "every": self.every}  # whose default is another
-        return {**super().get_config(), **own}
+        # Its default is another.
+        return {**super().get_config(), "every": self.every}

@@ -10,16 +10,20 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.backend import backend
-from samkeras.hyperparameter import Hyperparameter, is_integer
+from samkeras.hyperparameter import Hyperparameter, Number, is_integer, numbers_of
 from samkeras.tensors import global_norm, scale, widest
 
 Tensor = Any
 Passes = Callable[[], list[Tensor]]
+Limits = tuple[str, Callable[[float], bool]]
 
 # Added to a norm before dividing by it, as the paper's authors do.
 NORM_EPSILON = 1e-12
 KINDS = ("kernel", "bias", "embedding", "normalization")
 SCOPES = ("global", "layer", "mup")
+# What a `Number` must be that is one of these.
+FRACTION: Limits = ("a number >= 0 and < 1 in float32", lambda x: 0 <= x < 1)
+SHARE: Limits = ("a number > 0 and <= 1 in float32", lambda x: 0 < x <= 1)
 
 
 def resize(length: Tensor, vector: list[Tensor]) -> list[Tensor]:
@@ -212,7 +216,8 @@ class Method:
     """How a training step's gradient is found; the base class of all methods.
 
     A subclass defines `gradients`, and `build` and `update` if it has state. The names
-    `state`, `state_of_weights`, `variables`, `passes` and `uses_losses` are taken.
+    `state`, `state_of_weights`, `variables`, `number`, `passes` and `uses_losses` are
+    taken. Its numbers that assigning is not to recompile are each a `samkeras.Number`.
 
     It stays the same method under mixed precision, in groups of m examples, on several
     devices and in fused steps: `gradients` reads the state that the step before left,
@@ -262,8 +267,7 @@ class Method:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The variables of hyperparameters, which a compiled step reads at each
-        call."""
+        """The variables of its numbers, which a compiled step reads at each call."""
         found = (v for v in vars(self).values() if isinstance(v, Hyperparameter))
         return [variable for h in found for variable in h.variables]
 
@@ -359,14 +363,25 @@ class Method:
             result: what `gradients` returned, the mean too.
         """
 
+    def number(self, context: Context, name: str) -> Tensor:
+        """One of its `Number`s at a step, for `gradients` to compute with: a scalar of
+        the weights' `widest` type."""
+        return vars(self)[name].at(context.step, widest(context.weights))
+
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make the same method again."""
-        return {}
+        """The arguments that make the same method again: by default its numbers."""
+        serialize = keras.saving.serialize_keras_object
+        return {name: serialize(getattr(self, name)) for name in numbers_of(type(self))}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The method of a config."""
-        return cls(**config)
+        made = {
+            name: keras.saving.deserialize_keras_object(value)
+            for name, value in config.items()
+            if isinstance(value, dict)
+        }
+        return cls(**{**config, **made})
 
     def _keep(
         self,
@@ -432,6 +447,8 @@ class Perturbation(Method):
         1.5
     """
 
+    rho = Number()
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
@@ -441,7 +458,7 @@ class Perturbation(Method):
         every: int = 1,
         start: int = 0,
     ):
-        self._rho = Hyperparameter(rho, "rho")
+        self.rho = rho
         if not callable(only) and only not in ("all", *KINDS):
             raise ValueError(
                 f"only must be one of all, {', '.join(KINDS)}, or a function of a "
@@ -461,19 +478,10 @@ class Perturbation(Method):
         self.passes = 1 + (self.passes - 1) / self.every
         self._chosen: list[bool] | None = None
 
-    @property
-    def rho(self) -> float | LearningRateSchedule:
-        """The radius as it stands now, or its schedule."""
-        return self._rho.value
-
-    @rho.setter
-    def rho(self, value: float) -> None:
-        self._rho.value = value
-
     def radius(self, context: Context) -> Tensor:
         """rho at a step, for `epsilon` to compute with: a scalar of the weights'
         `widest` type."""
-        return self._rho.at(context.step, widest(context.weights))
+        return self.number(context, "rho")
 
     def build_for(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
         chosen = self._choose(weights, roles)
@@ -572,7 +580,7 @@ class Perturbation(Method):
         )
 
     def get_config(self) -> dict[str, Any]:
-        config = {"rho": keras.saving.serialize_keras_object(self.rho)}
+        config = super().get_config()
         # Subclasses from before, or without them, take no others.
         if callable(self.only):
             config["only"] = _serialize(self.only)
@@ -585,15 +593,6 @@ class Perturbation(Method):
         if self.start != 0:
             config["start"] = self.start
         return config
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        made = {
-            name: keras.saving.deserialize_keras_object(value)
-            for name, value in config.items()
-            if isinstance(value, dict)
-        }
-        return cls(**{**config, **made})
 
 
 def _serialize(only: Callable[..., bool]) -> Any:

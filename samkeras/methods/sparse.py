@@ -7,8 +7,9 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_integer, is_number
+from samkeras.hyperparameter import Number, is_integer
 from samkeras.methods.method import (
+    FRACTION,
     Context,
     Perturbation,
     PerturbationOptions,
@@ -35,8 +36,8 @@ class SSAM(Perturbation):
     Args:
         rho: norm of epsilon before it is masked, a number >= 0 or a schedule. Default
             0.05, ours.
-        sparsity: share of the weights that are not perturbed, >= 0 and < 1. Default
-            0.5, that of most of the paper's results.
+        sparsity: share of the weights that are not perturbed, >= 0 and < 1, or a
+            schedule. Default 0.5, that of most of the paper's results.
         mask_every: steps from one mask to the next, >= 1. Default 100, ours; the
             authors' are five epochs.
         options: those of `Perturbation`. The share is of the weights
@@ -44,31 +45,28 @@ class SSAM(Perturbation):
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `sparsity` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.SSAM(rho=0.1, sparsity=0.8))
     """
 
+    sparsity = Number(*FRACTION)
+
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.05,
-        sparsity: float = 0.5,
+        sparsity: float | LearningRateSchedule = 0.5,
         mask_every: int = 100,
         **options: Unpack[PerturbationOptions],
     ):
         super().__init__(rho, **options)
-        if not is_number(sparsity, 0) or sparsity >= 1:
-            raise ValueError(
-                "sparsity must be a number >= 0 and < 1. "
-                f"Received: sparsity={sparsity!r}"
-            )
         if not is_integer(mask_every) or mask_every < 1:
             raise ValueError(
                 "mask_every must be an integer >= 1. "
                 f"Received: mask_every={mask_every!r}"
             )
-        self.sparsity = float(sparsity)
+        self.sparsity = sparsity
         self.mask_every = int(mask_every)
 
     def build(self, weights: list[keras.Variable], roles: Sequence[Role]) -> None:
@@ -92,11 +90,13 @@ class SSAM(Perturbation):
             for f, g in zip(self._fisher, context.gradient, strict=True)
         ]
         whole = [ops.ones_like(f) for f in fisher]
-        counts = (ops.sum(ops.cast(m, "int32")) for m in context.mask(whole))
-        num_kept = (1 - self.sparsity) * ops.cast(sum(counts), "float32")
+        count = sum(ops.sum(ops.cast(m, "int32")) for m in context.mask(whole))
+        sparsity = ops.cast(self.number(context, "sparsity"), "float32")
+        # 0.9 of 1000 is 900, not a little less.
+        spared = ops.floor(sparsity * ops.cast(count, "float32") * (1 + 2.0**-22))
 
         def rank() -> list[Tensor]:
-            return [_find_largest(fisher, ops.cast(ops.ceil(num_kept), "int32"))]
+            return [_find_largest(fisher, count - ops.cast(spared, "int32"))]
 
         # The branch gives a number alone: weights' sizes of it would be kept twice.
         is_due = ops.equal((context.step + 1) % self.mask_every, 0)
@@ -108,11 +108,7 @@ class SSAM(Perturbation):
             f.assign(ops.where(is_due, ops.zeros_like(new), new))
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "sparsity": self.sparsity,
-            "mask_every": self.mask_every,
-        }
+        return {**super().get_config(), "mask_every": self.mask_every}
 
 
 def _find_largest(tensors: list[Tensor], count: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from samkeras.hyperparameter import is_integer, is_number
+from samkeras.hyperparameter import Number, is_integer
 from samkeras.methods.draws import Draws
 from samkeras.methods.method import (
     NORM_EPSILON,
@@ -31,25 +31,24 @@ class _UniversalSAM(Perturbation):
 
     uses_losses = True
     least_samples = 1
+    lam = Number()
 
     def __init__(
         self,
         rho: float | LearningRateSchedule,
-        lam: float,
+        lam: float | LearningRateSchedule,
         samples: int,
         seed: int,
         **options: Unpack[PerturbationOptions],
     ):
         super().__init__(rho, **options)
-        if not is_number(lam, 0):
-            raise ValueError(f"lam must be a finite number >= 0. Received: lam={lam!r}")
         if not is_integer(samples) or samples < self.least_samples:
             raise ValueError(
                 f"samples must be an integer >= {self.least_samples}. "
                 f"Received: samples={samples!r}"
             )
         self._draws = Draws(seed)
-        self.lam, self.samples, self.seed = float(lam), int(samples), self._draws.seed
+        self.lam, self.samples, self.seed = lam, int(samples), self._draws.seed
         self.passes = 1 + self.samples / self.every
 
     def draw(self, context: Context, number: int) -> list[Tensor]:
@@ -73,7 +72,7 @@ class _UniversalSAM(Perturbation):
         points = [context.at(self.draw(view, i)) for i in range(self.samples)]
         rho = self.radius(context)
         rises = ops.stack([ops.cast(p.loss - here.loss, rho.dtype) for p in points])
-        shares = self.lam * self.weigh(rises, rho)
+        shares = self.number(context, "lam") * self.weigh(rises, rho)
         result = here.gradient
         for number, point in enumerate(points):
             pairs = zip(point.gradient, here.gradient, strict=True)
@@ -86,7 +85,7 @@ class _UniversalSAM(Perturbation):
         return context.mask(self._draws.like(context.gradient, step, draw))
 
     def get_config(self) -> dict[str, Any]:
-        own = {"lam": self.lam, "samples": self.samples, "seed": self.seed}
+        own = {"samples": self.samples, "seed": self.seed}
         return {**super().get_config(), **own}
 
 
@@ -102,14 +101,15 @@ class TraceSAM(_UniversalSAM):
 
     Args:
         rho: norm of epsilon, a number >= 0 or a schedule. Default 0.01, the authors'.
-        lam: weight of the penalty, a number >= 0. Default 1, the authors'.
+        lam: weight of the penalty, a number >= 0 or a schedule. Default 1, the
+            authors'.
         samples: random points of a step, >= 1. Default 1, the authors'.
         seed: of the directions, 0 <= seed < 2**32. Default 0.
         options: those of `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `lam` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.TraceSAM(rho=0.1, samples=2))
@@ -118,7 +118,7 @@ class TraceSAM(_UniversalSAM):
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.01,
-        lam: float = 1.0,
+        lam: float | LearningRateSchedule = 1.0,
         samples: int = 1,
         seed: int = 0,
         **options: Unpack[PerturbationOptions],
@@ -146,14 +146,15 @@ class DetSAM(_UniversalSAM):
         rho: half side of the cube, a number >= 0 or a schedule. Default 0.01, ours. The
             authors' is 1, of a ResNet-18: a network without BatchNorm diverges there,
             as the penalty is an exponential of the loss.
-        lam: weight of the penalty, a number >= 0. Default 1, the authors'.
+        lam: weight of the penalty, a number >= 0 or a schedule. Default 1, the
+            authors'.
         samples: random points of a step, >= 1. Default 1, the authors'.
         seed: of the points, 0 <= seed < 2**32. Default 0.
         options: those of `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `lam` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.DetSAM(rho=0.02))
@@ -162,7 +163,7 @@ class DetSAM(_UniversalSAM):
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.01,
-        lam: float = 1.0,
+        lam: float | LearningRateSchedule = 1.0,
         samples: int = 1,
         seed: int = 0,
         **options: Unpack[PerturbationOptions],
@@ -194,14 +195,15 @@ class FrobeniusSAM(_UniversalSAM):
     Args:
         rho: standard deviation of epsilon's numbers, >= 0, or a schedule. Default
             0.005, the authors'.
-        lam: weight of the penalty, a number >= 0. Default 0.005, the authors'.
+        lam: weight of the penalty, a number >= 0 or a schedule. Default 0.005, the
+            authors'.
         samples: random points of a step, >= 2. Default 2, the authors'.
         seed: of the points, 0 <= seed < 2**32. Default 0.
         options: those of `Perturbation`.
 
     Raises:
         ValueError: an argument is out of its range.
-        TypeError: `rho` is neither a number nor a schedule.
+        TypeError: `rho` or `lam` is neither a number nor a schedule.
 
     Examples:
         >>> model.compile("sgd", "mse", method=samkeras.FrobeniusSAM(rho=0.01))
@@ -212,7 +214,7 @@ class FrobeniusSAM(_UniversalSAM):
     def __init__(
         self,
         rho: float | LearningRateSchedule = 0.005,
-        lam: float = 0.005,
+        lam: float | LearningRateSchedule = 0.005,
         samples: int = 2,
         seed: int = 0,
         **options: Unpack[PerturbationOptions],

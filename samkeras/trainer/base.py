@@ -322,7 +322,7 @@ class BaseTrainer(keras.Model):
     ) -> list[Logs]:
         """Takes steps of several models in one program, which is this one's: they have
         the same layers, method and optimizer, and differ in the numbers that these are
-        made with: weights, seeds, rho, l2, masks and learning rates.
+        made with: weights, seeds, those of the method, l2, masks and learning rates.
 
         Args:
             models: compiled.

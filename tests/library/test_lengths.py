@@ -141,7 +141,7 @@ def test_a_chosen_mask_goes_on_after_saving(tmp_path):
         (lambda: samkeras.VaSSO(theta=0.0), "theta"),
         (lambda: samkeras.VaSSO(theta=1.5), "theta"),
         (lambda: samkeras.UnifiedSAM(lam=1.5), "lam"),
-        (lambda: samkeras.UnifiedSAM(lam=True), "lam"),
+        (lambda: samkeras.UnifiedSAM(lam=-0.5), "lam"),
         (lambda: samkeras.SSAM(sparsity=1.0), "sparsity"),
         (lambda: samkeras.SSAM(mask_every=0), "mask_every"),
     ],

@@ -317,7 +317,7 @@ def test_asam_follows_a_rescaling_of_the_weights():
         (lambda: samkeras.GSAM(alpha=-1.0), "alpha"),
         (lambda: samkeras.GNP(alpha=float("inf")), "alpha"),
         (lambda: samkeras.WSAM(gamma=1.0), "gamma"),
-        (lambda: samkeras.LookSAM(alpha=True), "alpha"),
+        (lambda: samkeras.LookSAM(alpha=-1.0), "alpha"),
         (lambda: samkeras.LookSAM(every=0), "every"),
         (lambda: samkeras.AESAM(threshold=float("nan")), "threshold"),
         (lambda: samkeras.AESAM(threshold=float("-inf")), "threshold"),

@@ -8,17 +8,26 @@ from typing import Any
 
 import keras
 
+import samkeras
 from samkeras.backend import backend
 from samkeras.data.batches import Batches
 from samkeras.data.splits import DataInfo
 from samkeras.experiment.options.groups import Config
+from samkeras.experiment.options.methods import (
+    ARGUMENTS,
+    CLASS_OPTIONS,
+    CLASSES,
+    takes,
+)
 from samkeras.experiment.runs.build import count_params
 from samkeras.experiment.runs.run import Run
+from samkeras.hyperparameter import numbers_of
 from samkeras.model import SAMModel
 
 MAX_PARAMS = 2**25  # of all models that are kept
-# Numbers of a run that no program depends on: values of variables, or of the data.
-NUMBERS = ("seed", "rho", "label_noise")
+# Numbers of a run that no program depends on, beside those of its method: values of
+# variables, or of the data.
+NUMBERS = ("seed", "label_noise")
 
 # A process' models, none of which a run has that still trains; the last one kept last.
 kept: dict[Hashable, SAMModel] = {}
@@ -69,7 +78,15 @@ def find_shape(config: Config) -> frozenset[tuple[str, Any]]:
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     if config.optimizer != "adamw":  # whose decay is a constant of the program
         values["weight_decay"] = config.weight_decay > 0
-    return frozenset((n, str(v)) for n, v in values.items() if n not in NUMBERS)
+    numbers = {*NUMBERS, *_find_numbers(config)}
+    return frozenset((n, str(v)) for n, v in values.items() if n not in numbers)
+
+
+def _find_numbers(config: Config) -> set[str]:
+    """The options of a run's method that are numbers of its class."""
+    numbers = numbers_of(getattr(samkeras, CLASSES[config.method]))
+    own = (name for name in CLASS_OPTIONS if takes(config.method, name))
+    return {name for name in own if ARGUMENTS.get(name, name) in numbers}
 
 
 def _renew(model: SAMModel, new: SAMModel) -> None:

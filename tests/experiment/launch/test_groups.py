@@ -1,6 +1,7 @@
 """Runs that train together, in one program, are runs as any other."""
 
 import dataclasses
+import itertools
 import os
 import time
 
@@ -10,7 +11,7 @@ import pytest
 
 import run as command
 from samkeras.experiment.launch import groups, workers
-from samkeras.experiment.options.methods import CLASSES
+from samkeras.experiment.options.methods import CLASS_OPTIONS, CLASSES, takes
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import FIGURES, resolve_target
 from samkeras.experiment.runs.checkpoint import find_common_place
@@ -20,6 +21,7 @@ from samkeras.experiment.runs.recall import Recall
 from samkeras.experiment.runs.run import Run
 from samkeras.experiment.studies.figure import read_figure
 from samkeras.experiment.studies.training import with_replicas
+from samkeras.model import SAMModel
 from tests import helpers
 from tests.experiment.runs.test_resume import build_noisy_model
 from workloads import mnist_mlp
@@ -80,8 +82,8 @@ METHODS = {
     "sam": ["--sam", "--rho", "0.01,0.1", "--seed", "0,1"],
     "unnormalized": ["--sam", "--method", "unnormalized", "--rho", "0.01,0.1"],
     "random": ["--sam", "--method", "random", "--seed", "0,1"],
-    "asam": ["--sam", "--method", "asam", "--rho", "0.1,0.5"],
-    "fsam": ["--sam", "--method", "fsam", "--seed", "0,1"],
+    "asam": ["--sam", "--method", "asam", "--rho", "0.1", "--eta", "0.01,0.3"],
+    "fsam": ["--sam", "--method", "fsam", "--sigma", "0.5,1"],
     "every": ["--sam", "--sam_every", "3", "--sam_start", "0.3", "--seed", "0,1"],
 }
 EXTRAS: dict[str, list[str]] = {
@@ -93,9 +95,14 @@ EXTRAS: dict[str, list[str]] = {
     "fsam": ["--m_sharpness", "16"],
     "every": [],
 }
-# The others, each alone on the network of the slow tests.
+# The others, each alone on the network of the slow tests, and with a number of its own
+# that the group's runs differ in, where it has one.
+OWN = {"vasso": "--theta", "unified": "--lam", "ssam": "--mask_sparsity"}
+OWN |= {"esam": "--esam_beta", "wsam": "--gamma", "aesam": "--ema_decay"}
+OWN |= dict.fromkeys(("trace", "det", "frobenius"), "--lam")
+OWN |= dict.fromkeys(("gsam", "gnp", "looksam"), "--sam_alpha")
 METHODS |= {
-    name: ["--sam", "--method", name, "--seed", "0,1"]
+    name: ["--sam", "--method", name, OWN.get(name, "--rho"), "0.2,0.4"]
     for name in CLASSES
     if name not in METHODS
 }
@@ -283,6 +290,56 @@ def test_which_runs_are_one_program():
     decayed = make("mnist_mlp", optimizer="adamw", weight_decay=1e-4)
     more = dataclasses.replace(decayed, weight_decay=1e-3)
     assert groups._shape(decayed) != groups._shape(more)
+
+
+# Options that are numbers of a compiled step, each with another value.
+NUMBERS = {"rho": 0.7, "eta": 0.7, "sigma": 0.7, "ema_decay": 0.7, "theta": 0.7}
+NUMBERS |= {"lam": 0.7, "esam_beta": 0.7, "mask_sparsity": 0.7, "sam_alpha": 0.7}
+NUMBERS |= {"gamma": 0.7}
+# Those that decide what it is.
+STRUCTURE = {"p": "inf", "ascent_steps": 3, "fsam_order": "paper", "sam_samples": 5}
+STRUCTURE |= {"esam_gamma": 0.7, "mask_every": 7, "decoupled": False, "only": "bias"}
+STRUCTURE |= {"scope": "layer", "sam_every": 3, "sam_start": 0.7}
+
+
+@pytest.mark.parametrize("method", CLASSES)
+def test_which_runs_of_a_method_are_one_program(method):
+    assert {**NUMBERS, **STRUCTURE}.keys() == CLASS_OPTIONS.keys()
+    first = helpers.make_config("mnist_mlp", sam=True, method=method)
+    for name in CLASS_OPTIONS:
+        if takes(method, name):
+            values = {name: {**NUMBERS, **STRUCTURE}[name]}
+            other = dataclasses.replace(first, **values)
+            is_alike = groups._shape(other) == groups._shape(first)
+            assert is_alike == (name in NUMBERS), name
+
+
+@needs_jax
+def test_a_grid_over_a_methods_numbers_is_one_group(train, monkeypatch):
+    """Each of its runs is that which is alone; stopped and gone on with it is to the
+    bit what it is undisturbed."""
+    sizes, take = [], SAMModel.take_together
+
+    def note(self, models, rows, is_training):
+        sizes.append(len(models))
+        return take(self, models, rows, is_training)
+
+    monkeypatch.setattr(SAMModel, "take_together", note)
+    options = ["--sam", "--method", "asam", "--rho", "0.1,0.5", "--eta", "0.01,0.3"]
+    options += ["--steps_per_execution", "3", "--width_mult", "0.1"]
+    together = [*options, "--replicas", "4"]
+    code, _, whole, _ = train("whole", *together)
+    assert (code, set(sizes), len(whole)) == (0, {4}, 4)
+    assert train("parts", *together, stop_at=("train", 1, 3))[0] == 130
+    code, _, parts, _ = train("parts", *together)
+    assert code == 0
+    code, _, single, _ = train("single", *options)
+    assert code == 0
+    for title, weights in single.items():
+        np.testing.assert_array_equal(parts[title], whole[title])
+        np.testing.assert_allclose(whole[title], weights, atol=1e-5)
+    ends = [*single.values()]
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.combinations(ends, 2))
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def read_runs(runs) -> dict[str, tuple]:
             marks=pytest.mark.slow,
         ),
         (["--weight_decay", "0.1,0.2"], 1),
+        (["--sam", "--method", "gsam", "--sam_alpha", "0.2,0.6"], 1),
         pytest.param(
             ["--weight_decay", "0,0.1", "--seed", "0,1"], 2, marks=pytest.mark.slow
         ),
