@@ -180,6 +180,7 @@ def test_images_that_are_all_grey_have_one_channel(tmp_path, suffix):
 @pytest.mark.one_backend
 def test_reading_a_stream_s_files_says_how_far_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reading, "PATIENCE", -1)
+    monkeypatch.setattr(reading, "FIRST", 0)
     monkeypatch.setattr(reading, "CHUNK", 20)
     path = write(tmp_path)
     _ = load_imagenet(path, None, 4).content
