@@ -25,12 +25,14 @@ class Source:
         workload: that trains on it.
         options: that make this short; NARROW makes it small.
         shown: what is said of it, in words of which all are there.
+        learning: options of a run that learns what there is to learn.
     """
 
     make: Callable[[Path], str]
     workload: str
     options: tuple[str, ...]
     shown: tuple[str, ...]
+    learning: tuple[str, ...]
 
 
 def images() -> tuple[np.ndarray, np.ndarray]:
@@ -152,25 +154,31 @@ def write_function(folder: Path) -> str:
     return f"{folder / 'mine.py'}:load"
 
 
-RESNET = (*TINY, "--image_size", "32", "--warmup_steps", "2")
+RESNET = ("--batch_size", "8", "--image_size", "32", "--warmup_steps", "2")
+LEARNING = ("--batch_size", "4", "--width_mult", "0.25", "--epochs", "20")
+TAGGING = ("--steps", "100", "--eval_every", "50", "--batch_size", "8", "--depth", "1")
+TAGGING += ("--warmup_steps", "5", "--learning_rate", "0.005", "--width_mult", "0.125")
 SOURCES = {
     "images in folders": Source(
         write_images,
         "mnist_mlp",
         TINY,
         ("34 examples of 8 x 8 x 3", "alpha 12, beta 11, gamma 11", "0.3529 (alpha)"),
+        LEARNING,
     ),
     "images on disk": Source(
         write_parts,
         "imagenet_resnet50",
-        RESNET,
+        (*RESNET, "--epochs", "2"),
         ("40 examples of 32 x 32 x 3", "alpha 14, beta 13, gamma 13", "0.3500 (alpha)"),
+        (*RESNET, *NARROW, "--epochs", "6"),
     ),
     "arrays": Source(
         write_npz,
         "mnist_mlp",
         TINY,
         ("40 examples of 8 x 8 x 3", "0 14, 1 13, 2 13", "0.3500 (0)"),
+        LEARNING,
     ),
     "a table of texts": Source(
         write_table,
@@ -181,47 +189,55 @@ SOURCES = {
             "3 classes: alpha 12, beta 11, gamma 11",
             "0.3529 (alpha)",
         ),
+        (*LEARNING, "--max_length", "8"),
     ),
     "tables of texts": Source(
         write_tables,
         "sst2_lstm",
         (*TINY, "--max_length", "8"),
         ("validation: 10 examples", "2 classes: 0 20, 1 20", "0.5000 (0)"),
+        (*LEARNING, "--max_length", "8"),
     ),
     "tags in columns": Source(
         write_columns,
         "ud_pos_transformer",
         STEPS,
         ("32 examples of 3 to 3 words", "D 32, V 32", "0.3333 (D)"),
+        TAGGING,
     ),
     "a treebank": Source(
         write_treebank,
         "ud_pos_transformer",
         STEPS,
         ("40 examples of 2 to 2 words", "D 40, N0 14, N1 13", "0.5000 (D)"),
+        TAGGING,
     ),
     "molecules in a table": Source(
         write_smiles,
         "ogbg_gcn",
         (*TINY, "--depth", "1"),
         ("of 2 to 6 nodes", "a: ", "missing; majority", "b: "),
+        (*LEARNING, "--depth", "2"),
     ),
     "numbers of molecules": Source(
         write_sdf,
         "graph_regression",
         (*TINY, "--depth", "1"),
         ("of 2 to 6 nodes", "label: from 0 to 1, mean 0.539062, variance 0.12933"),
+        (*LEARNING, "--depth", "2"),
     ),
     "graphs of spektral": Source(
         write_rings,
         "ogbg_gcn",
         (*TINY, "--depth", "1"),
         ("of 3 to 6 nodes, 4.5 in the mean", "16 of 32 are 1, 0 missing; majority 0.5"),
+        (*LEARNING, "--depth", "2"),
     ),
     "a function": Source(
         write_function,
         "mnist_mlp",
         TINY,
         ("30 examples of 8 x 8 x 1", "0 10, 1 10, 2 10", "0.3333 (0)"),
+        LEARNING,
     ),
 }

@@ -2,6 +2,7 @@
 others; and the same where the same data come from elsewhere."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -79,6 +80,44 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(kind, tmp_path, train):
     assert_same_run(train("run", source.workload, dataset, *options), whole)
     (kept,) = run.glob("*/data.txt")
     assert all(words in kept.read_text() for words in source.shown)
+
+
+def find_baseline(text: str) -> float:
+    """What one does who knows the labels and not the examples, on those to validate
+    on: the share of the majority; the mean average precision of any order; or the loss
+    at the training labels' mean, of labels of variance 1 there."""
+    training, validation = text.split("validation: ")
+    if shares := re.findall(r"majority: ([\d.]+)", validation):
+        return float(shares[0])
+    if counts := re.findall(r": (\d+) of (\d+) are 1", validation):
+        return sum(int(ones) / int(num) for ones, num in counts) / len(counts)
+    moments = r"mean ([\d.]+), variance ([\d.]+)"
+    (mean, variance), (other, spread) = (
+        map(float, *re.findall(moments, part)) for part in (training, validation)
+    )
+    return (spread + (other - mean) ** 2) / variance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["base", "sam"])
+@pytest.mark.parametrize("kind", SOURCES)
+def test_each_is_learnt_beyond_what_its_labels_alone_tell(
+    kind, method, tmp_path, train
+):
+    """On both backends."""
+    source, sam = SOURCES[kind], str(method == "sam").lower()
+    (tmp_path / "data").mkdir()
+    dataset = source.make(tmp_path / "data")
+    options = (*source.learning, "--sam", sam)
+    code, _, record = train("run", source.workload, dataset, *options)
+    (kept,) = (tmp_path / "run").glob("*/data.txt")
+    baseline = find_baseline(kept.read_text())
+    assert code == 0
+    if kind == "numbers of molecules":
+        assert record.metrics["best_val_loss"] < 0.9 * baseline
+    else:
+        (best,) = (v for k, v in record.metrics.items() if k.startswith("best_val_"))
+        assert best > 1.1 * baseline
 
 
 @pytest.mark.one_backend

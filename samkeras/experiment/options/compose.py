@@ -13,7 +13,7 @@ from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.targets import Target
 
 # What else stands on a command line or in a YAML file.
-RESERVED = {"options", "target", "config", "preset", "help", "print_config"}
+RESERVED = {"options", "data", "target", "config", "preset", "help", "print_config"}
 
 
 @functools.cache

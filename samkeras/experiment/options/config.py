@@ -21,7 +21,7 @@ from samkeras.experiment.options.targets import Target
 # What options are called since 0.1.
 NEW_NAMES = {"perturbation": "method"}
 # What a workload's own file says beside values.
-_OF_TARGETS = ("workload", "options")
+_OF_TARGETS = ("workload", "options", "data")
 
 
 def varied_fields(configs: Iterable[Options]) -> dict[str, list[Any]]:

@@ -5,7 +5,7 @@ import ast
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from samkeras.experiment.options.fields import allowed_values
@@ -28,6 +28,7 @@ def format_help(
     kind: type[Config],
     hints: Mapping[str, Any],
     defaults: Mapping[str, Any],
+    taken: Sequence[tuple[str, str]],
     has_presets: bool,
 ) -> str:
     """The page that `--help` prints.
@@ -38,6 +39,7 @@ def format_help(
         kind: the class of its runs.
         hints: its options and their types.
         defaults: the values of those that are not their class's default.
+        taken: what its option `dataset` may be, each with what that is.
         has_presets: whether it is a study, which takes `--preset`.
     """
     preset = "[--preset small] " if has_presets else ""
@@ -60,6 +62,10 @@ def format_help(
                 metavar=allowed_values(hints[option])[1],
                 help=f"{texts.get(option, '')}{shown}".replace("%", "%%"),
             )
+    if taken:
+        group = parser.add_argument_group("--dataset is one of")
+        for value, text in taken:
+            group.add_argument(value, help=text)
     group = parser.add_argument_group("this command")
     if has_presets:
         text = "the same study on a sample, in minutes"

@@ -25,6 +25,7 @@ from samkeras.experiment.options.help import as_list, format_help
 from samkeras.experiment.options.methods import CLASSES, DEFAULTS
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_documents
+from samkeras.experiment.options.taken import list_taken
 from samkeras.experiment.options.targets import (
     Target,
     default_run_dir,
@@ -281,8 +282,9 @@ def _print_help(
     if study is not None:
         name, title = f"configs/figures/{study.path.name}", study.title
         defaults = {**defaults, **study.variants[0]}
-    kind = compose(target)
-    print(format_help(name, title, kind, hints, defaults, study is not None), end="")
+    kind, taken = compose(target), list_taken(target)
+    has_presets = study is not None
+    print(format_help(name, title, kind, hints, defaults, taken, has_presets), end="")
 
 
 def pair_options(

@@ -19,8 +19,10 @@ from samkeras.experiment.options import targets
 from samkeras.experiment.options.config import dump, option_types
 from samkeras.experiment.options.groups import GROUPS, Config, Options, Recipe
 from samkeras.experiment.options.parsing import parse_command
+from samkeras.experiment.options.taken import list_taken
 from samkeras.experiment.options.targets import (
     ROOT,
+    Target,
     find_target,
     list_workloads,
     resolve_target,
@@ -44,6 +46,7 @@ def test_every_workload_has_a_valid_config(workload):
     assert values.pop("workload") == workload
     own = vars(config.target.import_module())
     assert set(values.pop("options")) <= {*GROUPS, *own}
+    values.pop("data", None)
     for name, value in values.items():
         expected = tuple(value) if isinstance(value, list) else value
         assert getattr(config, name) == expected
@@ -587,6 +590,27 @@ def test_a_damaged_file_hides_no_target(tmp_path, monkeypatch):
     found = targets.describe_targets()
     assert len(found) == 6
     assert found["workloads/broken"] == found["workloads/bare"] == ""
+
+
+def test_every_workload_of_data_says_what_it_takes(capsys):
+    """Each source in a line; those of one set of their own have no such lines."""
+    of_one_set = {"allen_zhu", "atari_ppo", "matrix_factorization", "relu_1d"}
+    of_one_set.add("synthetic_mlp")
+    for workload in list_workloads():
+        taken = list_taken(find_target(workload))
+        assert bool(taken) != (workload in of_one_set), workload
+        with pytest.raises(SystemExit):
+            parse_runs(workload, ["--help"])
+        shown = "".join(capsys.readouterr().out.split())  # lines break within words
+        assert all("".join((v + text).split()) in shown for v, text in taken)
+        assert ("--datasetisoneof" in shown) == bool(taken)
+
+
+def test_a_kind_of_data_that_is_not_there_is_refused(tmp_path):
+    (tmp_path / "w.yaml").write_text("data: image\n")
+    target = Target("w", None, tmp_path / "w.py", tmp_path / "w.yaml")
+    with pytest.raises(InputError, match="Received: image; did you mean images"):
+        list_taken(target)
 
 
 @pytest.mark.parametrize(
