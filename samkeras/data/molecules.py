@@ -14,12 +14,11 @@ from samkeras.data.names import (
     FREESOLV,
     MOLPCBA,
     SOLUBILITY,
-    has_no_columns,
     is_function,
 )
 from samkeras.data.own_graphs import (
+    SUFFIXES,
     convert_spektral,
-    is_molecules,
     is_spektral,
     load_molecule_files,
     load_spektral,
@@ -27,7 +26,7 @@ from samkeras.data.own_graphs import (
 )
 from samkeras.data.sources import call_function, find_object
 from samkeras.data.splits import DataInfo, Splits
-from samkeras.data.tables import refuse_columns
+from samkeras.data.tables import are_files
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder
 from samkeras.errors import InputError, nearest
 
@@ -84,10 +83,8 @@ def load_molecules(
         InputError: there is no such set, or it can neither be read nor downloaded.
     """
     names = [FREESOLV] if is_regression else [*KNOWN]
-    is_own = not has_no_columns(dataset) and is_molecules(dataset)
-    if not (is_own or has_no_columns(dataset)):
-        columns = {"text_column": smiles_column, "label_column": label_column}
-        refuse_columns(dataset, **columns)
+    columns = {"text_column": smiles_column, "label_column": label_column}
+    is_own = are_files(dataset, SUFFIXES, **columns)
     if is_function(dataset):
         find_object(dataset)
         mend_spektral()
@@ -104,8 +101,9 @@ def load_molecules(
         info = dataclasses.replace(splits.info, name=FREESOLV)
         return dataclasses.replace(splits, info=info)
     if is_own:
-        columns = (smiles_column, label_column)
-        return load_molecule_files(dataset, *columns, is_regression, featurize)
+        return load_molecule_files(
+            dataset, smiles_column, label_column, is_regression, featurize
+        )
     if dataset not in names:
         raise InputError(
             f"--dataset {dataset} must be {', '.join(names)}, a table or an .sdf "

@@ -60,13 +60,6 @@ class Tasks(NamedTuple):
     names: tuple[str, ...]
 
 
-def is_molecules(dataset: str) -> bool:
-    """Whether a data set's name is that of a table, an .sdf file or a folder of
-    some."""
-    path = os.path.expanduser(dataset)
-    return is_table(dataset) or dataset.lower().endswith(SDF) or os.path.isdir(path)
-
-
 def load_molecule_files(
     dataset: str,
     smiles_column: str | None,

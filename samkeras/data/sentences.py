@@ -14,18 +14,18 @@ import numpy as np
 from samkeras.data.arrays import check_classes
 from samkeras.data.content import describe_files
 from samkeras.data.examples import ArrayExamples
-from samkeras.data.names import TWEETS, has_no_columns, is_function, is_table
+from samkeras.data.names import TWEETS, is_function
 from samkeras.data.sequences import SequenceCollate, build_vocabulary, encode
 from samkeras.data.shares import choose_each, describe_share
 from samkeras.data.sources import call_function, cut
 from samkeras.data.splits import Content, DataInfo, Splits
 from samkeras.data.tables import (
+    are_files,
     as_classes,
     as_lines,
     find_parts,
     places,
     read_table,
-    refuse_columns,
 )
 from samkeras.data.tfds_sets import check_data_dir, prepared_builder, split_names
 from samkeras.errors import InputError
@@ -80,10 +80,8 @@ def load_sentences(
         InputError: there is no such set, it can neither be read nor downloaded, or
             `max_length` leaves no room for a word.
     """
-    is_open = not has_no_columns(dataset)
-    is_own = is_open and (is_table(dataset) or is_folder(dataset))
-    if is_open and not is_own:
-        refuse_columns(dataset, text_column=text_column, label_column=label_column)
+    columns = {"text_column": text_column, "label_column": label_column}
+    is_own = are_files(dataset, TABLES, **columns)
     if is_function(dataset):
         return cut(call_function(dataset, "sentences"), max_length)
     if max_length is not None and max_length < 3:
@@ -127,11 +125,6 @@ def load_sentences(
         notes=own.notes if own else (),
         content=own.content if own else None,
     )
-
-
-def is_folder(dataset: str) -> bool:
-    """Whether a data set's name is that of a folder."""
-    return os.path.isdir(os.path.expanduser(dataset))
 
 
 class _Own(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from samkeras.data.names import has_no_columns
 from samkeras.data.shares import VALIDATION, describe_left_out
 from samkeras.errors import InputError, nearest
 
@@ -85,6 +86,25 @@ class Table:
                 )
             texts.append(text)
         return texts
+
+
+def are_files(dataset: str, suffixes: tuple[str, ...], **columns: str | None) -> bool:
+    """Whether a data set is a file of a user's own, or a folder of such.
+
+    Args:
+        dataset: its name.
+        suffixes: what such files end with.
+        columns: options that name columns, as of `refuse_columns`.
+
+    Raises:
+        InputError: it is neither, and columns are named.
+    """
+    if has_no_columns(dataset):  # for which no option names any, see the options
+        return False
+    if dataset.lower().endswith(suffixes) or os.path.isdir(os.path.expanduser(dataset)):
+        return True
+    refuse_columns(dataset, **columns)
+    return False
 
 
 def refuse_columns(dataset: str, **columns: str | None) -> None:
