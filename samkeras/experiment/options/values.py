@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable
 
+MOST_DECIMALS = 12
+
 
 def plain_text(value: object) -> str:
     """A value as Python writes it, but for true and false: as runs record it, and as
@@ -27,10 +29,18 @@ def count_decimals(numbers: Iterable[float]) -> int:
     for smaller and larger ones."""
     largest = max((abs(n) for n in numbers if math.isfinite(n)), default=0.0)
     exponent = math.floor(math.log10(largest)) if largest else 0
-    return max(0, 4 - exponent) if exponent >= 0 else min(12, 3 - exponent)
+    return max(0, 4 - exponent) if exponent >= 0 else min(MOST_DECIMALS, 3 - exponent)
 
 
-def with_decimals(number: float, decimals: int) -> str:
-    """A number with so many decimals, or in powers of ten where they would all be 0."""
-    shown = f"{number:.{decimals}f}"
-    return shown if not number or float(shown) else f"{number:.1e}"
+def with_decimals(number: float, decimals: int, sign: str = "") -> str:
+    """A number with so many decimals, or in powers of ten where they would all be 0.
+
+    Args:
+        number: what is shown.
+        decimals: how many, see count_decimals.
+        sign: "+" of a difference, which may well be 0 beside what it is of, but not
+            where no number has decimals.
+    """
+    shown = f"{number:{sign}z.{decimals}f}"
+    is_shown = float(shown) or (sign and decimals < MOST_DECIMALS)
+    return shown if not number or is_shown else f"{number:{sign}.1e}"

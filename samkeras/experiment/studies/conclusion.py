@@ -115,7 +115,8 @@ def _describe_growth(
     ends = [name_place(c, varied) for c in (growth.smallest, growth.largest)]
     change = growth.change
     mean, low, high = (
-        f"{number:+z.{decimals}f}" for number in (change.mean, growth.low, growth.high)
+        with_decimals(number, decimals, "+")
+        for number in (change.mean, growth.low, growth.high)
     )
     spread = f"95 % interval {low} to {high}, {change.num_seeds} seeds"
     if low == high:
@@ -171,7 +172,9 @@ def _list_gains(gains: Sequence[tuple[str, Estimate]], decimals: int) -> str:
     """The places of gains, each with its gain, or how many they are."""
     if len(gains) > MAX_PLACES:
         means = [gain.mean for _, gain in gains]
-        low, high = (f"{mean:+z.{decimals}f}" for mean in (min(means), max(means)))
+        low, high = (
+            with_decimals(mean, decimals, "+") for mean in (min(means), max(means))
+        )
         return f"at {len(gains)} places ({low} to {high})"
     places = _shorten([place for place, _ in gains])
     texts = [
@@ -215,10 +218,13 @@ def with_error(found: Estimate | None, decimals: int, sign: str = "") -> str:
     """A mean and its standard error, which one seed has not; nothing of none."""
     if found is None:
         return ""
-    shown = f"{found.mean:{sign}z.{decimals}f}"
-    if not sign:
-        shown = with_decimals(found.mean, decimals)
-    return shown if found.error is None else f"{shown} ± {found.error:.{decimals}f}"
+    shown = with_decimals(found.mean, decimals, sign)
+    return shown if found.error is None else with_spread(shown, found.error, decimals)
+
+
+def with_spread(shown: str, spread: float, decimals: int) -> str:
+    """What with_decimals has shown of a number, and how far off it may be, likewise."""
+    return f"{shown} ± {spread:{'.1e' if 'e' in shown else f'.{decimals}f'}}"
 
 
 def decimals_of(comparisons: Iterable[Comparison]) -> int:

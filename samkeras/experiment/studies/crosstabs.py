@@ -17,7 +17,7 @@ from samkeras.experiment.options.values import (
 )
 from samkeras.experiment.runs.result import SIZES, Result
 from samkeras.experiment.studies.comparison import Estimate, estimate, find_interval
-from samkeras.experiment.studies.conclusion import join
+from samkeras.experiment.studies.conclusion import join, with_spread
 from samkeras.experiment.studies.crosstab import (
     DATA,
     ERROR,
@@ -208,7 +208,7 @@ def _show(c: Cell, decimals: int) -> str:
     if c.found is None:
         return NONE
     text = with_decimals(c.found.mean, decimals)
-    return text if c.half_width is None else f"{text} ± {c.half_width:.{decimals}f}"
+    return text if c.half_width is None else with_spread(text, c.half_width, decimals)
 
 
 def _name(option: str, value: Any, optimizer: str) -> str:

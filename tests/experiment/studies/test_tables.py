@@ -2,6 +2,7 @@
 
 import pytest
 
+from samkeras.experiment.options.values import with_decimals
 from samkeras.experiment.runs.result import Result
 from samkeras.experiment.studies import comparison as analysis
 from samkeras.experiment.studies import tables
@@ -172,3 +173,19 @@ def test_a_gain_of_a_loss_is_what_it_falls_by(frame):
     assert "0.003000 ± 0.001000\n" in text
     assert "0.002000 ± 0.001050  +0.001000 ± 0.000050" in text
     assert "SAM helps (+0.001000 ± 0.000050, 2 seeds)" in text
+
+
+def test_gains_next_to_nothing_are_not_shown_as_zero(frame):
+    """Of losses that are all rounding, as a factorization's; nor are their errors. A
+    small gain of losses that have decimals is none."""
+    tiny = {False: (3e-29, 1e-29), True: (1e-29, 1e-29)}
+    results = []
+    for sam, losses in tiny.items():
+        for seed, loss in enumerate(losses):
+            config = make_config("synthetic_mlp", sam=sam, seed=seed)
+            numbers = {f"{kind}_val_loss": loss for kind in ("best", "final")}
+            results.append(Result(config, 100, 100, {**numbers, "seconds": 1.0}))
+    text = frame(results)
+    assert "2.0e-29 ± 1.0e-29" in text
+    assert "no clear difference (+1.0e-29 ± 1.0e-29, 2 seeds)" in text
+    assert with_decimals(-2e-9, 4, "+") == "+0.0000"
