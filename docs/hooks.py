@@ -32,11 +32,13 @@ STUDIES = sorted((ROOT / "configs/figures").glob("*.yaml"))
 # Those whose data say how large the model is, and are not on every machine: the sample.
 SAMPLES = {"sst2_lstm": "crowdflower", "ud_pos_transformer": "morphgnt"}
 WIDTHS = "0.25,0.5,1,2"
+ANSWERS = ROOT / "benchmarks/results/samples.json"
 
 
 def on_config(config):
     """Names the pages of notebooks, those of workloads and the changelog."""
-    sys.path.insert(0, str(ROOT))  # MkDocs undoes what hooks do of it before
+    # MkDocs undoes what hooks do of it before.
+    sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
     pages = [{name: f"workloads/{name}.md"} for name in WORKLOADS]
     for section in config.nav:
         if "Workloads" in section:
@@ -89,12 +91,14 @@ def describe(name: str) -> str:
             *(f"Of the sample {SAMPLES[name]}:\n" for _ in sample[:1]),
             *(f"- {what}: {numbers[what]}" for what in ("data", "parameters", "steps")),
             *list_widths(name, sample),
+            "\n## What its sample gives\n",
+            *show_sample(name, json.loads(ANSWERS.read_text())["rows"]),
             *list_studies(name),
             "\n## Its numbers\n",
             f"From `configs/{name}.yaml`, each with its source.\n",
             f'``` {{ .yaml title="configs/{name}.yaml" }}\n{config}```\n',
             "## Its options\n",
-            f"```text\n{command(name, '--help')}```\n",
+            f"```output\n{command(name, '--help')}```\n",
         ]
     )
 
@@ -110,6 +114,41 @@ def list_widths(name: str, sample: list[str]) -> list[str]:
     rows = re.findall(r"(?m)^width_mult=(\S+): parameters: ([\d,]+)", said)
     head = "\n| `--width_mult` | parameters |\n|---|---|"
     return [head, *(f"| {width} | {count} |" for width, count in rows)]
+
+
+def show_sample(name: str, answers: list[dict]) -> list[str]:
+    """What came out of the command of a workload's sample, and what it does not say.
+
+    Args:
+        name: the workload.
+        answers: the rows that benchmarks/samples.py keeps.
+
+    Raises:
+        PluginError: there is none.
+    """
+    import samples
+
+    from samkeras.experiment.options.values import count_decimals
+    from samkeras.experiment.studies.comparison import Estimate
+    from samkeras.experiment.studies.conclusion import with_error
+
+    row = next((row for row in answers if row["name"] == name), None)
+    if row is None:
+        how = f"python benchmarks/samples.py --workloads {name} --save"
+        raise PluginError(f"what the sample of {name} gives is not kept: {how}")
+    decimals = count_decimals((row["base"], row["sam"]))
+    base, sam = (
+        with_error(Estimate(row[who], row[f"{who}_error"], row["seeds"]), decimals)
+        for who in ("base", "sam")
+    )
+    number = f"{row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
+    metric = row["metric"].replace(" ", " `") + "`"
+    return [
+        f"    {row['command']}\n",
+        f"{metric.capitalize()} is {base} without SAM and {sam} with it ({number}; "
+        f"{row['cpu_s']:.0f} seconds of a CPU core in all). {row['says']}",
+        f"\n{samples.SAMPLES[name].note}\n",
+    ]
 
 
 def show_notebook(name: str) -> str:

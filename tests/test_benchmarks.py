@@ -199,6 +199,50 @@ def test_a_benchmark_of_the_houses_runs_ends_with_its_rows(
     assert {row.get("replicas", row["name"]) for row in found} == expected
 
 
+def test_a_samples_answer_is_of_all_its_seeds(harness):
+    """The mean of each side and its standard error, which one seed has not."""
+    samples = importlib.import_module("samples")
+    runs = [
+        {"seed": seed, "sam": sam, "best_val_loss": best, "failure": ""}
+        for seed, sam, best in [
+            ("0", "True", "0.5"),
+            ("1", "True", "0.7"),
+            ("0", "False", "0.25"),
+            ("1", "False", "0.75"),
+        ]
+    ]
+    row = samples.summarize(runs)
+    assert (row["metric"], row["seeds"]) == ("best val_loss", 2)
+    assert (row["base"], row["base_error"]) == (0.5, pytest.approx(0.25))
+    assert (row["sam"], row["sam_error"]) == pytest.approx((0.6, 0.1))
+    assert samples.summarize(runs[::2])["sam_error"] is None
+    runs[3]["failure"] = "its loss is not a number"
+    with pytest.raises(ValueError, match="not a number"):
+        samples.summarize(runs)
+
+
+@pytest.mark.slow
+def test_samples_that_are_saved_again_replace_their_own_rows(
+    harness, monkeypatch, tmp_path
+):
+    samples = importlib.import_module("samples")
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    tiny = samples.Sample("--epochs 1 --train_examples 100", "")
+    monkeypatch.setattr(samples, "SAMPLES", {"mnist_mlp": None, "synthetic_mlp": tiny})
+    kept = [{"name": name, "base": 9.0} for name in ("mnist_mlp", "synthetic_mlp")]
+    path = tmp_path / "samples.json"
+    path.write_text(json.dumps({"rows": kept}))
+    line = ["samples", "--workloads", "synthetic_mlp", "--save"]
+    monkeypatch.setattr(sys, "argv", line)
+    samples.main()
+    other, own = json.loads(path.read_text())["rows"]
+    assert other == kept[0]
+    assert own["metric"] == "best val_loss"
+    assert 0 < own["base"] < 9
+    assert own["cpu_s"] > 0
+    assert "of one seed" in own["says"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_benchmark_takes_from_the_project_is_there(name, harness):
     """Most is imported late, where it is used, so that --help answers at once."""

@@ -2,8 +2,11 @@
 
 import importlib
 import json
+import math
 import re
+import shlex
 from pathlib import Path
+from types import ModuleType
 
 import keras
 import numpy as np
@@ -14,6 +17,7 @@ import samkeras
 from samkeras.experiment.options.groups import GROUPS
 from samkeras.experiment.options.methods import CLASSES
 from tests import check_docs
+from tests.helpers import parse_runs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
@@ -65,6 +69,11 @@ def test_the_readmes_times_are_those_that_are_kept():
     said = "takes {:.2f} (SGD) and {:.2f} (SAM) times".format(*ratios)
     for page in ("README.md", "docs/devices.md"):
         assert said in (ROOT / page).read_text()
+
+
+@pytest.mark.one_backend
+def test_the_readme_counts_the_methods():
+    assert f"{len(CLASSES)} methods on one contract" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
@@ -128,11 +137,47 @@ def test_every_page_is_in_the_site():
     assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
+@pytest.fixture
+def hooks(monkeypatch) -> ModuleType:
+    """What makes the site's own pages."""
+    for folder in ("docs", "benchmarks"):
+        monkeypatch.syspath_prepend(ROOT / folder)
+    return importlib.import_module("hooks")
+
+
 @pytest.mark.one_backend
-def test_the_reference_wants_docstrings(monkeypatch):
+def test_what_each_workloads_sample_gives_is_kept(hooks):
+    """Of the command that stands on its page: two runs, or six."""
+    samples = importlib.import_module("samples").SAMPLES
+    rows = {row["name"]: row for row in json.loads(hooks.ANSWERS.read_text())["rows"]}
+    assert [*rows] == [*samples] == hooks.WORKLOADS
+    for name, sample in samples.items():
+        assert rows[name]["command"] == sample.command(name)
+        options = shlex.split(f"{sample.options} --sam true,false")
+        assert len(parse_runs(name, options)) == 2 * rows[name]["seeds"]
+        assert math.isfinite(rows[name]["base"]), name
+        assert math.isfinite(rows[name]["sam"]), name
+        assert sample.note.endswith("."), name
+
+
+@pytest.mark.one_backend
+def test_a_workloads_page_has_the_numbers_that_are_kept(hooks, monkeypatch, tmp_path):
+    rows = json.loads(hooks.ANSWERS.read_text())["rows"]
+    others = {"base": 0.5, "base_error": 0.25, "sam": 0.125, "sam_error": 0.0625}
+    others |= {"cpu_s": 7.9, "seeds": 4, "says": "SAM is what it is."}
+    changed = [row | others if row["name"] == "mnist_mlp" else row for row in rows]
+    monkeypatch.setattr(hooks, "ANSWERS", tmp_path / "samples.json")
+    hooks.ANSWERS.write_text(json.dumps({"rows": changed}))
+    page = hooks.describe("mnist_mlp")
+    assert "is 0.5000 ± 0.2500 without SAM and 0.1250 ± 0.0625 with it (4" in page
+    assert "; 8 seconds of a CPU core in all). SAM is what it is." in page
+    with pytest.raises(PluginError, match="--workloads mnist_mlp --save"):
+        hooks.show_sample("mnist_mlp", [])
+
+
+@pytest.mark.one_backend
+def test_the_reference_wants_docstrings(hooks, monkeypatch):
     """The site is not built where a name of it has none."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    hooks = importlib.import_module("hooks")
     hooks.check_docstrings((ROOT / "docs/api.md").read_text())
     monkeypatch.setattr(samkeras.SAM, "skip", lambda self: None)
     monkeypatch.setattr(samkeras.SAM, "new", lambda self: None, raising=False)
