@@ -24,7 +24,8 @@ from samkeras.experiment.runs.run import Run
 from samkeras.hyperparameter import numbers_of
 from samkeras.model import SAMModel
 
-MAX_PARAMS = 2**25  # of all models that are kept
+# Of all models that are kept, whose programs take tens of megabytes each.
+MAX_MODELS, MAX_PARAMS = 16, 2**25
 # Numbers of a run that no program depends on, beside those of its method: values of
 # variables, or of the data.
 NUMBERS = ("seed", "label_noise")
@@ -69,7 +70,7 @@ class Alike:
         if self._key is None:
             return
         kept[self._key] = model
-        while sum(map(_count, kept.values())) > MAX_PARAMS:
+        while len(kept) > MAX_MODELS or sum(map(_count, kept.values())) > MAX_PARAMS:
             del kept[next(iter(kept))]
 
 
@@ -79,6 +80,8 @@ def find_shape(config: Config) -> frozenset[tuple[str, Any]]:
     if config.optimizer != "adamw":  # whose decay is a constant of the program
         values["weight_decay"] = config.weight_decay > 0
     numbers = {*NUMBERS, *_find_numbers(config)}
+    if config.lr_schedule == "step" and not config.lr_milestones:
+        numbers.add("learning_rate")  # a variable of the optimizer
     return frozenset((n, str(v)) for n, v in values.items() if n not in numbers)
 
 

@@ -1,6 +1,8 @@
 """Runs that differ in numbers alone share what is compiled, and nothing else."""
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 
 import h5py
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from samkeras.experiment.runs import alike
+from samkeras.model import SAMModel
 from tests.experiment.runs.making import MNIST
 from tests.experiment.runs.test_resume import build_noisy_model
 from workloads import mnist_mlp
@@ -84,6 +87,7 @@ def read_runs(runs) -> dict[str, tuple]:
             marks=pytest.mark.slow,
         ),
         (["--weight_decay", "0.1,0.2"], 1),
+        (["--learning_rate", "0.05,0.2", "--lr_milestones", "[]"], 1),
         (["--sam", "--method", "gsam", "--sam_alpha", "0.2,0.6"], 1),
         pytest.param(
             ["--weight_decay", "0,0.1", "--seed", "0,1"], 2, marks=pytest.mark.slow
@@ -137,3 +141,23 @@ def test_few_models_are_kept(train, num_shared, monkeypatch):
     assert train(*OPTIONS, *options, target=MNIST)[0] == 0
     assert num_shared() == 2
     assert [dict(key[-1])["width_mult"] for key in alike.kept] == ["0.2"]
+
+
+def test_few_programs_are_kept(train, monkeypatch):
+    """However small their models are: the others are let go of."""
+    monkeypatch.setattr(alike, "MAX_MODELS", 1)
+    alike.kept.clear()
+    options = ["--width_mult", "0.1", "--lr_milestones", "[0.5]", "--epochs", "2"]
+    gc.collect()
+    before = weakref.WeakSet(each for each in gc.get_objects() if is_model(each))
+    learning_rates = ",".join(str(0.01 * n) for n in (1, 2, 3))
+    arguments = [*OPTIONS[:-2], *options, "--learning_rate", learning_rates]
+    assert train(*arguments, target=MNIST)[0] == 0
+    gc.collect()
+    models = [each for each in gc.get_objects() if is_model(each)]
+    assert [dict(key[-1])["learning_rate"] for key in alike.kept] == ["0.03"]
+    assert len([each for each in models if each not in before]) == 1
+
+
+def is_model(each) -> bool:
+    return isinstance(each, SAMModel)

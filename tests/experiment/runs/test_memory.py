@@ -26,6 +26,27 @@ def list_arrays() -> list[int]:
     return [each.dtype.size * each.shape.num_elements() for each in found]
 
 
+def test_no_array_of_a_run_outlives_it(train, monkeypatch):
+    """But for its model, which the next one of its shape takes: from the fourth run on
+    as many arrays are alive after each, and nothing is compiled."""
+    arrays, programs, finish = [], set(), Member.finish
+
+    def count(self, model, validation):
+        finish(self, model, validation)
+        programs.add(model.count_programs())
+        arrays.append(sorted(list_arrays()))
+
+    monkeypatch.setattr(Member, "finish", count)
+    options = ["--dataset", "mnist_5k", "--train_examples", "64", "--epochs", "1"]
+    options += ["--validation_examples", "32", "--batch_size", "32"]
+    options += ["--width_mult", "0.05", "--sam", "--seed", "0,1"]
+    options += ["--rho", "0.1,0.2", "--weight_decay", "0.1,0.2"]
+    assert train(*options, target=MNIST)[0] == 0
+    assert len(arrays) == 8
+    assert all(each == arrays[3] for each in arrays[4:])
+    assert len(programs) == 1
+
+
 @pytest.mark.parametrize(
     "num_runs",
     [
