@@ -56,7 +56,9 @@ def write_rows(
     of: Mapping[str, str],
     rows: Sequence[Row],
 ) -> None:
-    """Puts all rows in the place of a file at once: what is interrupted leaves it."""
+    """Puts all rows in the place of a file at once: what is interrupted leaves it. Its
+    folder is made."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     new = f"{os.fspath(path)}.new"
     arrays: dict[str, Any] = {"of": np.array(json.dumps(of)), **axes}
     arrays |= {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -19,10 +19,12 @@ def stable_lambda_max(config: Config) -> float:
     """The largest eigenvalue of the Hessian at a minimum that SGD of one step size does
     not leave: 2 / eta (Wu, Ma and E 2018); with momentum beta 2 (1 + beta) / eta, over
     1 + 2 beta if that is Nesterov's (Cohen et al. 2021, "Gradient descent on neural
-    networks typically occurs at the edge of stability")."""
+    networks typically occurs at the edge of stability"). The decay of the weights adds
+    its number to each eigenvalue, of which what is measured knows nothing."""
     beta = config.momentum
     shrunk = 1 + 2 * beta if config.nesterov else 1
-    return 2 * (1 + beta) / (shrunk * config.learning_rate)
+    stable = 2 * (1 + beta) / (shrunk * config.learning_rate)
+    return max(stable - config.weight_decay, 0.0)
 
 
 def stable_s_2(config: Config) -> float:

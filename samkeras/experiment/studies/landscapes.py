@@ -79,7 +79,6 @@ def draw_landscapes(
     views = [look_at(saved, label, which, seed) for saved, label in named]
     if not all(view.tracks for view in views):
         views = [look_at(v.saved, v.name, which, seed, False) for v in views]
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{saved.folder.name}.npz" for saved in runs]
     panels = measure(views, examples, files, points)
     pictures = [folder / f"landscape.{kind}" for kind in ("png", "svg")]
@@ -107,8 +106,7 @@ def draw_interpolation(
     """
     runs = (first, second)
     folder = folder or name_folder(runs, which, examples, None, 0)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "interpolation.npz"
+    path = folder / "interpolation.npz"  # whose folder is made with its first numbers
     line = take_line(first, second, which, examples, path)
     pictures = [folder / f"interpolation.{kind}" for kind in ("png", "svg")]
     draw_line(

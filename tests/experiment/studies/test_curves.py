@@ -163,16 +163,17 @@ def test_bounds_of_stability_are_those_of_each_panel():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
-def test_momentum_moves_the_largest_stable_eigenvalue(beta, nesterov):
+@pytest.mark.parametrize(("beta", "decay"), [(0, 0), (0.5, 0), (0.9, 0), (0.5, 4)])
+def test_momentum_and_decay_move_the_largest_stable_eigenvalue(beta, decay, nesterov):
     """On a parabola of a curvature just below it SGD comes to the minimum, just above
     it leaves it: by the optimizer's own steps."""
-    options = {"learning_rate": 0.1, "momentum": beta, "nesterov": nesterov}
+    options = {"learning_rate": 0.1, "momentum": float(beta), "nesterov": nesterov}
+    options["weight_decay"] = float(decay)
     bound = stable_lambda_max(make_config("mnist_mlp", **options))
     w, v = np.ones(2), np.zeros(2)
     curvatures = np.array([0.99, 1.01]) * bound
     for _ in range(3000):
-        gradient = curvatures * w
+        gradient = (curvatures + decay) * w
         v = beta * v + gradient
         w = w - 0.1 * (gradient + beta * v if nesterov else v)
     assert abs(w[0]) < 1e-3

@@ -221,6 +221,7 @@ def test_runs_of_two_widths_have_no_line_between_them(saved, tmp_path):
     message = f"two runs of one model. Received: {name} of {count:,} weights and wider "
     with pytest.raises(InputError, match=f"{message}of 2,100$"):
         draw_interpolation(saved[0], Wider(), examples=50, folder=tmp_path / "line")
+    assert not (tmp_path / "line").exists()
 
 
 def test_levels_are_shared_and_axes_hold_all_tracks():
