@@ -63,12 +63,22 @@ def test_the_readme_is_short():
 @pytest.mark.one_backend
 def test_the_readmes_times_are_those_that_are_kept():
     """Of an epoch, beside hand-written JAX."""
-    path = ROOT / "benchmarks/results/step_time_jax_cpu.json"
-    rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
-    ratios = [rows[f"samkeras {name} x1"]["ratio"] for name in ("SGD", "SAM")]
-    said = "takes {:.2f} (SGD) and {:.2f} (SAM) times".format(*ratios)
-    for page in ("README.md", "docs/devices.md"):
-        assert said in (ROOT / page).read_text()
+    pages = {
+        "takes {} (SGD) and {} (SAM) times": (
+            "step_time_jax_cpu",
+            ["README.md", "docs/devices.md"],
+        ),
+        "TensorFlow {} and {} times": ("step_time_tensorflow_cpu", ["docs/devices.md"]),
+        "width {} and {} times": ("step_time_jax_cpu_wide", ["docs/devices.md"]),
+        "of a fiftieth {} and {}.": ("step_time_jax_cpu_narrow", ["docs/devices.md"]),
+    }
+    for said, (kept, names) in pages.items():
+        path = ROOT / f"benchmarks/results/{kept}.json"
+        rows = json.loads(path.read_text())["rows"]
+        ratios = [r["ratio"] for r in rows if r["name"].startswith("samkeras S")]
+        text = said.format(*(f"{ratio:.2f}" for ratio in ratios))
+        for name in names:
+            assert text in " ".join((ROOT / name).read_text().split()), text
 
 
 @pytest.mark.one_backend
