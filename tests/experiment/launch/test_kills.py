@@ -145,8 +145,10 @@ def weights_by_run(folder: Path) -> dict[str, np.ndarray]:
     keras.backend.backend() != "jax", reason="models train together on JAX"
 )
 def test_ten_kills_of_a_group_change_nothing(tmp_path):
-    """Its runs go back to what all of them have, and go on together."""
-    options = [*ONE_RUN, "--seed", "0,1,2", "--replicas", "3"]
+    """Its runs, here of a grid over two numbers of a method, go back to what all of
+    them have, and go on together."""
+    options = [*ONE_RUN, "--method", "asam", "--rho", "0.1,0.5", "--eta", "0.01,0.3"]
+    options += ["--replicas", "4"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     for folder in (undisturbed, killed):
         folder.mkdir()
@@ -157,11 +159,11 @@ def test_ten_kills_of_a_group_change_nothing(tmp_path):
     finish(start(killed, options))
     found, expected = weights_by_run(killed), weights_by_run(undisturbed)
     assert found.keys() == expected.keys()
-    assert len(found) == 3
+    assert len(found) == 4
     for name, weights in expected.items():
         np.testing.assert_array_equal(found[name], weights)
     runs, others = recorded_runs(killed), recorded_runs(undisturbed)
-    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
     client = MlflowClient(f"sqlite:///{killed}/mlflow.db")
     for run in runs:
         curve = client.get_metric_history(run.info.run_id, "loss")
