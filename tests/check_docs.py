@@ -30,7 +30,7 @@ NOT_RUN = {
 }
 # Of these --dry_run alone is run, which checks their options and counts their steps.
 DRY_RUN = {
-    r"(figure\w+|foret_\w+|methods_\w+)\.yaml$": "the paper's scale: hours",
+    r"configs/figures/\w+\.yaml$": "the paper's scale: hours",
     r"fashion_mnist": "downloads a data set",
     r"workloads/cifar_wrn --sam true,false --seed": "days on a GPU",
 }

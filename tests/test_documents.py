@@ -132,6 +132,11 @@ def test_commands_are_run_but_for_a_reason():
     assert len(commands) > 60
     for what in (*check_docs.NOT_RUN, *check_docs.DRY_RUN):
         assert any(re.search(what, command) for command in commands), what
+    for study in (ROOT / "configs/figures").glob("*.yaml"):
+        command = f"python run.py configs/figures/{study.name}"
+        assert check_docs.find_reason(command, check_docs.DRY_RUN), study.name
+        command += " --preset small"
+        assert not check_docs.find_reason(command, check_docs.DRY_RUN), study.name
     planned = check_docs.plan(ROOT / "docs/own_workload.md")
     command, _ = planned[0]
     assert command.startswith("python run.py my_task.py")
