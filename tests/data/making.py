@@ -155,7 +155,9 @@ def write_function(folder: Path) -> str:
 
 
 RESNET = ("--batch_size", "8", "--image_size", "32", "--warmup_steps", "2")
-LEARNING = ("--batch_size", "4", "--width_mult", "0.25", "--epochs", "20")
+LEARNING = ("--batch_size", "8", "--width_mult", "0.25")
+LEARNING += ("--optimizer", "adam", "--learning_rate", "0.005", "--epochs")
+SOON, LATER, LATEST = ((*LEARNING, epochs) for epochs in ("30", "100", "300"))
 TAGGING = ("--steps", "100", "--eval_every", "50", "--batch_size", "8", "--depth", "1")
 TAGGING += ("--warmup_steps", "5", "--learning_rate", "0.005", "--width_mult", "0.125")
 SOURCES = {
@@ -164,21 +166,21 @@ SOURCES = {
         "mnist_mlp",
         TINY,
         ("34 examples of 8 x 8 x 3", "alpha 12, beta 11, gamma 11", "0.3529 (alpha)"),
-        LEARNING,
+        LATEST,
     ),
     "images on disk": Source(
         write_parts,
         "imagenet_resnet50",
         (*RESNET, "--epochs", "2"),
         ("40 examples of 32 x 32 x 3", "alpha 14, beta 13, gamma 13", "0.3500 (alpha)"),
-        (*RESNET, *NARROW, "--epochs", "6"),
+        (*RESNET, *NARROW, "--epochs", "12"),
     ),
     "arrays": Source(
         write_npz,
         "mnist_mlp",
         TINY,
         ("40 examples of 8 x 8 x 3", "0 14, 1 13, 2 13", "0.3500 (0)"),
-        LEARNING,
+        LATEST,
     ),
     "a table of texts": Source(
         write_table,
@@ -189,14 +191,14 @@ SOURCES = {
             "3 classes: alpha 12, beta 11, gamma 11",
             "0.3529 (alpha)",
         ),
-        (*LEARNING, "--max_length", "8"),
+        (*SOON, "--max_length", "8"),
     ),
     "tables of texts": Source(
         write_tables,
         "sst2_lstm",
         (*TINY, "--max_length", "8"),
         ("validation: 10 examples", "2 classes: 0 20, 1 20", "0.5000 (0)"),
-        (*LEARNING, "--max_length", "8"),
+        (*SOON, "--max_length", "8"),
     ),
     "tags in columns": Source(
         write_columns,
@@ -217,27 +219,27 @@ SOURCES = {
         "ogbg_gcn",
         (*TINY, "--depth", "1"),
         ("of 2 to 6 nodes", "a: ", "missing; majority", "b: "),
-        (*LEARNING, "--depth", "2"),
+        (*LATER, "--depth", "2"),
     ),
     "numbers of molecules": Source(
         write_sdf,
         "graph_regression",
         (*TINY, "--depth", "1"),
         ("of 2 to 6 nodes", "label: from 0 to 1, mean 0.539062, variance 0.12933"),
-        (*LEARNING, "--depth", "2"),
+        (*LATER, "--depth", "2"),
     ),
     "graphs of spektral": Source(
         write_rings,
         "ogbg_gcn",
         (*TINY, "--depth", "1"),
         ("of 3 to 6 nodes, 4.5 in the mean", "16 of 32 are 1, 0 missing; majority 0.5"),
-        (*LEARNING, "--depth", "2"),
+        (*LATER, "--depth", "2"),
     ),
     "a function": Source(
         write_function,
         "mnist_mlp",
         TINY,
         ("30 examples of 8 x 8 x 1", "0 10, 1 10, 2 10", "0.3333 (0)"),
-        LEARNING,
+        LATEST,
     ),
 }

@@ -104,7 +104,7 @@ def find_baseline(text: str) -> float:
 def test_each_is_learnt_beyond_what_its_labels_alone_tell(
     kind, method, tmp_path, train
 ):
-    """On both backends."""
+    """On both backends, most of what is left to learn, at the last epoch."""
     source, sam = SOURCES[kind], str(method == "sam").lower()
     (tmp_path / "data").mkdir()
     dataset = source.make(tmp_path / "data")
@@ -114,10 +114,10 @@ def test_each_is_learnt_beyond_what_its_labels_alone_tell(
     baseline = find_baseline(kept.read_text())
     assert code == 0
     if kind == "numbers of molecules":
-        assert record.metrics["best_val_loss"] < 0.9 * baseline
+        assert record.metrics["final_val_loss"] < 0.5 * baseline
     else:
-        (best,) = (v for k, v in record.metrics.items() if k.startswith("best_val_"))
-        assert best > 1.1 * baseline
+        (final,) = (v for k, v in record.metrics.items() if k.startswith("final_val_"))
+        assert final > baseline + 0.6 * (1 - baseline)
 
 
 @pytest.mark.one_backend

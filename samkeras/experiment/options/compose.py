@@ -77,7 +77,7 @@ def _check_own(target: Target, group: type[Options]) -> None:
         if name not in group.__annotations__:
             continue  # it is inherited
         if name in taken:
-            raise InputError(f"{where} cannot have an option {name}: there is one")
+            raise InputError(f"{where} cannot have an option {name}: the name is taken")
         if field.default is dataclasses.MISSING:
             raise InputError(f"{where} must give its option {name} a default")
         try:

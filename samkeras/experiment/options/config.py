@@ -16,6 +16,7 @@ from samkeras.experiment.options.groups import GROUPS, Config, Options
 from samkeras.experiment.options.methods import CLASSES
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_yaml
+from samkeras.experiment.options.taken import find_taken
 from samkeras.experiment.options.targets import Target
 
 # What options are called since 0.1.
@@ -112,6 +113,8 @@ def parse_fields(
     for name, value in values.items():
         if name in hints:
             options[name] = parse_option(f"{path}: {name}", value, hints[name])
+        elif name == "data":
+            find_taken(value, path)
         elif name in _OF_TARGETS:
             continue
         elif name not in absent:

@@ -25,7 +25,7 @@ from samkeras.experiment.options.help import as_list, format_help
 from samkeras.experiment.options.methods import CLASSES, DEFAULTS
 from samkeras.experiment.options.session import Session
 from samkeras.experiment.options.strict_yaml import read_documents
-from samkeras.experiment.options.taken import list_taken
+from samkeras.experiment.options.taken import find_taken
 from samkeras.experiment.options.targets import (
     Target,
     default_run_dir,
@@ -282,7 +282,10 @@ def _print_help(
     if study is not None:
         name, title = f"configs/figures/{study.path.name}", study.title
         defaults = {**defaults, **study.variants[0]}
-    kind, taken = compose(target), list_taken(target)
+    kind, taken = (
+        compose(target),
+        find_taken(target.values.get("data"), target.defaults),
+    )
     has_presets = study is not None
     print(format_help(name, title, kind, hints, defaults, taken, has_presets), end="")
 

@@ -1,7 +1,8 @@
 """What `--dataset` takes, by the kind of data that a workload's YAML file says."""
 
+from pathlib import Path
+
 from samkeras.errors import InputError, nearest
-from samkeras.experiment.options.targets import Target
 
 _FUNCTION = ("FILE.py:FUNCTION", "one that returns Splits; or package.module:FUNCTION")
 _PARTS = "such files, their names with train and val, dev or test"
@@ -51,19 +52,21 @@ TAKEN = {
 }
 
 
-def list_taken(target: Target) -> tuple[tuple[str, str], ...]:
-    """What `--dataset` may be in a workload, each with what it is; nothing where the
-    workload's file does not say `data: KIND`.
+def find_taken(kind: object, path: Path) -> tuple[tuple[str, str], ...]:
+    """What `--dataset` may be of a kind of data, each with what that is.
+
+    Args:
+        kind: what a workload's file says after `data:`. None: nothing.
+        path: the file.
 
     Raises:
-        InputError: the file cannot be read, or there is no such kind.
+        InputError: there is no such kind.
     """
-    kind = target.values.get("data")
     if kind is None:
         return ()
-    if kind not in TAKEN:
+    if not isinstance(kind, str) or kind not in TAKEN:
         raise InputError(
-            f"{target.defaults}: data must be of {', '.join(TAKEN)}. Received: {kind}"
-            f"{nearest(str(kind), TAKEN)}"
+            f"{path}: data must be of {', '.join(TAKEN)}, and dataset names a set. "
+            f"Received: data: {kind}{nearest(str(kind), TAKEN)}"
         )
     return TAKEN[kind]

@@ -19,10 +19,9 @@ from samkeras.experiment.options import targets
 from samkeras.experiment.options.config import dump, option_types
 from samkeras.experiment.options.groups import GROUPS, Config, Options, Recipe
 from samkeras.experiment.options.parsing import parse_command
-from samkeras.experiment.options.taken import list_taken
+from samkeras.experiment.options.taken import find_taken
 from samkeras.experiment.options.targets import (
     ROOT,
-    Target,
     find_target,
     list_workloads,
     resolve_target,
@@ -597,7 +596,7 @@ def test_every_workload_of_data_says_what_it_takes(capsys):
     of_one_set = {"allen_zhu", "atari_ppo", "matrix_factorization", "relu_1d"}
     of_one_set.add("synthetic_mlp")
     for workload in list_workloads():
-        taken = list_taken(find_target(workload))
+        taken = find_taken(find_target(workload).values.get("data"), ROOT)
         assert bool(taken) != (workload in of_one_set), workload
         with pytest.raises(SystemExit):
             parse_runs(workload, ["--help"])
@@ -606,11 +605,26 @@ def test_every_workload_of_data_says_what_it_takes(capsys):
         assert ("--datasetisoneof" in shown) == bool(taken)
 
 
-def test_a_kind_of_data_that_is_not_there_is_refused(tmp_path):
-    (tmp_path / "w.yaml").write_text("data: image\n")
-    target = Target("w", None, tmp_path / "w.py", tmp_path / "w.yaml")
-    with pytest.raises(InputError, match="Received: image; did you mean images"):
-        list_taken(target)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("image", "Received: data: image; did you mean images"),
+        ("cifar100", "and dataset names a set. Received: data: cifar100"),
+        ("[images]", r"Received: data: \['images'\]"),
+    ],
+)
+def test_a_kind_of_data_that_is_not_there_is_refused(tmp_path, kind, message):
+    """In a config as in a workload's file, with --help and without."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"data: {kind}\n")
+    with pytest.raises(InputError, match=message):
+        parse_one("--config", str(path))
+    path.rename(tmp_path / "mine.yaml")
+    (tmp_path / "mine.py").write_text("")
+    target = resolve_target(str(tmp_path / "mine.py"))
+    for arguments in ([], ["--help"]):
+        with pytest.raises(InputError, match=message):
+            parse_command(target, arguments)
 
 
 @pytest.mark.parametrize(
