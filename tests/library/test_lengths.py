@@ -1,5 +1,7 @@
 """Methods that differ in how long or along what they perturb."""
 
+from decimal import Decimal
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from keras import layers, ops
 from keras.optimizers.schedules import PolynomialDecay
 
 import samkeras
-from samkeras.methods.sparse import _find_largest
+from samkeras.methods.sparse import _find_largest, _take_share
 from tests.helpers import (
     batches_of,
     build_classifier,
@@ -160,3 +162,32 @@ def test_no_weight_of_a_mask_is_lost_between_two_numbers_of_float32(count):
     kept = ops.convert_to_numpy(values) >= float(least)
     assert kept.sum() >= count
     assert kept[0] == (count == 3)
+
+
+@pytest.mark.parametrize(
+    "sparsity", ["0", "0.5", "0.7", "0.9", "0.95", "0.995", "0.999999999", "1e-9"]
+)
+def test_the_share_of_weights_is_exact(sparsity):
+    """In integers of 31 bits, of which float32 has 24."""
+    rng = np.random.default_rng(0)
+    counts = [0, 1, 10, 1000, 11_173_962, 2**24 + 1, 2**31 - 1]
+    counts += [int(n) for n in rng.integers(2**31, size=4)]
+    found = [
+        int(_take_share(float(sparsity), ops.convert_to_tensor(count, "int32")))
+        for count in counts
+    ]
+    assert found == [int(Decimal(sparsity) * count) for count in counts]
+
+
+@pytest.mark.parametrize("sparsity", [0.7, 1 / 3, 1 - 2**-22, 1 - 2**-53])
+def test_a_mask_has_at_least_one_weight(sparsity):
+    """And the number that the share says."""
+    inputs = keras.Input((30,))
+    outputs = keras.layers.Dense(1, use_bias=False)(inputs)
+    model = samkeras.SAMModel(inputs, outputs)
+    method = samkeras.SSAM(RHO, sparsity, mask_every=1)
+    model.compile(keras.optimizers.SGD(RATE), "mse", method=method)
+    x = np.random.default_rng(0).normal(size=(8, 30)).astype("float32")
+    model.train_on_batch(x, np.ones((8, 1), "float32"))
+    _, mask = method.state
+    assert ops.convert_to_numpy(mask).sum() == {0.7: 9, 1 / 3: 20}.get(sparsity, 1)

@@ -20,7 +20,7 @@ from tests.helpers import (
 )
 
 # Under which four steps depend on all numbers.
-OPTIONS = {"LookSAM": {"every": 2}, "SSAM": {"mask_every": 1}}
+OPTIONS = {"LookSAM": {"every": 2}}
 KINDS = sorted({*CLASSES.values()})
 WITH_OTHERS = [k for k in KINDS if numbers_of(getattr(samkeras, k)) != ["rho"]]
 
@@ -126,8 +126,8 @@ def test_models_that_differ_in_numbers_are_one_program(kind, at_once, monkeypatc
 
 @pytest.mark.one_backend
 def test_every_argument_that_is_a_plain_number_is_an_input():
-    """All others decide what the program is: choices, counts, norms, and the share of
-    examples that ESAM takes."""
+    """All others decide what the program is: choices, counts, norms, and the shares of
+    examples that ESAM takes, and of weights that SSAM does not perturb."""
     found = {kind: numbers_of(getattr(samkeras, kind)) for kind in KINDS}
     assert all(numbers[0] == "rho" for numbers in found.values())
     assert {kind: numbers[1:] for kind, numbers in found.items() if numbers[1:]} == {
@@ -140,7 +140,6 @@ def test_every_argument_that_is_a_plain_number_is_an_input():
         "GNP": ["alpha"],
         "GSAM": ["alpha"],
         "LookSAM": ["alpha"],
-        "SSAM": ["sparsity"],
         "TraceSAM": ["lam"],
         "UnifiedSAM": ["lam"],
         "VaSSO": ["theta"],

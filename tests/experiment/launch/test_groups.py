@@ -97,7 +97,7 @@ EXTRAS: dict[str, list[str]] = {
 }
 # The others, each alone on the network of the slow tests, and with a number of its own
 # that the group's runs differ in, where it has one.
-OWN = {"vasso": "--theta", "unified": "--lam", "ssam": "--mask_sparsity"}
+OWN = {"vasso": "--theta", "unified": "--lam"}
 OWN |= {"esam": "--esam_beta", "wsam": "--gamma", "aesam": "--ema_decay"}
 OWN |= dict.fromkeys(("trace", "det", "frobenius"), "--lam")
 OWN |= dict.fromkeys(("gsam", "gnp", "looksam"), "--sam_alpha")
@@ -294,12 +294,11 @@ def test_which_runs_are_one_program():
 
 # Options that are numbers of a compiled step, each with another value.
 NUMBERS = {"rho": 0.7, "eta": 0.7, "sigma": 0.7, "ema_decay": 0.7, "theta": 0.7}
-NUMBERS |= {"lam": 0.7, "esam_beta": 0.7, "mask_sparsity": 0.7, "sam_alpha": 0.7}
-NUMBERS |= {"gamma": 0.7}
+NUMBERS |= {"lam": 0.7, "esam_beta": 0.7, "sam_alpha": 0.7, "gamma": 0.7}
 # Those that decide what it is.
 STRUCTURE = {"p": "inf", "ascent_steps": 3, "fsam_order": "paper", "sam_samples": 5}
 STRUCTURE |= {"esam_gamma": 0.7, "mask_every": 7, "decoupled": False, "only": "bias"}
-STRUCTURE |= {"scope": "layer", "sam_every": 3, "sam_start": 0.7}
+STRUCTURE |= {"mask_sparsity": 0.7, "scope": "layer", "sam_every": 3, "sam_start": 0.7}
 
 
 @pytest.mark.parametrize("method", CLASSES)
