@@ -14,7 +14,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 # Registers SGD, which models are saved with.
 from samkeras import optimizers  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from samkeras.backend.insides import is_saving_hdf5
-from samkeras.hyperparameter import Hyperparameter, is_integer
+from samkeras.hyperparameter import Hyperparameter, check_number, is_integer
 from samkeras.masks import Masks, set_masks
 from samkeras.methods.method import Method
 from samkeras.statistics import GRADIENT_METRICS, GradientMetrics
@@ -99,7 +99,7 @@ class SAMModel(Trainer):
             if method is not None:
                 raise ValueError("give one of method and perturbation, its old name")
             method = perturbation
-        decay = Hyperparameter(l2, "l2")
+        decay = Hyperparameter(check_number(l2, "l2"), "l2")
         l2_or_none = None if l2 == 0 else decay
         self._rule = _make_rule(method, m_sharpness, l2_or_none, l2_in_loss)
         super().compile(*args, **kwargs)
@@ -148,7 +148,7 @@ class SAMModel(Trainer):
                 "l2 can be changed only in a model compiled with l2 > 0. "
                 f"Received: l2={value!r}"
             )
-        self._rule.l2.value = value
+        self._rule.l2.value = check_number(value, "l2")
 
     def state(self) -> dict[str, list[keras.Variable]]:
         """All variables of training, which together continue it to the bit: "variables"

@@ -1,6 +1,7 @@
 """One training step, in keras.ops: its passes, its method, weight decay and statistics.
 It applies nothing."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import keras
 from keras import ops
 
 from samkeras.backend import backend
-from samkeras.hyperparameter import Hyperparameter
+from samkeras.hyperparameter import Hyperparameter, reading_at
 from samkeras.methods.method import Context, Method, Point, Role
 from samkeras.objective import Batch, Objective, Pairs, Pass, decayed
 from samkeras.optimizers import find_momentum
@@ -95,7 +96,7 @@ class Step:
                 f"{name}.gradients must assign no variable; its state is assigned in "
                 "update. Received: an assignment of {path}"
             )
-            with MethodScope([], message):
+            with self._reading(), MethodScope([], message):
                 result = self.method.gradients(context)
         if not passes.made:
             name = type(self.method).__name__
@@ -132,7 +133,9 @@ class Step:
         """What the optimizer takes, and what passes it by; see `Method.split`."""
         if self.method is None:
             return gradients.result, None
-        return self.method.split(self._look_back(gradients, "split"), gradients.result)
+        context = self._look_back(gradients, "split")
+        with self._reading():
+            return self.method.split(context, gradients.result)
 
     def update_method(self, gradients: Gradients) -> Pairs:
         """The new values of the method's state.
@@ -147,9 +150,13 @@ class Step:
             f"{type(self.method).__name__}.update must assign its state alone, which "
             "add_state makes. Received: an assignment of {path}"
         )
-        with MethodScope(self.method.state, message) as scope:
+        with self._reading(), MethodScope(self.method.state, message) as scope:
             self.method.update(context, gradients.result)
         return scope.updates
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """Has the method's numbers, where it reads them, be those of this step."""
+        return reading_at(self.number, widest(self.weights))
 
     def _look_back(self, gradients: Gradients, what: str) -> Context:
         """What a method sees when all passes are done."""

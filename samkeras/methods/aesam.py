@@ -15,6 +15,10 @@ from samkeras.tensors import dot
 Tensor = Any
 
 
+def is_any(number: float) -> bool:
+    return True
+
+
 @keras.saving.register_keras_serializable(package="samkeras")
 class AESAM(SAM):
     """SAM by an adaptive policy (Jiang et al. 2023, algorithm 1).
@@ -49,7 +53,7 @@ class AESAM(SAM):
         >>> model.compile("sgd", "mse", method=samkeras.AESAM(rho=0.1, threshold=0.5))
     """
 
-    threshold = Number("a finite number", lambda x: True)
+    threshold = Number("a finite number", is_any)
     ema_decay = Number(*FRACTION)
 
     def __init__(

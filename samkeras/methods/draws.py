@@ -31,6 +31,10 @@ class Draws:
         self.seed = int(seed)
         self._generator = keras.random.SeedGenerator(self.seed)
 
+    def __reduce__(self) -> tuple[type["Draws"], tuple[int]]:
+        # keras' generator is not pickled.
+        return Draws, (self.seed,)
+
     def like(
         self, tensors: list[Tensor], step: Tensor, draw: Callable[..., Tensor]
     ) -> list[Tensor]:

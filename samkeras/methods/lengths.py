@@ -20,6 +20,10 @@ from samkeras.tensors import dot, global_norm, scale
 Tensor = Any
 
 
+def is_from_0_to_1(number: float) -> bool:
+    return 0 <= number <= 1
+
+
 @keras.saving.register_keras_serializable(package="samkeras")
 class UnifiedSAM(Perturbation):
     """SAM and its unnormalized variant in one (Oikonomou and Loizou 2025).
@@ -42,7 +46,7 @@ class UnifiedSAM(Perturbation):
         >>> model.compile("sgd", "mse", method=samkeras.UnifiedSAM(rho=0.1, lam=0.9))
     """
 
-    lam = Number("a number from 0 to 1", lambda x: 0 <= x <= 1)
+    lam = Number("a number from 0 to 1", is_from_0_to_1)
 
     def __init__(
         self,

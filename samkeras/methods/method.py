@@ -10,7 +10,14 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from samkeras.backend import backend
-from samkeras.hyperparameter import Hyperparameter, Number, is_integer, numbers_of
+from samkeras.errors import nearest
+from samkeras.hyperparameter import (
+    Hyperparameter,
+    Number,
+    is_integer,
+    is_number,
+    numbers_of,
+)
 from samkeras.tensors import global_norm, scale, widest
 
 Tensor = Any
@@ -21,9 +28,19 @@ Limits = tuple[str, Callable[[float], bool]]
 NORM_EPSILON = 1e-12
 KINDS = ("kernel", "bias", "embedding", "normalization")
 SCOPES = ("global", "layer", "mup")
+
+
+def is_fraction(number: float) -> bool:
+    return 0 <= number < 1
+
+
+def is_share(number: float) -> bool:
+    return 0 < number <= 1
+
+
 # What a `Number` must be that is one of these.
-FRACTION: Limits = ("a number >= 0 and < 1 in float32", lambda x: 0 <= x < 1)
-SHARE: Limits = ("a number > 0 and <= 1 in float32", lambda x: 0 < x <= 1)
+FRACTION: Limits = ("a number >= 0 and < 1 in float32", is_fraction)
+SHARE: Limits = ("a number > 0 and <= 1 in float32", is_share)
 
 
 def resize(length: Tensor, vector: list[Tensor]) -> list[Tensor]:
@@ -365,8 +382,30 @@ class Method:
 
     def number(self, context: Context, name: str) -> Tensor:
         """One of its `Number`s at a step, for `gradients` to compute with: a scalar of
-        the weights' `widest` type."""
-        return vars(self)[name].at(context.step, widest(context.weights))
+        the weights' `widest` type. A plain number in its place is a constant.
+
+        Raises:
+            AttributeError: there is none of that name.
+            TypeError: it is neither a number nor a schedule.
+        """
+        dtype = widest(context.weights)
+        value = vars(self).get(name)
+        if isinstance(value, Hyperparameter):
+            return value.at(context.step, dtype)
+        names = numbers_of(type(self))
+        if name not in names and not hasattr(self, name):
+            raise AttributeError(
+                f"{type(self).__name__} has no number {name}{nearest(name, names)}"
+            )
+        value = getattr(self, name)
+        if isinstance(value, LearningRateSchedule):
+            value = value(context.step)
+        elif not is_number(value, -math.inf):
+            raise TypeError(
+                f"{name} must be a samkeras.Number, a finite number or a keras "
+                f"LearningRateSchedule. Received: {name}={value!r}"
+            )
+        return ops.cast(value, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make the same method again: by default its numbers."""

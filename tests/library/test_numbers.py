@@ -1,7 +1,9 @@
 """The numbers of a method are inputs of the compiled step: it is compiled once for all
 their values, and for models that differ in them."""
 
+import copy
 import functools
+import pickle
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from tests.helpers import (
     compile_classifier,
     random_examples,
     relative_error,
+    train,
 )
 
 # Under which four steps depend on all numbers.
@@ -27,9 +30,14 @@ WITH_OTHERS = [k for k in KINDS if numbers_of(getattr(samkeras, k)) != ["rho"]]
 
 def build(kind: str, **numbers) -> samkeras.SAMModel:
     """A compiled model, always the same but for its method's numbers."""
+    return build_with(getattr(samkeras, kind)(**OPTIONS.get(kind, {}), **numbers))
+
+
+def build_with(method: samkeras.Method, **options) -> samkeras.SAMModel:
+    """A compiled model, always the same but for its method."""
     keras.utils.set_random_seed(0)
-    method = getattr(samkeras, kind)(**OPTIONS.get(kind, {}), **numbers)
-    model = compile_classifier(build_classifier(), method=method, steps_per_execution=4)
+    options = {"steps_per_execution": 4, **options}
+    model = compile_classifier(build_classifier(), method=method, **options)
     model.build_for(random_examples(16))
     return model
 
@@ -174,6 +182,177 @@ def test_a_number_follows_a_schedule():
     assert again.alpha.get_config() == schedule.get_config()
     with pytest.raises(ValueError, match=r"alpha follows a schedule.*Received"):
         model.method.alpha = 0.5
+
+
+class Asking(samkeras.GSAM):
+    """Which computes with its number by `number`."""
+
+    def combine(self, context, perturbed):
+        return [self.number(context, "alpha") * g for g in perturbed]
+
+    def split(self, context, result):
+        alpha = self.number(context, "alpha")
+        return result, [alpha * g for g in context.gradient]
+
+
+class Reading(samkeras.GSAM):
+    """The same, by its attribute."""
+
+    def combine(self, context, perturbed):
+        return [self.alpha * g for g in perturbed]
+
+    def split(self, context, result):
+        return result, [self.alpha * g for g in context.gradient]
+
+
+def test_an_attribute_in_a_step_is_an_input():
+    """Another one acts, without recompiling, and elsewhere it is what was given."""
+    asking, reading = (build_with(kind(alpha=0.3)) for kind in (Asking, Reading))
+    for alpha in (0.6, 0.2):
+        for model in (asking, reading):
+            model.train_on_batches(take_rows())
+            model.method.alpha = alpha
+            assert model.method.alpha == alpha
+        assert relative_error(reading.get_weights(), asking.get_weights()) < 1e-7
+    assert reading.count_programs() == 1
+    reading.train_on_batches(take_rows())
+    asking.method.alpha = 0.6
+    asking.train_on_batches(take_rows())
+    assert relative_error(reading.get_weights(), asking.get_weights()) > 1e-6
+
+
+@pytest.mark.parametrize("options", [{"m_sharpness": 4}, {"run_eagerly": True}])
+def test_an_attribute_in_a_step_follows_its_schedule(options):
+    schedule = PiecewiseConstantDecay([1], [0.25, 1.5])
+    options |= {"steps_per_execution": 1}
+    models = [build_with(kind(alpha=schedule), **options) for kind in (Asking, Reading)]
+    for model in models:
+        train(model, *random_examples(48))
+    asked, read = (model.get_weights() for model in models)
+    assert relative_error(read, asked) < 1e-7
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="models train together on JAX"
+)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_an_attribute_in_a_step_is_that_of_its_model(at_once, monkeypatch):
+    from samkeras.backend import jax as backend
+
+    if at_once:
+        monkeypatch.setattr(backend, "map_each", backend.map_at_once)
+    alphas, rows = (0.3, 0.6), take_rows()
+    models = [build_with(Reading(alpha=alpha)) for alpha in alphas]
+    models[0].take_together(models, [rows] * 2, True)
+    for model, alpha in zip(models, alphas, strict=True):
+        alone = build_with(Asking(alpha=alpha))
+        alone.train_on_batches(rows)
+        assert relative_error(model.get_weights(), alone.get_weights()) < 1e-6
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has float32 alone")
+def test_an_attribute_in_a_step_is_of_the_weights_type():
+    """TensorFlow multiplies no float64 by float32."""
+    with_policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = build_with(Reading(alpha=0.3))
+    finally:
+        keras.config.set_dtype_policy(with_policy)
+    model.train_on_batches(take_rows())
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+class Constant(samkeras.ASAM):
+    """Which has a plain number in the place of ASAM's."""
+
+    eta = 0.2
+
+    def __init__(self, rho=0.05):
+        samkeras.Perturbation.__init__(self, rho)
+        self.p = 2.0
+
+
+def test_a_plain_number_is_a_constant():
+    model, other = build_with(Constant(0.1)), build("ASAM", rho=0.1, eta=0.2)
+    for each in (model, other):
+        each.train_on_batches(take_rows())
+    assert relative_error(model.get_weights(), other.get_weights()) < 1e-7
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("share", AttributeError, r"Asker\.__init__ has set no share"),
+        ("shair", AttributeError, "Asker has no number shair; did you mean share\\?"),
+        ("zz", AttributeError, r"Asker has no number zz(\n|$)"),
+        ("word", TypeError, "word must be .*Received: word='a'"),
+    ],
+)
+def test_a_number_that_is_none_is_named_in_a_step(name, error, message):
+    class Asker(samkeras.Perturbation):
+        share, word = samkeras.Number(), "a"
+
+        def gradients(self, context):
+            return [self.number(context, name) * g for g in context.gradient]
+
+    with pytest.raises(error, match=f"^{message}"):
+        build_with(Asker()).train_on_batches(take_rows())
+
+
+class Own(samkeras.Perturbation):
+    """A user's, as `Number` shows one."""
+
+    share = samkeras.Number("a number from 0 to 1", lambda x: 0 <= x <= 1)
+
+    def __init__(self, rho=0.05, share=0.5):
+        super().__init__(rho)
+        self.share = share
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "Own"])
+def test_a_method_is_copied_and_pickled(kind):
+    method = Own() if kind == "Own" else getattr(samkeras, kind)()
+    for again in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        assert type(again) is type(method)
+        assert again.get_config() == method.get_config()
+        again.rho = 0.7
+        assert (again.rho, method.rho) == (0.7, type(method)().rho)
+        with pytest.raises(ValueError, match="rho must be"):
+            again.rho = -1.0
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: samkeras.SAM(1e39), "rho"),
+        (lambda: samkeras.ASAM(eta=10**39), "eta"),
+        (lambda: samkeras.ASAM(eta=10**400), "eta"),
+        (lambda: samkeras.ASAM(eta=10**5000), "eta"),
+        (lambda: samkeras.AESAM(threshold=-1e39), "threshold"),
+        (lambda: build_classifier().compile("sgd", "mse", l2=1e39), "l2"),
+    ],
+)
+def test_what_is_infinite_in_float32_is_refused(build, name):
+    message = f"^{name} must be finite in float32. Received: {name}=.{{,50}}$"
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: samkeras.SAM(float("inf")), "rho must be a finite number"),
+        (lambda: samkeras.SAM(float("nan")), "rho must be a finite number"),
+        (lambda: samkeras.ESAM(gamma=10**400), "gamma must be a number > 0 and"),
+    ],
+)
+def test_what_is_infinite_is_refused(build, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        build()
 
 
 @pytest.mark.one_backend
