@@ -3,6 +3,7 @@
 import math
 import os
 import threading
+import time
 
 import pytest
 
@@ -46,10 +47,14 @@ def test_calls_that_take_long_are_made_in_threads(monkeypatch):
 def test_the_first_that_is_not_true_ends_it(failing, short, monkeypatch):
     """The others that have not begun are not called."""
     monkeypatch.setattr(reading, "SHORT", short)
-    called = []
+    called, is_over = [], threading.Event()
 
     def function(index):
         called.append(index)
+        if is_over.is_set():
+            time.sleep(1e-3)  # all others would take minutes
+        if index == failing:
+            is_over.set()
         return index != failing
 
     assert for_each(function, 1_000_000, "things") == failing

@@ -341,8 +341,11 @@ def test_every_small_study_runs_to_its_picture(name, studies, capsys):
     for told in figure.tables:
         folder = studies / "runs" / "figures" / f"{told.name}__preset=small"
         cells = read_csv(folder / f"{told.name}.csv")
-        assert len(cells) > 1
-        assert all(math.isfinite(float(cell[told.y])) for cell in cells)
+        assert {cell["unfinished_runs"] for cell in cells} == {"0"}
+        # Those without a run: SGD has no norm of a ball.
+        told_of = [float(cell[told.y]) for cell in cells if cell["seeds"] != "0"]
+        assert len(told_of) > 1
+        assert all(map(math.isfinite, told_of))
         assert (folder / f"{told.name}.txt").stat().st_size > 0
     if name in MUST_HOLD:
         MUST_HOLD[name](studies / "runs" / "figures")
