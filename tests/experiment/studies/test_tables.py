@@ -161,15 +161,20 @@ def test_a_loss_next_to_nothing_is_not_shown_as_zero(frame):
     assert all(number in text for number in ("0.1016", "2.9e-30", "0.0000"))
 
 
-def test_a_gain_of_a_loss_is_what_it_falls_by(frame):
-    """In the decimals that small losses need."""
+def make_losses(without: tuple[float, ...], with_sam: tuple[float, ...]) -> list:
+    """Results of a loss without SAM and with it, one a seed."""
     results = []
-    for sam, losses in ((False, (0.004, 0.002)), (True, (0.00305, 0.00095))):
+    for sam, losses in ((False, without), (True, with_sam)):
         for seed, loss in enumerate(losses):
             config = make_config("synthetic_mlp", sam=sam, seed=seed)
             numbers = {f"{kind}_val_loss": loss for kind in ("best", "final")}
             results.append(Result(config, 100, 100, {**numbers, "seconds": 1.0}))
-    text = frame(results)
+    return results
+
+
+def test_a_gain_of_a_loss_is_what_it_falls_by(frame):
+    """In the decimals that small losses need."""
+    text = frame(make_losses((0.004, 0.002), (0.00305, 0.00095)))
     assert "0.003000 ± 0.001000\n" in text
     assert "0.002000 ± 0.001050  +0.001000 ± 0.000050" in text
     assert "SAM helps (+0.001000 ± 0.000050, 2 seeds)" in text
@@ -178,14 +183,7 @@ def test_a_gain_of_a_loss_is_what_it_falls_by(frame):
 def test_gains_next_to_nothing_are_not_shown_as_zero(frame):
     """Of losses that are all rounding, as a factorization's; nor are their errors. A
     small gain of losses that have decimals is none."""
-    tiny = {False: (3e-29, 1e-29), True: (1e-29, 1e-29)}
-    results = []
-    for sam, losses in tiny.items():
-        for seed, loss in enumerate(losses):
-            config = make_config("synthetic_mlp", sam=sam, seed=seed)
-            numbers = {f"{kind}_val_loss": loss for kind in ("best", "final")}
-            results.append(Result(config, 100, 100, {**numbers, "seconds": 1.0}))
-    text = frame(results)
+    text = frame(make_losses((3e-29, 1e-29), (1e-29, 1e-29)))
     assert "2.0e-29 ± 1.0e-29" in text
     assert "no clear difference (+1.0e-29 ± 1.0e-29, 2 seeds)" in text
     assert with_decimals(-2e-9, 4, "+") == "+0.0000"
